@@ -1,0 +1,1 @@
+//! Synthetic spine CT.

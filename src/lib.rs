@@ -1,0 +1,7 @@
+//! RAR-U-Net in hand-written CUDA.
+
+pub mod data;
+pub mod error;
+pub mod metrics;
+
+pub use error::{Error, Result};

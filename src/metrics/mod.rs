@@ -1,0 +1,1 @@
+//! Metrics of a predicted mask against a reference mask.
