@@ -1,7 +1,13 @@
 //! RAR-U-Net in hand-written CUDA.
 
 pub mod data;
+pub mod device;
 pub mod error;
+pub mod gradcheck;
+pub mod graph;
 pub mod metrics;
+pub mod ops;
+pub mod plan;
+pub mod tensor;
 
 pub use error::{Error, Result};

@@ -1,0 +1,220 @@
+//! The CPU: the default where there is no GPU, and what the CUDA kernels are compared with.
+//!
+//! Every op's code is generic over `f32` and `f64`. Work is split into tasks by shape alone, never by the
+//! number of threads, and sums are taken in a fixed order, so any number of threads gives the same bits.
+
+pub mod operand;
+mod real;
+mod simd;
+pub mod tile;
+
+pub use operand::{Call, Input, Output};
+pub use real::Real;
+pub use tile::InstructionSet;
+
+use super::{Device, StepId, Steps};
+use crate::graph::{Graph, Region, ValueId};
+use crate::plan::{Location, Memory, Plan, shapes};
+use crate::tensor::Shape;
+use crate::{Error, Result};
+use operand::Pointers;
+use std::sync::{Mutex, MutexGuard};
+use tile::TileKernels;
+
+/// An op's CPU code.
+pub trait OnCpu<T: Real> {
+    /// Elements of scratch memory that a run needs in the arena.
+    fn workspace(&self, cpu: &Cpu<T>, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
+        let _ = (cpu, inputs, outputs);
+        0
+    }
+
+    /// Computes the outputs.
+    fn run(&self, cpu: &Cpu<T>, call: Call<T>);
+}
+
+/// How ops compute: the threads and the instruction set.
+pub struct Cpu<T: Real> {
+    threads: rayon::ThreadPool,
+    tiles: &'static TileKernels<T>,
+    /// A piece of scratch memory for each thread, grown to what ops ask for.
+    scratch: Vec<Mutex<Vec<T>>>,
+}
+
+impl<T: Real> Cpu<T> {
+    /// The matrix product's inner loop for this processor.
+    pub fn tiles(&self) -> &'static TileKernels<T> {
+        self.tiles
+    }
+
+    /// Lends the calling thread `count` elements of arbitrary content. Not to be nested.
+    pub fn with_scratch<R>(&self, count: usize, work: impl FnOnce(&mut [T]) -> R) -> R {
+        let thread = rayon::current_thread_index().expect("ops run in the device's threads");
+        let mut scratch: MutexGuard<Vec<T>> = self.scratch[thread].try_lock().expect("scratch memory is not nested");
+        if scratch.len() < count {
+            scratch.resize(count, T::ZERO);
+        }
+        work(&mut scratch[..count])
+    }
+}
+
+/// The CPU as a device.
+pub struct CpuDevice<T: Real> {
+    cpu: Cpu<T>,
+    steps: Steps,
+    arena: Buffer<T>,
+    state: [Buffer<T>; 3],
+}
+
+impl<T: Real> CpuDevice<T> {
+    /// All cores, and the best instruction set the processor has.
+    ///
+    /// # Errors
+    /// If the threads cannot be started.
+    pub fn new() -> Result<Self> {
+        Self::with(None, InstructionSet::best())
+    }
+
+    /// With a number of threads, and an instruction set that the processor must have.
+    ///
+    /// # Errors
+    /// If the threads cannot be started.
+    pub fn with(threads: Option<usize>, set: InstructionSet) -> Result<Self> {
+        let threads = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.unwrap_or(0))
+            .thread_name(|index| format!("cpu-{index}"))
+            .build()
+            .map_err(|error| device_error(error.to_string()))?;
+        let scratch = (0..threads.current_num_threads()).map(|_| Mutex::new(Vec::new())).collect();
+        let state = std::array::from_fn(|_| Buffer::new());
+        let cpu = Cpu { threads, tiles: T::tiles(set), scratch };
+        Ok(CpuDevice { cpu, steps: Steps::default(), arena: Buffer::new(), state })
+    }
+
+    fn pointers(&mut self) -> Pointers<T> {
+        Pointers { arena: self.arena.as_mut_ptr(), state: self.state.each_mut().map(Buffer::as_mut_ptr) }
+    }
+
+    /// The memory of a value from its first element to its last.
+    fn span(&mut self, location: Location, shape: &Shape) -> &mut [T] {
+        let memory = match location.memory {
+            Memory::Arena => &mut self.arena,
+            Memory::State(region) => &mut self.state[region as usize],
+        };
+        let len = (shape.positions() - 1) * location.stride + shape.channels.stored();
+        &mut memory.as_mut_slice()[location.start..location.start + len]
+    }
+}
+
+impl<T: Real> Device<T> for CpuDevice<T> {
+    fn name(&self) -> String {
+        format!("cpu, {} threads, {}", self.cpu.threads.current_num_threads(), self.cpu.tiles.name)
+    }
+
+    fn allocate_state(&mut self, region: Region, count: usize) -> Result<()> {
+        self.state[region as usize].grow(count)
+    }
+
+    fn load(&mut self, graph: Graph, keep: &[ValueId]) -> Result<StepId> {
+        let ops: Vec<_> = graph.nodes().iter().map(|node| node.op.clone()).collect();
+        let needs: Vec<usize> = (0..ops.len())
+            .map(|index| {
+                let (inputs, outputs) = shapes(&graph, index);
+                T::code(&*ops[index]).workspace(&self.cpu, &inputs, &outputs)
+            })
+            .collect();
+        let plan = Plan::new(graph, keep, |index| needs[index]);
+        self.arena.grow(plan.arena)?;
+        Ok(self.steps.add(plan))
+    }
+
+    fn plan(&self, step: StepId) -> &Plan {
+        self.steps.get(step)
+    }
+
+    fn write(&mut self, step: StepId, value: ValueId, data: &[T]) -> Result<()> {
+        let plan = self.steps.get(step);
+        let (location, shape) = (plan.location(value), plan.shape(value).clone());
+        let span = self.span(location, &shape);
+        shape.scatter(data, span, location.stride);
+        Ok(())
+    }
+
+    fn run(&mut self, step: StepId) -> Result<()> {
+        let pointers = self.pointers();
+        let plan = self.steps.get(step);
+        let cpu = &self.cpu;
+        cpu.threads.install(|| {
+            for node in &plan.nodes {
+                let op = &*plan.graph.nodes()[node.index].op;
+                T::code(op).run(cpu, Call::new(plan, node, &pointers));
+            }
+        });
+        Ok(())
+    }
+
+    fn read(&mut self, step: StepId, value: ValueId, data: &mut [T]) -> Result<()> {
+        let plan = self.steps.get(step);
+        let (location, shape) = (plan.location(value), plan.shape(value).clone());
+        shape.gather(self.span(location, &shape), location.stride, data);
+        Ok(())
+    }
+
+    fn write_state(&mut self, region: Region, start: usize, data: &[T]) -> Result<()> {
+        self.state[region as usize].as_mut_slice()[start..start + data.len()].copy_from_slice(data);
+        Ok(())
+    }
+
+    fn read_state(&mut self, region: Region, start: usize, data: &mut [T]) -> Result<()> {
+        data.copy_from_slice(&self.state[region as usize].as_mut_slice()[start..start + data.len()]);
+        Ok(())
+    }
+
+    fn poison(&mut self) -> Result<()> {
+        self.arena.as_mut_slice().fill(T::from_f64(f64::NAN));
+        Ok(())
+    }
+}
+
+fn device_error(message: String) -> Error {
+    Error::Device { device: "cpu".into(), message }
+}
+
+/// A cache line, so that buffers are aligned to one.
+#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// Elements that start at a cache line.
+struct Buffer<T> {
+    lines: Vec<Line>,
+    element: std::marker::PhantomData<T>,
+}
+
+impl<T: Real> Buffer<T> {
+    fn new() -> Self {
+        Buffer { lines: Vec::new(), element: std::marker::PhantomData }
+    }
+
+    /// Makes room for `count` elements; what is added is zero.
+    fn grow(&mut self, count: usize) -> Result<()> {
+        let lines = (count * size_of::<T>()).div_ceil(size_of::<Line>());
+        if lines > self.lines.len() {
+            let more = lines - self.lines.len();
+            self.lines.try_reserve_exact(more).map_err(|_| {
+                let mib = (lines * size_of::<Line>()) >> 20;
+                device_error(format!("no room for the {mib} MiB that were planned: lower --batch, --size or --widths"))
+            })?;
+            self.lines.resize(lines, bytemuck::Zeroable::zeroed());
+        }
+        Ok(())
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [T] {
+        bytemuck::cast_slice_mut(&mut self.lines)
+    }
+
+    fn as_mut_ptr(&mut self) -> *mut T {
+        self.as_mut_slice().as_mut_ptr()
+    }
+}

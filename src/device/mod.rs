@@ -1,0 +1,88 @@
+//! The seam between plans and machines: a device holds memory and runs the steps that were planned for it.
+
+pub mod cpu;
+
+use crate::Result;
+use crate::graph::{Graph, Region, ValueId};
+use crate::plan::Plan;
+
+/// A step that was loaded into a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepId(usize);
+
+/// A machine that runs steps on tensors whose elements are exchanged as `T`.
+///
+/// All steps of a device share one arena, so what one step left there is gone once another ran: write a
+/// step's inputs, run it, read its results. State (parameters, statistics, moments) stays.
+pub trait Device<T>: Send {
+    /// The device in words: what it is and how it computes.
+    fn name(&self) -> String;
+
+    /// Makes room for `count` elements in a region of state, all zero.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    fn allocate_state(&mut self, region: Region, count: usize) -> Result<()>;
+
+    /// Plans `graph` so that the values `keep` can be read after a run.
+    ///
+    /// # Errors
+    /// If there is not enough memory; the message says how much was planned.
+    fn load(&mut self, graph: Graph, keep: &[ValueId]) -> Result<StepId>;
+
+    /// The plan of a step.
+    fn plan(&self, step: StepId) -> &Plan;
+
+    /// Writes an input: its channels side by side, without padding.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn write(&mut self, step: StepId, value: ValueId, data: &[T]) -> Result<()>;
+
+    /// Runs a step.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn run(&mut self, step: StepId) -> Result<()>;
+
+    /// Reads a kept value: its channels side by side, without padding.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn read(&mut self, step: StepId, value: ValueId, data: &mut [T]) -> Result<()>;
+
+    /// Writes elements of a region, from `start` on.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn write_state(&mut self, region: Region, start: usize, data: &[T]) -> Result<()>;
+
+    /// Reads elements of a region, from `start` on.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn read_state(&mut self, region: Region, start: usize, data: &mut [T]) -> Result<()>;
+
+    /// Fills the arena with a pattern that is not a number, so that a step that reads what nobody wrote shows it.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn poison(&mut self) -> Result<()>;
+}
+
+/// The steps of a device, by their ids.
+#[derive(Debug, Default)]
+pub(crate) struct Steps {
+    plans: Vec<Plan>,
+}
+
+impl Steps {
+    pub(crate) fn add(&mut self, plan: Plan) -> StepId {
+        self.plans.push(plan);
+        StepId(self.plans.len() - 1)
+    }
+
+    pub(crate) fn get(&self, step: StepId) -> &Plan {
+        &self.plans[step.0]
+    }
+}

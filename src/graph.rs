@@ -1,0 +1,236 @@
+//! A static graph of ops, and its derivative as more of the same graph.
+//!
+//! A model applies ops once, in order; shapes are inferred as it does. [`Graph::differentiate`] then adds the
+//! gradient nodes. The graph knows no op by name: everything about an op is behind [`Op`].
+
+use crate::ops::add::Add;
+use crate::ops::concat::{Concat, Copy, Slice};
+use crate::ops::{Gradient, Op};
+use crate::tensor::{Channels, Shape};
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A tensor in a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub(crate) usize);
+
+/// Memory that outlives a step and is shared by all graphs of one model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Region {
+    /// Trained parameters.
+    Parameters,
+    /// Batch norm's running means and variances.
+    Statistics,
+    /// Adam's two moments of every parameter.
+    Moments,
+}
+
+impl Region {
+    pub const ALL: [Region; 3] = [Region::Parameters, Region::Statistics, Region::Moments];
+}
+
+/// Where a value is to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// Wherever the plan finds room.
+    Arena,
+    /// In the arena for the whole step: written from outside.
+    Input,
+    /// In the stored channels of another value, from `channel` on.
+    Slice { of: ValueId, channel: usize },
+    /// In a run of the elements of a flat value, from `start` on.
+    Part { of: ValueId, start: usize },
+    /// In memory that outlives the step.
+    State { region: Region, start: usize },
+}
+
+#[derive(Debug)]
+pub struct Value {
+    pub shape: Shape,
+    pub placement: Placement,
+}
+
+/// An op applied to values.
+#[derive(Debug)]
+pub struct Node {
+    pub op: Arc<dyn Op>,
+    pub inputs: Vec<ValueId>,
+    pub outputs: Vec<ValueId>,
+}
+
+#[derive(Debug, Default)]
+pub struct Graph {
+    values: Vec<Value>,
+    nodes: Vec<Node>,
+}
+
+impl Graph {
+    pub fn new() -> Self {
+        Graph::default()
+    }
+
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    pub fn values(&self) -> &[Value] {
+        &self.values
+    }
+
+    pub fn shape(&self, value: ValueId) -> &Shape {
+        &self.values[value.0].shape
+    }
+
+    pub fn placement(&self, value: ValueId) -> Placement {
+        self.values[value.0].placement
+    }
+
+    fn value(&mut self, shape: Shape, placement: Placement) -> ValueId {
+        self.values.push(Value { shape, placement });
+        ValueId(self.values.len() - 1)
+    }
+
+    /// A value written from outside before a step.
+    pub fn input(&mut self, shape: Shape) -> ValueId {
+        self.value(shape, Placement::Input)
+    }
+
+    /// A value that lives in `region` from element `start` on.
+    pub fn state(&mut self, shape: Shape, region: Region, start: usize) -> ValueId {
+        self.value(shape, Placement::State { region, start })
+    }
+
+    /// A flat value made of parts that are produced one by one; see [`Graph::differentiate_into`].
+    pub fn flat(&mut self, count: usize) -> ValueId {
+        self.value(Shape::flat(count), Placement::Arena)
+    }
+
+    /// Applies an op; an output that updates an input in place is stored where that input is.
+    ///
+    /// # Errors
+    /// If the op cannot work on the inputs' shapes.
+    pub fn apply(&mut self, op: impl Op + 'static, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
+        let shapes: Vec<&Shape> = inputs.iter().map(|&input| self.shape(input)).collect();
+        let outputs = op.outputs(&shapes)?;
+        let outputs: Vec<ValueId> = outputs
+            .into_iter()
+            .enumerate()
+            .map(|(index, shape)| {
+                let updated = op.in_place().iter().find(|&&(output, _)| output == index);
+                let placement = match updated.map(|&(_, input)| self.placement(inputs[input])) {
+                    Some(state @ Placement::State { .. }) => state,
+                    _ => Placement::Arena,
+                };
+                self.value(shape, placement)
+            })
+            .collect();
+        self.nodes.push(Node { op: Arc::new(op), inputs: inputs.to_vec(), outputs: outputs.clone() });
+        Ok(outputs)
+    }
+
+    /// Applies an op that has one output.
+    ///
+    /// # Errors
+    /// As [`Graph::apply`].
+    pub fn apply_one(&mut self, op: impl Op + 'static, inputs: &[ValueId]) -> Result<ValueId> {
+        let outputs = self.apply(op, inputs)?;
+        assert_eq!(outputs.len(), 1, "the op has one output");
+        Ok(outputs[0])
+    }
+
+    /// Concatenates channels without moving anything: from now on each part is produced in its slice of the
+    /// result. Only a part that already lives elsewhere (in another concatenation, in an input) is copied.
+    ///
+    /// # Errors
+    /// If the parts' batch or spatial sizes differ.
+    pub fn concat(&mut self, parts: &[ValueId]) -> Result<ValueId> {
+        let mut placed = Vec::with_capacity(parts.len());
+        for &part in parts {
+            let free = self.placement(part) == Placement::Arena && !self.shape(part).channels.is_compact();
+            let padded = Channels::concat([&self.shape(part).channels]);
+            placed.push(if free && !placed.contains(&part) { part } else { self.apply_one(Copy::to(padded), &[part])? });
+        }
+        let whole = self.apply_one(Concat, &placed)?;
+        let mut channel = 0;
+        for part in placed {
+            self.values[part.0].placement = Placement::Slice { of: whole, channel };
+            channel += self.shape(part).channels.stored();
+        }
+        Ok(whole)
+    }
+
+    /// A view of some channels of a value: nothing is computed.
+    pub(crate) fn slice(&mut self, of: ValueId, channel: usize, shape: Shape) -> ValueId {
+        let view = self.value(shape, Placement::Slice { of, channel });
+        self.nodes.push(Node { op: Arc::new(Slice), inputs: vec![of], outputs: vec![view] });
+        view
+    }
+
+    /// Adds the nodes that compute the gradient of some outputs with respect to `wrt`, given the gradients
+    /// `seeds` of those outputs (output, gradient). A value without influence has no gradient.
+    ///
+    /// # Errors
+    /// If an op's gradient cannot be built, which is a bug in that op.
+    pub fn differentiate(&mut self, seeds: &[(ValueId, ValueId)], wrt: &[ValueId]) -> Result<Vec<Option<ValueId>>> {
+        let mut wanted = vec![false; self.values.len()];
+        wrt.iter().for_each(|value| wanted[value.0] = true);
+        for node in &self.nodes {
+            if node.inputs.iter().any(|input| wanted[input.0]) {
+                node.outputs.iter().for_each(|output| wanted[output.0] = true);
+            }
+        }
+        let mut gradients: HashMap<ValueId, ValueId> = seeds.iter().copied().collect();
+        for index in (0..self.nodes.len()).rev() {
+            let node = &self.nodes[index];
+            let (op, inputs, outputs) = (node.op.clone(), node.inputs.clone(), node.outputs.clone());
+            let output_gradients: Vec<_> = outputs.iter().map(|output| gradients.get(output).copied()).collect();
+            let input_wanted: Vec<bool> = inputs.iter().map(|input| wanted[input.0]).collect();
+            if output_gradients.iter().all(Option::is_none) || !input_wanted.contains(&true) {
+                continue;
+            }
+            let context =
+                Gradient { inputs: &inputs, outputs: &outputs, gradients: &output_gradients, wanted: &input_wanted };
+            let contributions = op.gradient(self, &context)?;
+            assert_eq!(contributions.len(), inputs.len(), "{}: one gradient for each input", op.name());
+            for (input, contribution) in inputs.into_iter().zip(contributions) {
+                let Some(contribution) = contribution else { continue };
+                let sum = match gradients.get(&input) {
+                    Some(&earlier) => self.apply_one(Add::default(), &[earlier, contribution])?,
+                    None => contribution,
+                };
+                gradients.insert(input, sum);
+            }
+        }
+        Ok(wrt.iter().map(|value| gradients.get(value).copied()).collect())
+    }
+
+    /// As [`Graph::differentiate`], with the gradients of `wrt` stored one after the other in a flat value,
+    /// each at its start in `starts`. Returns the flat value.
+    ///
+    /// # Errors
+    /// Also if a value has no influence on the outputs.
+    pub fn differentiate_into(
+        &mut self,
+        seeds: &[(ValueId, ValueId)],
+        wrt: &[ValueId],
+        starts: &[usize],
+        count: usize,
+    ) -> Result<ValueId> {
+        let gradients = self.differentiate(seeds, wrt)?;
+        let flat = self.flat(count);
+        let mut parts = Vec::with_capacity(wrt.len());
+        for ((gradient, &start), &value) in gradients.into_iter().zip(starts).zip(wrt) {
+            let gradient = gradient.ok_or_else(|| {
+                Error::shape("differentiate", format!("value {} does not influence the loss", value.0))
+            })?;
+            let free = self.placement(gradient) == Placement::Arena;
+            let channels = self.shape(gradient).channels.clone();
+            let part = if free { gradient } else { self.apply_one(Copy::to(channels), &[gradient])? };
+            self.values[part.0].placement = Placement::Part { of: flat, start };
+            parts.push(part);
+        }
+        self.nodes.push(Node { op: Arc::new(Concat), inputs: parts, outputs: vec![flat] });
+        Ok(flat)
+    }
+}

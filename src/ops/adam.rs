@@ -1,0 +1,77 @@
+//! Adam, over all parameters of a model at once. (Kingma and Ba, 2015, algorithm 1.)
+
+use super::Op;
+use crate::device::cpu::{Call, Cpu, OnCpu, Real};
+use crate::gradcheck::Case;
+use crate::graph::Region;
+use crate::tensor::Shape;
+use crate::Result;
+use rayon::prelude::*;
+
+pub const BETA1: f64 = 0.9;
+pub const BETA2: f64 = 0.999;
+pub const EPSILON: f64 = 1e-8;
+
+/// What a step's number and learning rate come down to: the input `rate` of [`Adam`].
+///
+/// `step` counts from 1.
+pub fn rate(learning_rate: f64, step: u64) -> [f64; 2] {
+    let corrected = |beta: f64| 1.0 - beta.powf(step as f64);
+    [learning_rate / corrected(BETA1), 1.0 / corrected(BETA2).sqrt()]
+}
+
+/// Inputs: parameters, first and second moments (all three updated), gradients, and `rate`.
+#[derive(Debug)]
+pub struct Adam;
+
+impl Op for Adam {
+    fn name(&self) -> &'static str {
+        "adam"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(inputs[..3].iter().map(|&shape| shape.clone()).collect())
+    }
+
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        &[(0, 0), (1, 1), (2, 2)]
+    }
+}
+
+// ------------------------------------------------------------------ CPU
+
+const TASK_ELEMENTS: usize = 1 << 14;
+
+impl<T: Real> OnCpu<T> for Adam {
+    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+        let (gradients, rate) = (call.input(3).dense(), call.input(4).dense());
+        let (mut parameters, mut first, mut second) = (call.output(0), call.output(1), call.output(2));
+        let [beta1, beta2, epsilon] = [BETA1, BETA2, EPSILON].map(T::from_f64);
+        let moments = first.dense().par_chunks_mut(TASK_ELEMENTS).zip(second.dense().par_chunks_mut(TASK_ELEMENTS));
+        let tasks = parameters.dense().par_chunks_mut(TASK_ELEMENTS).zip(gradients.par_chunks(TASK_ELEMENTS));
+        tasks.zip(moments).for_each(|((parameters, gradients), (first, second))| {
+            for (((parameter, &gradient), m), v) in parameters.iter_mut().zip(gradients).zip(first).zip(second) {
+                *m = beta1 * *m + (T::ONE - beta1) * gradient;
+                *v = beta2 * *v + (T::ONE - beta2) * gradient * gradient;
+                *parameter = *parameter - rate[0] * *m / (v.sqrt() * rate[1] + epsilon);
+            }
+        });
+    }
+}
+
+// ------------------------------------------------------------------ cases
+
+pub fn cases() -> Vec<Case> {
+    let cases = [1, 7, 1025].into_iter().map(|count| {
+        let inputs = [Shape::flat(count), Shape::flat(2)];
+        Case::new("adam", inputs, move |graph, inputs| {
+            let state = |graph: &mut crate::graph::Graph, region, start| graph.state(Shape::flat(count), region, start);
+            let parameters = state(graph, Region::Parameters, 0);
+            let moments = [0, count].map(|start| state(graph, Region::Moments, start));
+            graph.apply(Adam, &[parameters, moments[0], moments[1], inputs[0], inputs[1]])
+        })
+        .positive(1)
+        .forward_only()
+    });
+    cases.collect()
+}

@@ -1,0 +1,104 @@
+//! CBAM's spatial pooling: the mean and the maximum over the channels of each pixel (equation 2).
+
+use super::{Gradient, Op};
+use crate::device::cpu::{Call, Cpu, OnCpu, Real};
+use crate::gradcheck::Case;
+use crate::graph::{Graph, ValueId};
+use crate::tensor::{Channels, Shape};
+use crate::{Error, Result};
+
+/// `out[p] = [mean over c of x[p, c], max over c of x[p, c]]`
+#[derive(Debug)]
+pub struct ChannelPool;
+
+impl Op for ChannelPool {
+    fn name(&self) -> &'static str {
+        "channel_pool"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        if !inputs[0].channels.is_single() {
+            return Err(Error::shape("channel_pool", "a concatenation has padding between its channels"));
+        }
+        Ok(vec![inputs[0].with_channels(Channels::new(2))])
+    }
+
+    fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
+        Ok(vec![Some(graph.apply_one(ChannelPoolGradient, &[context.of(0), context.inputs[0]])?)])
+    }
+}
+
+/// `dx[p, c] = dout[p, mean] / channels`, and `dout[p, max]` for the first maximum. Inputs `dout`, `x`.
+#[derive(Debug)]
+pub struct ChannelPoolGradient;
+
+impl Op for ChannelPoolGradient {
+    fn name(&self) -> &'static str {
+        "channel_pool_gradient"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![inputs[1].clone()])
+    }
+}
+
+// ------------------------------------------------------------------ CPU
+
+/// Partial sums and maxima are kept in this many lanes, which the compiler makes vectors of.
+const LANES: usize = 8;
+
+/// The sum and the maximum of a pixel's channels.
+fn sum_and_maximum<T: Real>(pixel: &[T]) -> (T, T) {
+    let (mut sums, mut maxima) = ([T::ZERO; LANES], [pixel[0]; LANES]);
+    let chunks = pixel.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            sums[lane] += chunk[lane];
+            maxima[lane] = if chunk[lane] > maxima[lane] { chunk[lane] } else { maxima[lane] };
+        }
+    }
+    let sum = sums.into_iter().chain(rest.iter().copied()).sum();
+    let maximum = maxima.into_iter().chain(rest.iter().copied());
+    (sum, maximum.fold(pixel[0], |a, b| if b > a { b } else { a }))
+}
+
+impl<T: Real> OnCpu<T> for ChannelPool {
+    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+        let x = call.input(0);
+        let count = x.shape().channels.count();
+        let scale = T::ONE / T::from_f64(count as f64);
+        call.output(0).for_each_pixel(|position, out| {
+            let (sum, maximum) = sum_and_maximum(&x.pixel(position)[..count]);
+            out.copy_from_slice(&[sum * scale, maximum]);
+        });
+    }
+}
+
+impl<T: Real> OnCpu<T> for ChannelPoolGradient {
+    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+        let (dout, x) = (call.input(0), call.input(1));
+        let count = x.shape().channels.count();
+        let scale = T::ONE / T::from_f64(count as f64);
+        call.output(0).for_each_pixel(|position, dx| {
+            let (pixel, dout) = (&x.pixel(position)[..count], dout.pixel(position));
+            let (_, maximum) = sum_and_maximum(pixel);
+            let winner = pixel.iter().position(|&value| value == maximum);
+            dx[..count].fill(dout[0] * scale);
+            dx[count..].fill(T::ZERO);
+            if let Some(winner) = winner {
+                dx[winner] += dout[1];
+            }
+        });
+    }
+}
+
+// ------------------------------------------------------------------ cases
+
+pub fn cases() -> Vec<Case> {
+    let cases = [(1, 1), (2, 3), (3, 33), (1, 97)].into_iter().map(|(batch, channels)| {
+        let shape = Shape::image(batch, 3, 5, channels);
+        Case::new("channel_pool", [shape], |graph, inputs| graph.apply(ChannelPool, inputs)).distinct()
+    });
+    cases.collect()
+}

@@ -1,0 +1,210 @@
+//! Convolution over height and width (and depth), with bias and ReLU: every block of the network, CBAM's
+//! shared MLP (1x1) and its spatial attention (7x7).
+//!
+//! Weights are stored as a matrix: a row for each kernel element and input channel (kernel element slowest),
+//! a column for each output channel.
+
+mod cpu;
+
+pub(super) use cpu::Weights;
+
+use super::relu::ReluGradient;
+use super::window::Window;
+use super::{Gradient, Op};
+use crate::gradcheck::Case;
+use crate::graph::{Graph, ValueId};
+use crate::tensor::{Channels, Shape};
+use crate::{Error, Result};
+
+/// `out = convolution(x, weight) + bias`, or the ReLU of it. Inputs: `x`, `weight`, and `bias` if there is one.
+#[derive(Debug, Clone)]
+pub struct Convolution {
+    pub window: Window,
+    /// Input and output channels are divided into this many independent groups.
+    pub groups: usize,
+    pub out: Channels,
+    pub relu: bool,
+}
+
+impl Convolution {
+    /// A convolution to `out` channels, of one group, without ReLU.
+    pub fn new(window: Window, out: usize) -> Self {
+        Convolution { window, groups: 1, out: Channels::new(out), relu: false }
+    }
+
+    /// With ReLU.
+    pub fn relu(self) -> Self {
+        Convolution { relu: true, ..self }
+    }
+
+    /// The weights' shape for inputs with these channels.
+    pub fn weight_shape(&self, input: &Channels) -> Shape {
+        weight_shape(self.window, self.groups, input, &self.out)
+    }
+}
+
+fn weight_shape(window: Window, groups: usize, input: &Channels, output: &Channels) -> Shape {
+    let rows = if groups == 1 { input.stored() } else { input.count() / groups };
+    Shape::matrix(window.taps() * rows, output.clone())
+}
+
+/// Operations of a convolution: two for each weight and output position.
+fn operations(window: Window, groups: usize, input: &Shape, output: &Shape) -> u64 {
+    let products = window.taps() * (input.channels.count() / groups) * output.channels.count();
+    2 * products as u64 * output.positions() as u64
+}
+
+impl Op for Convolution {
+    fn name(&self) -> &'static str {
+        "convolution"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let (x, weight) = (inputs[0], inputs[1]);
+        let error = |message| Error::shape("convolution", message);
+        let spatial = self.window.output(x.spatial).map_err(error)?;
+        if self.groups > 1 {
+            for channels in [&x.channels, &self.out] {
+                if channels.stored() != channels.count() || channels.count() % self.groups != 0 {
+                    let count = channels.count();
+                    return Err(error(format!("{count} channels cannot be divided into {} groups", self.groups)));
+                }
+            }
+        }
+        let expected = self.weight_shape(&x.channels);
+        if *weight != expected {
+            return Err(error(format!("{x} needs weights of {expected}, not {weight}")));
+        }
+        if let Some(bias) = inputs.get(2).filter(|&&bias| *bias != Shape::vector(self.out.clone())) {
+            return Err(error(format!("{} output channels cannot have a bias of {bias}", self.out.count())));
+        }
+        Ok(vec![Shape { batch: x.batch, spatial, channels: self.out.clone() }])
+    }
+
+    fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
+        let (x, weight) = (context.inputs[0], context.inputs[1]);
+        let mut dout = context.of(0);
+        if self.relu {
+            dout = graph.apply_one(ReluGradient, &[dout, context.outputs[0]])?;
+        }
+        let input = graph.shape(x).clone();
+        let mut gradients = vec![None; context.inputs.len()];
+        if context.wanted[1] {
+            let op = ConvolutionWeightGradient { window: self.window, groups: self.groups };
+            gradients[1] = Some(graph.apply_one(op, &[dout, x])?);
+        }
+        if context.wanted.get(2) == Some(&true) {
+            gradients[2] = Some(graph.apply_one(BiasGradient, &[dout])?);
+        }
+        if context.wanted[0] {
+            let op = ConvolutionInputGradient { window: self.window, groups: self.groups, input };
+            gradients[0] = Some(graph.apply_one(op, &[dout, weight])?);
+        }
+        Ok(gradients)
+    }
+
+    fn operations(&self, inputs: &[&Shape], outputs: &[&Shape]) -> u64 {
+        operations(self.window, self.groups, inputs[0], outputs[0])
+    }
+}
+
+/// The gradient of a convolution's input; inputs `dout`, `weight`.
+#[derive(Debug)]
+pub struct ConvolutionInputGradient {
+    window: Window,
+    groups: usize,
+    /// The shape of the convolution's input.
+    input: Shape,
+}
+
+impl Op for ConvolutionInputGradient {
+    fn name(&self) -> &'static str {
+        "convolution_input_gradient"
+    }
+
+    fn outputs(&self, _: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![self.input.clone()])
+    }
+
+    fn operations(&self, inputs: &[&Shape], outputs: &[&Shape]) -> u64 {
+        operations(self.window, self.groups, outputs[0], inputs[0])
+    }
+}
+
+/// The gradient of a convolution's weights; inputs `dout`, `x`.
+#[derive(Debug)]
+pub struct ConvolutionWeightGradient {
+    pub window: Window,
+    pub groups: usize,
+}
+
+impl Op for ConvolutionWeightGradient {
+    fn name(&self) -> &'static str {
+        "convolution_weight_gradient"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let (dout, x) = (inputs[0], inputs[1]);
+        Ok(vec![weight_shape(self.window, self.groups, &x.channels, &dout.channels)])
+    }
+
+    fn operations(&self, inputs: &[&Shape], _: &[&Shape]) -> u64 {
+        operations(self.window, self.groups, inputs[1], inputs[0])
+    }
+}
+
+/// The gradient of a bias: the sum of `dout` over all pixels.
+#[derive(Debug)]
+pub struct BiasGradient;
+
+impl Op for BiasGradient {
+    fn name(&self) -> &'static str {
+        "convolution_bias_gradient"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![Shape::vector(inputs[0].channels.clone())])
+    }
+}
+
+// ------------------------------------------------------------------ cases
+
+/// A case of one convolution of an image `x`, with a bias.
+fn case(op: Convolution, x: Shape) -> Case {
+    let inputs = [x.clone(), op.weight_shape(&x.channels), Shape::vector(op.out.clone())];
+    Case::new("convolution", inputs, move |graph, inputs| graph.apply(op.clone(), inputs))
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (input, output) in [(1, 3), (3, 1), (33, 8), (8, 33), (2, 40), (16, 97)] {
+        cases.push(case(Convolution::new(Window::same(3), output), Shape::image(1, 4, 5, input)));
+        cases.push(case(Convolution::new(Window::same(1), output).relu(), Shape::image(2, 3, 5, input)));
+    }
+    cases.push(case(Convolution::new(Window::same(3), 3).relu(), Shape::image(3, 1, 1, 3)));
+    cases.push(case(Convolution::new(Window::same(3), 8), Shape::image(2, 17, 15, 2)));
+    cases.push(case(Convolution::new(Window::same(7), 1), Shape::image(2, 5, 9, 2)));
+    cases.push(case(Convolution::new(Window::square(3, 2, 1), 5), Shape::image(2, 6, 7, 3)));
+    cases.push(case(Convolution::new(Window::square(2, 2, 0), 5), Shape::image(1, 5, 6, 3)));
+    cases.push(case(Convolution::new(Window::square(3, 1, 0), 9), Shape::image(1, 5, 4, 3)));
+    let volume = Shape { batch: 2, spatial: [3, 4, 5], channels: Channels::new(2) };
+    cases.push(case(Convolution::new(Window::cube(3, 1, 1), 3), volume.clone()));
+    cases.push(case(Convolution::new(Window::cube(3, 2, 1), 3), volume));
+    for groups in [2, 8] {
+        let op = Convolution { groups, ..Convolution::new(Window::square(3, 2, 1), 16) };
+        cases.push(case(op, Shape::image(2, 5, 4, 8)));
+    }
+    // Without a bias, as in CBAM's spatial attention; and of a concatenation.
+    let op = Convolution::new(Window::same(3), 3);
+    let x = Shape::image(2, 3, 4, 3);
+    let inputs = [x.clone(), op.weight_shape(&x.channels)];
+    cases.push(Case::new("convolution", inputs, move |graph, inputs| graph.apply(op.clone(), inputs)));
+    let (op, a, b) = (Convolution::new(Window::same(3), 3), Shape::image(1, 3, 4, 1), Shape::image(1, 3, 4, 9));
+    let joined = Channels::concat([&a.channels, &b.channels]);
+    let inputs = [a, b, op.weight_shape(&joined), Shape::vector(Channels::new(3))];
+    cases.push(Case::new("convolution", inputs, move |graph, inputs| {
+        let joined = graph.concat(&inputs[..2])?;
+        graph.apply(op.clone(), &[joined, inputs[2], inputs[3]])
+    }));
+    cases
+}

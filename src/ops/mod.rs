@@ -1,0 +1,117 @@
+//! The ops: one file each, in this order: the op and its shape rule, its gradient, its CPU code.
+//!
+//! | file | op | in the paper |
+//! |---|---|---|
+//! | [`convolution`] | convolution, with bias and ReLU | every block |
+//! | [`transposed_convolution`] | 2x2 convolution that doubles the size | decoder |
+//! | [`batch_norm`] | batch normalisation | every block |
+//! | [`relu`], [`sigmoid`] | activations | |
+//! | [`add`] | residual addition | equation 1 |
+//! | [`max_pool`] | max pooling | encoder |
+//! | [`concat`] | concatenation of channels | section 2.1 |
+//! | [`channel_pool`], [`pixel_pool`] | CBAM's mean and max over channels, over pixels | equations 2, 3 |
+//! | [`channel_gate`] | sigmoid of the sum of the shared MLP's two outputs | equation 3 |
+//! | [`product`] | a tensor times its attention map | equation 4 |
+//! | [`dice_loss`] | soft Dice loss | section 3.1 |
+//! | [`adam`] | the optimizer | |
+
+pub mod adam;
+pub mod add;
+pub mod batch_norm;
+pub mod channel_gate;
+pub mod channel_pool;
+pub mod concat;
+pub mod convolution;
+pub mod dice_loss;
+pub mod max_pool;
+pub mod pixel_pool;
+pub mod product;
+pub mod relu;
+pub mod sigmoid;
+pub mod transposed_convolution;
+pub mod window;
+
+use crate::Result;
+use crate::device::cpu::OnCpu;
+use crate::gradcheck::Case;
+use crate::graph::{Graph, ValueId};
+use crate::tensor::Shape;
+use std::fmt::Debug;
+
+/// An op: what a graph, a plan and the devices need to know of it.
+pub trait Op: OnCpu<f32> + OnCpu<f64> + Debug + Send + Sync {
+    /// The op's name: the stem of its file, with the part of it if there are several.
+    fn name(&self) -> &'static str;
+
+    /// The outputs' shapes for these inputs.
+    ///
+    /// # Errors
+    /// If the op cannot work on them; the message names them.
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>>;
+
+    /// Adds the nodes that compute the gradient of each input that is wanted.
+    ///
+    /// # Errors
+    /// If a node cannot be built, which is a bug in the op.
+    fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
+        let _ = graph;
+        Ok(vec![None; context.inputs.len()])
+    }
+
+    /// Pairs (output, input): that output may be stored over that input, element by element.
+    /// An input that lives in state is updated in this way.
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        &[]
+    }
+
+    /// Floating-point operations of one run, a multiply-add counting two. Zero where memory decides.
+    fn operations(&self, inputs: &[&Shape], outputs: &[&Shape]) -> u64 {
+        let _ = (inputs, outputs);
+        0
+    }
+
+    /// Whether there is nothing to run: the op only says where values lie.
+    fn is_free(&self) -> bool {
+        false
+    }
+}
+
+/// What an op sees of itself when it is differentiated.
+pub struct Gradient<'a> {
+    pub inputs: &'a [ValueId],
+    pub outputs: &'a [ValueId],
+    /// The gradient of each output, if it has any.
+    pub gradients: &'a [Option<ValueId>],
+    /// Whether each input's gradient is wanted.
+    pub wanted: &'a [bool],
+}
+
+impl Gradient<'_> {
+    /// The gradient of output `index`, which must have one.
+    pub fn of(&self, index: usize) -> ValueId {
+        self.gradients[index].expect("the op's main output has a gradient")
+    }
+}
+
+/// The cases that check and time every op.
+pub fn cases() -> Vec<Case> {
+    [
+        adam::cases(),
+        add::cases(),
+        batch_norm::cases(),
+        channel_gate::cases(),
+        channel_pool::cases(),
+        concat::cases(),
+        convolution::cases(),
+        dice_loss::cases(),
+        max_pool::cases(),
+        pixel_pool::cases(),
+        product::cases(),
+        relu::cases(),
+        sigmoid::cases(),
+        transposed_convolution::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

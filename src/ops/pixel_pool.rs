@@ -1,0 +1,172 @@
+//! CBAM's channel pooling: the mean and the maximum over the pixels of each channel (equation 3).
+
+use super::{Gradient, Op};
+use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
+use crate::gradcheck::Case;
+use crate::graph::{Graph, ValueId};
+use crate::tensor::Shape;
+use crate::{Error, Result};
+use rayon::prelude::*;
+
+/// The means of all samples, then the maxima of all samples: a batch twice as large of one pixel each, so that
+/// the shared MLP is applied to both as one.
+#[derive(Debug)]
+pub struct PixelPool;
+
+impl Op for PixelPool {
+    fn name(&self) -> &'static str {
+        "pixel_pool"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let x = inputs[0];
+        if !x.channels.is_single() {
+            return Err(Error::shape("pixel_pool", "a concatenation has padding between its channels"));
+        }
+        Ok(vec![Shape { batch: 2 * x.batch, spatial: [1; 3], channels: x.channels.clone() }])
+    }
+
+    fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
+        let inputs = [context.of(0), context.inputs[0], context.outputs[0]];
+        Ok(vec![Some(graph.apply_one(PixelPoolGradient, &inputs)?)])
+    }
+}
+
+/// `dx = dmean / pixels`, and `dmax` for the first maximum. Inputs `dout`, `x`, `out`.
+#[derive(Debug)]
+pub struct PixelPoolGradient;
+
+impl Op for PixelPoolGradient {
+    fn name(&self) -> &'static str {
+        "pixel_pool_gradient"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![inputs[1].clone()])
+    }
+}
+
+// ------------------------------------------------------------------ CPU
+
+/// Pixels that are pooled together; chunks are merged in order.
+const CHUNK_PIXELS: usize = 1024;
+
+fn chunks(x: &Shape) -> usize {
+    x.pixels().div_ceil(CHUNK_PIXELS)
+}
+
+/// Calls `pool` for every chunk of pixels, with `size` elements of the workspace each.
+fn for_each_chunk<T: Real>(
+    x: Input<T>,
+    workspace: &mut [T],
+    size: usize,
+    pool: impl Fn(std::ops::Range<usize>, &mut [T]) + Sync,
+) {
+    let (pixels, chunks) = (x.shape().pixels(), chunks(x.shape()));
+    workspace.par_chunks_mut(size).enumerate().for_each(|(index, part)| {
+        let (sample, chunk) = (index / chunks, index % chunks);
+        let end = ((chunk + 1) * CHUNK_PIXELS).min(pixels);
+        pool(sample * pixels + chunk * CHUNK_PIXELS..sample * pixels + end, part);
+    });
+}
+
+impl<T: Real> OnCpu<T> for PixelPool {
+    fn workspace(&self, _: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        inputs[0].batch * chunks(inputs[0]) * 2 * inputs[0].channels.stored()
+    }
+
+    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+        let x = call.input(0);
+        let channels = x.channels();
+        let workspace = call.workspace();
+        for_each_chunk(x, workspace, 2 * channels, |positions, part| {
+            let (sums, maxima) = part.split_at_mut(channels);
+            sums.fill(T::ZERO);
+            maxima.copy_from_slice(x.pixel(positions.start));
+            for position in positions {
+                for ((sum, maximum), &x) in sums.iter_mut().zip(maxima.iter_mut()).zip(x.pixel(position)) {
+                    *sum += x;
+                    *maximum = if x > *maximum { x } else { *maximum };
+                }
+            }
+        });
+        let mut out = call.output(0);
+        let scale = 1.0 / x.shape().pixels() as f64;
+        let batch = x.shape().batch;
+        for (sample, parts) in workspace.chunks_exact(chunks(x.shape()) * 2 * channels).enumerate() {
+            for channel in 0..channels {
+                let values = |offset: usize| parts.chunks_exact(2 * channels).map(move |part| part[offset + channel]);
+                let sum: f64 = values(0).map(Real::to_f64).sum();
+                let maximum = values(channels).fold(parts[channels + channel], |a, b| if b > a { b } else { a });
+                out.pixel(sample)[channel] = T::from_f64(sum * scale);
+                out.pixel(batch + sample)[channel] = maximum;
+            }
+        }
+    }
+}
+
+impl<T: Real> OnCpu<T> for PixelPoolGradient {
+    /// For each chunk and channel, whether the maximum stands in it: 1 or 0.
+    fn workspace(&self, _: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        inputs[1].batch * chunks(inputs[1]) * inputs[1].channels.stored()
+    }
+
+    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+        let (dout, x, out) = (call.input(0), call.input(1), call.input(2));
+        let (channels, pixels, batch) = (x.channels(), x.shape().pixels(), x.shape().batch);
+        let workspace = call.workspace();
+        for_each_chunk(x, workspace, channels, |positions, found| {
+            let maxima = out.pixel(batch + positions.start / pixels);
+            found.fill(T::ZERO);
+            for position in positions {
+                for ((found, &maximum), &x) in found.iter_mut().zip(maxima).zip(x.pixel(position)) {
+                    *found = if x == maximum { T::ONE } else { *found };
+                }
+            }
+        });
+        // What is left to give of each channel's dmax, at the start of each chunk.
+        for (sample, parts) in workspace.chunks_exact_mut(chunks(x.shape()) * channels).enumerate() {
+            for channel in 0..channels {
+                let mut rest = dout.pixel(batch + sample)[channel];
+                for found in parts.chunks_exact_mut(channels) {
+                    let given = if found[channel] == T::ONE { rest } else { T::ZERO };
+                    rest = rest - given;
+                    found[channel] = given;
+                }
+            }
+        }
+        let scale = T::ONE / T::from_f64(pixels as f64);
+        let chunks = chunks(x.shape());
+        let dx = call.output(0);
+        let parts: &[T] = workspace;
+        // Whole samples, so that a block is a run of chunks.
+        dx.blocks(pixels).for_each(|mut dx| {
+            let sample = dx.positions().start / pixels;
+            let (dmean, maxima) = (dout.pixel(sample), out.pixel(batch + sample));
+            let rest = &parts[sample * chunks * channels..(sample + 1) * chunks * channels];
+            for position in dx.positions() {
+                let dx = dx.pixel(position);
+                dx.iter_mut().zip(dmean).for_each(|(dx, &dmean)| *dx = dmean * scale);
+            }
+            for (chunk, rest) in rest.chunks_exact(channels).enumerate() {
+                let start = sample * pixels + chunk * CHUNK_PIXELS;
+                let end = (sample * pixels + pixels).min(start + CHUNK_PIXELS);
+                for (channel, &given) in rest.iter().enumerate().filter(|&(_, &given)| given != T::ZERO) {
+                    if let Some(winner) = (start..end).find(|&position| x.pixel(position)[channel] == maxima[channel]) {
+                        dx.pixel(winner)[channel] += given;
+                    }
+                }
+            }
+        });
+    }
+}
+
+// ------------------------------------------------------------------ cases
+
+pub fn cases() -> Vec<Case> {
+    let cases = [(1, 1, 1), (2, 3, 3), (3, 5, 33), (1, 420, 9)].into_iter().map(|(batch, height, channels)| {
+        let shape = Shape::image(batch, height, 3, channels);
+        Case::new("pixel_pool", [shape], |graph, inputs| graph.apply(PixelPool, inputs)).distinct()
+    });
+    cases.collect()
+}

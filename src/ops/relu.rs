@@ -1,0 +1,74 @@
+//! Rectified linear unit: `max(x, 0)`.
+
+use super::{Gradient, Op};
+use crate::Result;
+use crate::device::cpu::{Call, Cpu, OnCpu, Real};
+use crate::gradcheck::Case;
+use crate::graph::{Graph, ValueId};
+use crate::tensor::Shape;
+
+/// `out = max(x, 0)`
+#[derive(Debug)]
+pub struct Relu;
+
+impl Op for Relu {
+    fn name(&self) -> &'static str {
+        "relu"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        &[(0, 0)]
+    }
+
+    fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
+        let dx = graph.apply_one(ReluGradient, &[context.of(0), context.outputs[0]])?;
+        Ok(vec![Some(dx)])
+    }
+}
+
+/// `dx = dout where out > 0`; inputs `dout`, `out`. The gradient of whatever ends in a ReLU.
+#[derive(Debug)]
+pub struct ReluGradient;
+
+impl Op for ReluGradient {
+    fn name(&self) -> &'static str {
+        "relu_gradient"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        &[(0, 0)]
+    }
+}
+
+// ------------------------------------------------------------------ CPU
+
+impl<T: Real> OnCpu<T> for Relu {
+    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+        call.map(|x| if x > T::ZERO { x } else { T::ZERO });
+    }
+}
+
+impl<T: Real> OnCpu<T> for ReluGradient {
+    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+        call.zip(|dout, out| if out > T::ZERO { dout } else { T::ZERO });
+    }
+}
+
+// ------------------------------------------------------------------ cases
+
+pub fn cases() -> Vec<Case> {
+    [(1, 1), (2, 3), (1, 33)]
+        .into_iter()
+        .map(|(batch, channels)| {
+            Case::new("relu", [Shape::image(batch, 3, 5, channels)], |graph, inputs| graph.apply(Relu, inputs))
+        })
+        .collect()
+}

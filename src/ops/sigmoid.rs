@@ -1,0 +1,82 @@
+//! The logistic function: the network's output and CBAM's spatial attention (equation 2).
+
+use super::{Gradient, Op};
+use crate::device::cpu::{Call, Cpu, OnCpu, Real};
+use crate::gradcheck::Case;
+use crate::graph::{Graph, ValueId};
+use crate::tensor::Shape;
+use crate::{Error, Result};
+
+/// `out = 1 / (1 + exp(-x))`, of tensors without padded channels
+#[derive(Debug)]
+pub struct Sigmoid;
+
+impl Op for Sigmoid {
+    fn name(&self) -> &'static str {
+        "sigmoid"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        if inputs[0].channels.count() != inputs[0].channels.stored() {
+            return Err(Error::shape("sigmoid", format!("{} has padded channels, which would not stay zero", inputs[0])));
+        }
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        &[(0, 0)]
+    }
+
+    fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
+        let dx = graph.apply_one(SigmoidGradient, &[context.of(0), context.outputs[0]])?;
+        Ok(vec![Some(dx)])
+    }
+}
+
+/// `dx = dout out (1 - out)`; inputs `dout`, `out`.
+#[derive(Debug)]
+pub struct SigmoidGradient;
+
+impl Op for SigmoidGradient {
+    fn name(&self) -> &'static str {
+        "sigmoid_gradient"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        &[(0, 0)]
+    }
+}
+
+// ------------------------------------------------------------------ CPU
+
+/// `1 / (1 + exp(-x))`
+pub(super) fn sigmoid<T: Real>(x: T) -> T {
+    T::ONE / (T::ONE + (-x).exp())
+}
+
+impl<T: Real> OnCpu<T> for Sigmoid {
+    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+        call.map(sigmoid);
+    }
+}
+
+impl<T: Real> OnCpu<T> for SigmoidGradient {
+    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+        call.zip(|dout, out| dout * out * (T::ONE - out));
+    }
+}
+
+// ------------------------------------------------------------------ cases
+
+pub fn cases() -> Vec<Case> {
+    [(1, 1), (3, 3), (2, 16)]
+        .into_iter()
+        .map(|(batch, channels)| {
+            Case::new("sigmoid", [Shape::image(batch, 3, 5, channels)], |graph, inputs| graph.apply(Sigmoid, inputs))
+        })
+        .collect()
+}

@@ -1,0 +1,146 @@
+//! Transposed convolution whose stride is its kernel, 2x2 in the decoder: each input pixel becomes a patch of
+//! output pixels. It is the adjoint of the convolution with that kernel and stride, whose code serves its gradients.
+//!
+//! Weights are stored as that convolution's: a row for each kernel element and output channel, a column for
+//! each input channel.
+
+use super::convolution::{BiasGradient, Convolution, ConvolutionWeightGradient, Weights};
+use super::window::Window;
+use super::{Gradient, Op};
+use crate::device::cpu::operand::Span;
+use crate::device::cpu::tile::{Product, Start};
+use crate::device::cpu::{Call, Cpu, OnCpu, Real};
+use crate::gradcheck::Case;
+use crate::graph::{Graph, ValueId};
+use crate::tensor::{Channels, Shape};
+use crate::{Error, Result};
+use rayon::prelude::*;
+
+/// `out[p * kernel + k] = x[p] weight[k] + bias`; inputs `x`, `weight`, `bias`.
+#[derive(Debug, Clone)]
+pub struct TransposedConvolution {
+    /// Depth, height and width of the patch that each pixel becomes.
+    pub kernel: [usize; 3],
+    pub out: Channels,
+}
+
+impl TransposedConvolution {
+    /// The adjoint's window.
+    fn window(&self) -> Window {
+        Window { kernel: self.kernel, stride: self.kernel, padding: [0; 3] }
+    }
+
+    /// The weights' shape for inputs with these channels.
+    pub fn weight_shape(&self, input: &Channels) -> Shape {
+        Shape::matrix(self.window().taps() * self.out.stored(), input.clone())
+    }
+}
+
+impl Op for TransposedConvolution {
+    fn name(&self) -> &'static str {
+        "transposed_convolution"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let (x, weight) = (inputs[0], inputs[1]);
+        let expected = self.weight_shape(&x.channels);
+        if *weight != expected {
+            return Err(Error::shape("transposed_convolution", format!("{x} needs weights of {expected}, not {weight}")));
+        }
+        let spatial = std::array::from_fn(|axis| x.spatial[axis] * self.kernel[axis]);
+        Ok(vec![Shape { batch: x.batch, spatial, channels: self.out.clone() }])
+    }
+
+    fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
+        let (x, weight, dout) = (context.inputs[0], context.inputs[1], context.of(0));
+        let adjoint = Convolution {
+            window: self.window(),
+            groups: 1,
+            out: graph.shape(x).channels.clone(),
+            relu: false,
+        };
+        let weight_gradient = ConvolutionWeightGradient { window: self.window(), groups: 1 };
+        Ok(vec![
+            context.wanted[0].then(|| graph.apply_one(adjoint, &[dout, weight])).transpose()?,
+            context.wanted[1].then(|| graph.apply_one(weight_gradient, &[x, dout])).transpose()?,
+            context.wanted[2].then(|| graph.apply_one(BiasGradient, &[dout])).transpose()?,
+        ])
+    }
+
+    fn operations(&self, inputs: &[&Shape], outputs: &[&Shape]) -> u64 {
+        2 * (outputs[0].positions() * outputs[0].channels.count() * inputs[0].channels.count()) as u64
+    }
+}
+
+// ------------------------------------------------------------------ CPU
+
+impl<T: Real> OnCpu<T> for TransposedConvolution {
+    fn workspace(&self, _: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        inputs[1].elements()
+    }
+
+    fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
+        let (x, weight, bias) = (call.input(0), call.input(1), call.input(2));
+        let [kernel_depth, kernel_height, kernel_width] = self.kernel;
+        let (taps, inputs, outputs) = (self.window().taps(), x.shape().channels.used(), self.out.stored());
+        let (dense, columns) = (weight.dense(), weight.channels());
+        let workspace = call.workspace();
+        Weights::pack(cpu, workspace, [1, taps, inputs, outputs], |_, tap, input, output| {
+            dense[(tap * outputs + output) * columns + input]
+        });
+        let packed = &*workspace;
+        let out = call.output(0);
+        let [depth, height, width] = out.shape().spatial;
+        let block = cpu.tiles().max_columns();
+        out.blocks(kernel_height * width).for_each(|mut out| {
+            let (first, stride) = (out.positions().start, out.stride());
+            let last = out.positions().end / width;
+            for row in first / width..last {
+                let (sample, z, y) = (row / height / depth, row / height % depth, row % height);
+                let source = (sample * (depth / kernel_depth) + z / kernel_depth) * (height / kernel_height) + y / kernel_height;
+                for start in (0..outputs).step_by(block) {
+                    let columns = block.min(outputs - start);
+                    for tap_x in 0..kernel_width {
+                        let tap = (z % kernel_depth * kernel_height + y % kernel_height) * kernel_width + tap_x;
+                        let product = Product {
+                            a: x.span(),
+                            a_start: source * (width / kernel_width) * x.stride(),
+                            a_row: x.stride(),
+                            a_step: 1,
+                            b: Span::from(packed),
+                            b_start: start * taps * inputs + tap * inputs * columns,
+                            b_step: columns,
+                            terms: &[(0, 0)],
+                            depth: inputs,
+                            out_start: (row * width - first + tap_x) * stride + start,
+                            out_row: kernel_width * stride,
+                            rows: width / kernel_width,
+                            columns,
+                            start: Start::Bias(&bias.dense()[start..]),
+                            relu: false,
+                        };
+                        cpu.tiles().run(&mut out.span(), &product);
+                    }
+                }
+            }
+        });
+    }
+}
+
+// ------------------------------------------------------------------ cases
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (batch, input, output) in [(1, 1, 3), (2, 3, 33), (1, 33, 8), (3, 8, 1)] {
+        let op = TransposedConvolution { kernel: [1, 2, 2], out: Channels::new(output) };
+        let x = Shape::image(batch, 3, 5, input);
+        cases.push((op, x));
+    }
+    let volume = Shape { batch: 2, spatial: [2, 3, 2], channels: Channels::new(3) };
+    cases.push((TransposedConvolution { kernel: [2, 2, 2], out: Channels::new(2) }, volume));
+    let cases = cases.into_iter().map(|(op, x)| {
+        let inputs = [x.clone(), op.weight_shape(&x.channels), Shape::vector(op.out.clone())];
+        Case::new("transposed_convolution", inputs, move |graph, inputs| graph.apply(op.clone(), inputs))
+    });
+    cases.collect()
+}
