@@ -1,0 +1,277 @@
+//! Builds a network's graph, layer by layer, in the order and with the parameter names of a weights file.
+
+use super::parameter::{Initial, Layout, Parameter};
+use super::Model;
+use crate::Result;
+use crate::graph::{Graph, Region, ValueId};
+use crate::ops::adam::Adam;
+use crate::ops::add::Add;
+use crate::ops::batch_norm::{BatchNorm, BatchNormInference};
+use crate::ops::channel_gate::ChannelGate;
+use crate::ops::channel_pool::ChannelPool;
+use crate::ops::convolution::Convolution;
+use crate::ops::dice_loss::DiceLoss;
+use crate::ops::max_pool::MaxPool;
+use crate::ops::pixel_pool::PixelPool;
+use crate::ops::product::Product;
+use crate::ops::sigmoid::Sigmoid;
+use crate::ops::transposed_convolution::TransposedConvolution;
+use crate::ops::window::Window;
+use crate::tensor::{Channels, Shape};
+use std::collections::HashMap;
+
+/// What a step does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Forward with the batch's statistics, backward, Adam.
+    Train,
+    /// Forward with the batch's statistics, for the running ones alone.
+    Statistics,
+    /// Forward with the running statistics.
+    Evaluate,
+}
+
+/// A step's graph and the values that are written and read.
+#[derive(Debug)]
+pub struct StepGraph {
+    pub graph: Graph,
+    pub mode: Mode,
+    /// Images, a channel each.
+    pub image: ValueId,
+    /// Masks: 0 or 1.
+    pub target: ValueId,
+    /// A weight for each sample: 0 or 1.
+    pub weight: ValueId,
+    /// What batch norm's running statistics take of the new ones, a scalar.
+    pub momentum: ValueId,
+    /// The loss's own gradient, a scalar: 1, or a scale.
+    pub loss_scale: ValueId,
+    /// What [`crate::ops::adam::rate`] returns.
+    pub rate: ValueId,
+    /// Foreground probabilities.
+    pub prediction: ValueId,
+    pub loss: ValueId,
+    pub sample_losses: ValueId,
+    /// All gradients, laid out like the parameters; only if the mode is [`Mode::Train`].
+    pub gradients: Option<ValueId>,
+    pub parameters: Vec<Parameter>,
+}
+
+/// Where each parameter starts in its region, by name.
+pub(super) type Starts = HashMap<String, usize>;
+
+pub(super) fn build(model: &Model, mode: Mode, batch: usize, [height, width]: [usize; 2], starts: &Starts) -> Result<StepGraph> {
+    let mut graph = Graph::new();
+    let image = graph.input(Shape::image(batch, height, width, 1));
+    let target = graph.input(Shape::image(batch, height, width, 1));
+    let weight = graph.input(Shape::flat(batch));
+    let [momentum, loss_scale] = [(); 2].map(|()| graph.input(Shape::flat(1)));
+    let rate = graph.input(Shape::flat(2));
+    let mut builder = Builder { graph, model, mode, momentum, starts, parameters: Vec::new(), values: Vec::new() };
+    let prediction = builder.network(image)?;
+    let losses = builder.graph.apply(DiceLoss, &[prediction, target, weight])?;
+    let mut gradients = None;
+    if mode == Mode::Train {
+        gradients = Some(builder.train(losses[0], loss_scale, rate)?);
+    }
+    let Builder { graph, parameters, .. } = builder;
+    Ok(StepGraph {
+        graph,
+        mode,
+        image,
+        target,
+        weight,
+        momentum,
+        loss_scale,
+        rate,
+        prediction,
+        loss: losses[0],
+        sample_losses: losses[1],
+        gradients,
+        parameters,
+    })
+}
+
+struct Builder<'a> {
+    graph: Graph,
+    model: &'a Model,
+    mode: Mode,
+    momentum: ValueId,
+    starts: &'a Starts,
+    parameters: Vec<Parameter>,
+    values: Vec<ValueId>,
+}
+
+/// A block's outputs: of its second convolution, and of all of it.
+struct BlockOutput {
+    convolution: ValueId,
+    block: ValueId,
+}
+
+impl Builder<'_> {
+    /// From an image to foreground probabilities.
+    fn network(&mut self, image: ValueId) -> Result<ValueId> {
+        let architecture = self.model.architecture;
+        let widths = self.model.widths;
+        let levels = widths.len();
+        let (mut x, mut skips) = (image, Vec::new());
+        for (level, &width) in widths.iter().enumerate() {
+            let deepest = level + 1 == levels;
+            let norm = !(deepest && (architecture.residual || architecture.dense));
+            let out = self.block(&format!("encoder.{level}"), x, width, false, norm)?;
+            x = out.block;
+            if !deepest {
+                skips.push(self.skip(level, &out)?);
+                x = self.graph.apply_one(MaxPool { window: Window::square(2, 2, 0) }, &[x])?;
+            }
+        }
+        for (index, level) in (0..levels - 1).rev().enumerate() {
+            let up = self.up(&format!("up.{index}"), x, widths[level])?;
+            let joined = self.graph.concat(&[up, skips[level]])?;
+            x = self.block(&format!("decoder.{index}"), joined, widths[level], architecture.attention, true)?.block;
+        }
+        let head = self.convolution("head", x, Convolution::new(Window::same(1), 1), true)?;
+        self.graph.apply_one(Sigmoid, &[head])
+    }
+
+    /// What the decoder of a level gets from its encoder.
+    fn skip(&mut self, level: usize, out: &BlockOutput) -> Result<ValueId> {
+        let architecture = self.model.architecture;
+        // Only with all three parts does the whole block's output go on: Table 4's last count says so.
+        let whole = architecture.residual && architecture.path && architecture.attention;
+        let whole = whole || (architecture.dense && level == 3);
+        let mut x = if whole { out.block } else { out.convolution };
+        if architecture.path {
+            for index in 0..4 - level {
+                x = self.residual_block(&format!("path.{level}.{index}"), x, self.model.widths[level])?;
+            }
+        }
+        Ok(x)
+    }
+
+    /// Two convolutions, CBAM in a decoder with attention, the block's input beside the result, batch norm.
+    fn block(&mut self, name: &str, x: ValueId, width: usize, attention: bool, norm: bool) -> Result<BlockOutput> {
+        let convolution = Convolution::new(Window::same(3), width).relu();
+        let mut hidden = self.convolution(&format!("{name}.conv1"), x, convolution.clone(), true)?;
+        if self.model.architecture.dense {
+            hidden = self.graph.concat(&[x, hidden])?;
+        }
+        let y = self.convolution(&format!("{name}.conv2"), hidden, convolution, true)?;
+        let mut z = y;
+        if attention {
+            z = self.attention(&format!("{name}.attention"), y, width)?;
+        }
+        if self.model.architecture.residual {
+            z = self.graph.concat(&[x, z])?;
+        }
+        if norm {
+            z = self.batch_norm(&format!("{name}.bn"), z)?;
+        }
+        Ok(BlockOutput { convolution: y, block: z })
+    }
+
+    /// `BN(ReLU(ReLU(conv3x3(x)) + conv1x1(x)))`, equation 1.
+    fn residual_block(&mut self, name: &str, x: ValueId, width: usize) -> Result<ValueId> {
+        let main = Convolution::new(Window::same(3), width).relu();
+        let main = self.convolution(&format!("{name}.conv"), x, main, true)?;
+        let shortcut = Convolution::new(Window::same(1), width);
+        let shortcut = self.convolution(&format!("{name}.shortcut"), x, shortcut, true)?;
+        let sum = self.graph.apply_one(Add { relu: true }, &[main, shortcut])?;
+        self.batch_norm(&format!("{name}.bn"), sum)
+    }
+
+    /// CBAM, spatial attention first (equations 2 to 4).
+    fn attention(&mut self, name: &str, x: ValueId, width: usize) -> Result<ValueId> {
+        let pooled = self.graph.apply_one(ChannelPool, &[x])?;
+        let spatial = Convolution::new(Window::same(7), 1);
+        let spatial = self.convolution(&format!("{name}.spatial"), pooled, spatial, false)?;
+        let map = self.graph.apply_one(Sigmoid, &[spatial])?;
+        let refined = self.graph.apply_one(Product, &[x, map])?;
+        let pooled = self.graph.apply_one(PixelPool, &[refined])?;
+        let reduced = Convolution::new(Window::same(1), (width / 8).max(1)).relu();
+        let reduced = self.convolution(&format!("{name}.fc1"), pooled, reduced, true)?;
+        let logits = self.convolution(&format!("{name}.fc2"), reduced, Convolution::new(Window::same(1), width), true)?;
+        let gate = self.graph.apply_one(ChannelGate, &[logits])?;
+        self.graph.apply_one(Product, &[refined, gate])
+    }
+
+    fn convolution(&mut self, name: &str, x: ValueId, op: Convolution, bias: bool) -> Result<ValueId> {
+        let (input, output) = (self.graph.shape(x).channels.clone(), op.out.clone());
+        let mut shape = vec![output.count(), input.count()];
+        // A layer on a vector (CBAM's shared MLP) is linear: its file has no kernel axes.
+        if self.graph.shape(x).pixels() > 1 {
+            shape.extend(&op.window.kernel[1..]);
+        }
+        let inputs = input.count() * op.window.taps();
+        let stored = op.weight_shape(&input);
+        let layout = Layout::Convolution { input, output: output.clone() };
+        let weight = self.parameter(format!("{name}.weight"), shape, Initial::HeNormal { inputs }, layout, stored);
+        let mut operands = vec![x, weight];
+        if bias {
+            operands.push(self.vector(format!("{name}.bias"), &output, 0.0, Region::Parameters));
+        }
+        self.graph.apply_one(op, &operands)
+    }
+
+    fn up(&mut self, name: &str, x: ValueId, width: usize) -> Result<ValueId> {
+        let (input, output) = (self.graph.shape(x).channels.clone(), Channels::new(width));
+        let op = TransposedConvolution { kernel: [1, 2, 2], out: output.clone() };
+        let shape = vec![input.count(), output.count(), 2, 2];
+        let initial = Initial::HeNormal { inputs: input.count() };
+        let stored = op.weight_shape(&input);
+        let layout = Layout::TransposedConvolution { input, output: output.clone() };
+        let weight = self.parameter(format!("{name}.weight"), shape, initial, layout, stored);
+        let bias = self.vector(format!("{name}.bias"), &output, 0.0, Region::Parameters);
+        self.graph.apply_one(op, &[x, weight, bias])
+    }
+
+    fn batch_norm(&mut self, name: &str, x: ValueId) -> Result<ValueId> {
+        let channels = self.graph.shape(x).channels.clone();
+        let gamma = self.vector(format!("{name}.weight"), &channels, 1.0, Region::Parameters);
+        let beta = self.vector(format!("{name}.bias"), &channels, 0.0, Region::Parameters);
+        let mean = self.vector(format!("{name}.running_mean"), &channels, 0.0, Region::Statistics);
+        let variance = self.vector(format!("{name}.running_var"), &channels, 1.0, Region::Statistics);
+        match self.mode {
+            Mode::Evaluate => self.graph.apply_one(BatchNormInference, &[x, gamma, beta, mean, variance]),
+            Mode::Train | Mode::Statistics => {
+                let outputs = self.graph.apply(BatchNorm, &[x, gamma, beta, mean, variance, self.momentum])?;
+                Ok(outputs[0])
+            }
+        }
+    }
+
+    fn vector(&mut self, name: String, channels: &Channels, value: f32, region: Region) -> ValueId {
+        let layout = Layout::Vector { channels: channels.clone() };
+        let (shape, stored) = (vec![channels.count()], Shape::vector(channels.clone()));
+        self.add(Parameter { name, shape, region, start: 0, initial: Initial::Constant(value), layout, stored })
+    }
+
+    fn parameter(&mut self, name: String, shape: Vec<usize>, initial: Initial, layout: Layout, stored: Shape) -> ValueId {
+        self.add(Parameter { name, shape, region: Region::Parameters, start: 0, initial, layout, stored })
+    }
+
+    fn add(&mut self, mut parameter: Parameter) -> ValueId {
+        parameter.start = self.starts.get(&parameter.name).copied().unwrap_or(0);
+        let value = self.graph.state(parameter.stored.clone(), parameter.region, parameter.start);
+        self.parameters.push(parameter);
+        self.values.push(value);
+        value
+    }
+
+    /// Adds the gradients of the loss and the optimizer's step.
+    fn train(&mut self, loss: ValueId, loss_scale: ValueId, rate: ValueId) -> Result<ValueId> {
+        let trained = self.parameters.iter().zip(&self.values).filter(|(p, _)| p.region == Region::Parameters);
+        let (starts, values): (Vec<usize>, Vec<ValueId>) = trained.map(|(p, &value)| (p.start, value)).unzip();
+        let count = stored_count(&self.parameters, Region::Parameters);
+        let gradients = self.graph.differentiate_into(&[(loss, loss_scale)], &values, &starts, count)?;
+        let parameters = self.graph.state(Shape::flat(count), Region::Parameters, 0);
+        let moments = [0, count].map(|start| self.graph.state(Shape::flat(count), Region::Moments, start));
+        self.graph.apply(Adam, &[parameters, moments[0], moments[1], gradients, rate])?;
+        Ok(gradients)
+    }
+}
+
+/// Elements of a region that the parameters take.
+pub(super) fn stored_count(parameters: &[Parameter], region: Region) -> usize {
+    parameters.iter().filter(|parameter| parameter.region == region).map(Parameter::stored_count).sum()
+}

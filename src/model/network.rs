@@ -1,0 +1,243 @@
+//! A model on a device: its weights there, and the steps that were loaded for it.
+
+use super::builder::{Mode, StepGraph, stored_count};
+use super::{Model, Parameter};
+use crate::device::{Device, StepId};
+use crate::device::cpu::Real;
+use crate::graph::Region;
+use crate::ops::adam;
+use crate::plan::Plan;
+use crate::{Error, Result};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use std::collections::BTreeMap;
+
+/// A network on a device.
+pub struct Network<T> {
+    model: Model,
+    parameters: Vec<Parameter>,
+    device: Box<dyn Device<T>>,
+}
+
+/// A loaded step: its graph's values, without the graph itself.
+#[derive(Debug)]
+pub struct Step {
+    pub id: StepId,
+    pub mode: Mode,
+    pub batch: usize,
+    /// Height and width.
+    pub size: [usize; 2],
+    values: StepGraph,
+}
+
+/// What a step found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Losses<T> {
+    /// The loss that trains.
+    pub batch: T,
+    /// Each sample's own.
+    pub samples: Vec<T>,
+}
+
+impl<T: Real> Network<T> {
+    /// A model on a device, all parameters zero.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn new(model: Model, mut device: Box<dyn Device<T>>) -> Result<Self> {
+        let parameters = model.parameters();
+        for region in [Region::Parameters, Region::Statistics] {
+            device.allocate_state(region, stored_count(&parameters, region))?;
+        }
+        Ok(Network { model, parameters, device })
+    }
+
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    pub fn device(&self) -> &dyn Device<T> {
+        &*self.device
+    }
+
+    /// Fills the arena with a pattern that is not a number; see [`Device::poison`].
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn poison(&mut self) -> Result<()> {
+        self.device.poison()
+    }
+
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// The plan of a step: what it computes and needs.
+    pub fn plan(&self, step: &Step) -> &Plan {
+        self.device.plan(step.id)
+    }
+
+    /// Starts from random weights (He-normal), the same for the same seed.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn initialise(&mut self, seed: u64) -> Result<()> {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        for parameter in self.parameters.clone() {
+            let values: Vec<T> =
+                parameter.initial_values(&mut random).into_iter().map(|value| T::from_f64(value.into())).collect();
+            self.write_parameter(&parameter, &values)?;
+        }
+        Ok(())
+    }
+
+    fn write_parameter(&mut self, parameter: &Parameter, values: &[T]) -> Result<()> {
+        self.device.write_state(parameter.region, parameter.start, &parameter.to_stored(values))
+    }
+
+    /// All parameters and running statistics by name, each in its file's order.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn weights(&mut self) -> Result<BTreeMap<String, Vec<T>>> {
+        let mut weights = BTreeMap::new();
+        for parameter in self.parameters.clone() {
+            let mut stored = vec![T::ZERO; parameter.stored_count()];
+            self.device.read_state(parameter.region, parameter.start, &mut stored)?;
+            weights.insert(parameter.name.clone(), parameter.from_stored(&stored));
+        }
+        Ok(weights)
+    }
+
+    /// Sets all parameters and running statistics; `find` returns the values for a parameter.
+    ///
+    /// # Errors
+    /// If `find` does, or the device fails.
+    pub fn set_weights(&mut self, mut find: impl FnMut(&Parameter) -> Result<Vec<T>>) -> Result<()> {
+        for parameter in self.parameters.clone() {
+            let values = find(&parameter)?;
+            self.write_parameter(&parameter, &values)?;
+        }
+        Ok(())
+    }
+
+    /// Adam's moments, first all first ones, then all second ones, in the engine's layout.
+    ///
+    /// # Errors
+    /// If the device fails, or no training step was loaded.
+    pub fn moments(&mut self) -> Result<Vec<T>> {
+        let mut moments = vec![T::ZERO; 2 * stored_count(&self.parameters, Region::Parameters)];
+        self.device.read_state(Region::Moments, 0, &mut moments)?;
+        Ok(moments)
+    }
+
+    /// Sets what [`Network::moments`] returned.
+    ///
+    /// # Errors
+    /// If the number of moments is not this network's, or the device fails.
+    pub fn set_moments(&mut self, moments: &[T]) -> Result<()> {
+        let expected = 2 * stored_count(&self.parameters, Region::Parameters);
+        if moments.len() != expected {
+            return Err(Error::Invalid(format!("{} moments were given to a network that has {expected}", moments.len())));
+        }
+        self.device.write_state(Region::Moments, 0, moments)
+    }
+
+    /// Loads a step of `batch` images of `size` (height, width).
+    ///
+    /// # Errors
+    /// If the size does not fit the network or the device has no room.
+    pub fn load(&mut self, mode: Mode, batch: usize, size: [usize; 2]) -> Result<Step> {
+        let mut values = self.model.graph(mode, batch, size)?;
+        if mode == Mode::Train {
+            self.device.allocate_state(Region::Moments, 2 * stored_count(&self.parameters, Region::Parameters))?;
+        }
+        let graph = std::mem::take(&mut values.graph);
+        let mut keep = vec![values.prediction, values.loss, values.sample_losses];
+        keep.extend(values.gradients);
+        if mode == Mode::Statistics {
+            keep.clear();
+        }
+        let id = self.device.load(graph, &keep)?;
+        Ok(Step { id, mode, batch, size, values })
+    }
+
+    /// Writes a batch: images and masks of `batch * height * width` pixels, a weight for each image.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn write_batch(&mut self, step: &Step, image: &[T], target: &[T], weight: &[T]) -> Result<()> {
+        self.device.write(step.id, step.values.image, image)?;
+        if step.mode != Mode::Statistics {
+            self.device.write(step.id, step.values.target, target)?;
+            self.device.write(step.id, step.values.weight, weight)?;
+        }
+        Ok(())
+    }
+
+    /// One optimizer step, the `number`-th (from 1), on the batch that was written.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn train(&mut self, step: &Step, learning_rate: f64, number: u64) -> Result<Losses<T>> {
+        assert_eq!(step.mode, Mode::Train, "the step trains");
+        let rate = adam::rate(learning_rate, number).map(T::from_f64);
+        self.device.write(step.id, step.values.rate, &rate)?;
+        self.device.write(step.id, step.values.loss_scale, &[T::ONE])?;
+        self.device.write(step.id, step.values.momentum, &[T::from_f64(MOMENTUM)])?;
+        self.device.run(step.id)?;
+        self.losses(step)
+    }
+
+    /// One batch of a pass that re-estimates the running statistics, the `number`-th of the pass (from 1):
+    /// after the pass they are the plain mean of its batches'.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn estimate_statistics(&mut self, step: &Step, number: u64) -> Result<()> {
+        assert_eq!(step.mode, Mode::Statistics, "the step estimates statistics");
+        self.device.write(step.id, step.values.momentum, &[T::from_f64(1.0 / number as f64)])?;
+        self.device.run(step.id)
+    }
+
+    /// Inference on the batch that was written.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn evaluate(&mut self, step: &Step) -> Result<Losses<T>> {
+        assert_eq!(step.mode, Mode::Evaluate, "the step evaluates");
+        self.device.run(step.id)?;
+        self.losses(step)
+    }
+
+    fn losses(&mut self, step: &Step) -> Result<Losses<T>> {
+        let mut loss = [T::ZERO];
+        let mut samples = vec![T::ZERO; step.batch];
+        self.device.read(step.id, step.values.loss, &mut loss)?;
+        self.device.read(step.id, step.values.sample_losses, &mut samples)?;
+        Ok(Losses { batch: loss[0], samples })
+    }
+
+    /// The foreground probabilities of the last run of `step`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn prediction(&mut self, step: &Step, probabilities: &mut [T]) -> Result<()> {
+        self.device.read(step.id, step.values.prediction, probabilities)
+    }
+
+    /// The gradients of the last run of a training step, by name, each in its file's order.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn gradients(&mut self, step: &Step) -> Result<BTreeMap<String, Vec<T>>> {
+        let flat = step.values.gradients.expect("a training step has gradients");
+        let mut stored = vec![T::ZERO; self.device.plan(step.id).shape(flat).values()];
+        self.device.read(step.id, flat, &mut stored)?;
+        let trained = self.parameters.iter().filter(|parameter| parameter.region == Region::Parameters);
+        Ok(trained.map(|p| (p.name.clone(), p.from_stored(&stored[p.start..p.start + p.stored_count()]))).collect())
+    }
+}
+
+/// What batch norm's running statistics take of each training batch's.
+pub const MOMENTUM: f64 = 0.1;
