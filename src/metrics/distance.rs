@@ -43,7 +43,6 @@ fn steps_along_z(flags: &[u8], [columns, rows, slices]: [usize; 3], sites: u8) -
                 *last = *steps;
             }
         }
-        last.fill(NONE);
         for steps in plane.chunks_exact_mut(columns).rev() {
             for (steps, last) in steps.iter_mut().zip(&mut last) {
                 *steps = (*steps).min(last.saturating_add(1));
