@@ -1,1 +1,4 @@
+//! One test binary: what a machine without a GPU can show.
+
+mod data;
 mod metrics;

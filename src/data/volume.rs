@@ -2,6 +2,10 @@
 
 use crate::{Error, Result};
 
+/// How far, in voxels, the corners of two grids may lie apart and still be the same grid:
+/// more than rounding in single-precision headers and quaternions, less than can be seen.
+const SAME_GRID: f64 = 0.1;
+
 /// Where a grid of voxels lies in the patient.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Geometry {
@@ -31,6 +35,138 @@ impl Geometry {
     pub fn voxel_count(&self) -> usize {
         self.shape.iter().product()
     }
+
+    /// Where the centre of voxel `index` (which may lie between voxels) is, in RAS+ millimetres.
+    pub fn position(&self, index: [f64; 3]) -> [f64; 3] {
+        std::array::from_fn(|row| {
+            let [x, y, z, origin] = self.affine[row];
+            x * index[0] + y * index[1] + z * index[2] + origin
+        })
+    }
+
+    /// The direction in which each voxel axis runs, as nibabel's `aff2axcodes` names it: "RAS"
+    /// says that x runs to the right, y to the front (anterior) and z to the top (superior).
+    pub fn orientation(&self) -> String {
+        let axes = self.closest_axes();
+        axes.iter()
+            .map(|&(row, forward)| ["LR", "PA", "IS"][row].chars().nth(usize::from(forward)).unwrap_or('?'))
+            .collect()
+    }
+
+    /// For each voxel axis the patient axis (row of the affine) nearest to it, and whether it runs
+    /// along it or against it; no patient axis twice.
+    ///
+    /// Follows nibabel's `io_orientation`: the rotation closest to the affine decides, the most
+    /// clearly aligned axis chooses first, and a tie falls to the lower index.
+    fn closest_axes(&self) -> [(usize, bool); 3] {
+        let spacing = self.spacing();
+        let directions = std::array::from_fn(|row| {
+            std::array::from_fn(|axis| self.affine[row][axis] / if spacing[axis] > 0.0 { spacing[axis] } else { 1.0 })
+        });
+        let rotation = closest_rotation(directions);
+        let strength = |axis: usize| rotation.iter().map(|row| row[axis].abs()).fold(0.0, f64::max);
+        let mut order = [0, 1, 2];
+        order.sort_by(|&a, &b| strength(b).total_cmp(&strength(a)));
+
+        let mut axes = [(0, true); 3];
+        let mut free = [true; 3];
+        for axis in order {
+            let mut best = None;
+            for row in 0..3 {
+                if free[row] && best.is_none_or(|b: usize| rotation[row][axis].abs() > rotation[b][axis].abs()) {
+                    best = Some(row);
+                }
+            }
+            let row = best.unwrap_or(axis);
+            free[row] = false;
+            axes[axis] = (row, rotation[row][axis] >= 0.0);
+        }
+        axes
+    }
+
+    /// What distinguishes this grid from `other`, for a person; nothing if their shapes agree and
+    /// no corner lies more than a tenth of a voxel from its counterpart. `names` are what the two
+    /// are called in the message.
+    pub fn difference(&self, other: &Geometry, names: [&str; 2]) -> Option<String> {
+        let [name, other_name] = names;
+        if self.shape != other.shape {
+            return Some(format!(
+                "the {name} has {} voxels and the {other_name} {}",
+                shape_text(self.shape),
+                shape_text(other.shape)
+            ));
+        }
+        let mut farthest = 0.0f64;
+        for corner in 0..8usize {
+            let index =
+                std::array::from_fn(|axis| if corner >> axis & 1 == 1 { (self.shape[axis] - 1) as f64 } else { 0.0 });
+            let (a, b) = (self.position(index), other.position(index));
+            let distance = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+            farthest = if distance.is_nan() { f64::INFINITY } else { farthest.max(distance) };
+        }
+        let smallest = self.spacing().into_iter().fold(f64::INFINITY, f64::min);
+        if farthest <= SAME_GRID * smallest {
+            return None;
+        }
+        Some(format!(
+            "the {name} and the {other_name} lie up to {farthest:.3} mm apart: affine {} against {}",
+            affine_text(&self.affine),
+            affine_text(&other.affine)
+        ))
+    }
+}
+
+/// "512 x 512 x 20".
+pub(crate) fn shape_text(shape: [usize; 3]) -> String {
+    let [x, y, z] = shape;
+    format!("{x} x {y} x {z}")
+}
+
+/// The three rows that say something, "[-1 0 0 90; 0 1 0 -120; 0 0 2 30]".
+fn affine_text(affine: &[[f64; 4]; 4]) -> String {
+    let rows = affine[..3].iter().map(|row| {
+        // Four decimals, without the zeros that say nothing; adding 0 turns -0 into 0.
+        row.map(|value| format!("{}", (value * 1e4).round() / 1e4 + 0.0)).join(" ")
+    });
+    format!("[{}]", rows.collect::<Vec<_>>().join("; "))
+}
+
+/// The rotation (or rotation and mirroring) nearest to an invertible matrix: the orthogonal factor
+/// of its polar decomposition, by Newton's iteration `R <- (R + R^-T) / 2`.
+pub(crate) fn closest_rotation(mut matrix: [[f64; 3]; 3]) -> [[f64; 3]; 3] {
+    for _ in 0..60 {
+        let Some(inverse) = inverted(&matrix) else { return matrix };
+        let mut change = 0.0f64;
+        let mut next = matrix;
+        for row in 0..3 {
+            for column in 0..3 {
+                next[row][column] = 0.5 * (matrix[row][column] + inverse[column][row]);
+                change = change.max((next[row][column] - matrix[row][column]).abs());
+            }
+        }
+        matrix = next;
+        if change < 1e-15 {
+            break;
+        }
+    }
+    matrix
+}
+
+/// The determinant of a 3 x 3 matrix.
+pub(crate) fn determinant(m: &[[f64; 3]; 3]) -> f64 {
+    (0..3).map(|column| m[0][column] * cofactor(m, 0, column)).sum()
+}
+
+fn cofactor(m: &[[f64; 3]; 3], row: usize, column: usize) -> f64 {
+    let (r1, r2, c1, c2) = ((row + 1) % 3, (row + 2) % 3, (column + 1) % 3, (column + 2) % 3);
+    m[r1][c1] * m[r2][c2] - m[r1][c2] * m[r2][c1]
+}
+
+/// The inverse of a 3 x 3 matrix, if it has one that numbers can hold.
+fn inverted(m: &[[f64; 3]; 3]) -> Option<[[f64; 3]; 3]> {
+    let determinant = determinant(m);
+    (determinant != 0.0 && (1.0 / determinant).is_finite())
+        .then(|| std::array::from_fn(|row| std::array::from_fn(|column| cofactor(m, column, row) / determinant)))
 }
 
 /// Voxels of type `T` on a grid: `f32` Hounsfield units for an image, `i32` labels for a mask.
@@ -49,7 +185,10 @@ impl<T> Volume<T> {
     pub fn new(geometry: Geometry, voxels: Vec<T>) -> Result<Self> {
         if voxels.len() != geometry.voxel_count() {
             let [x, y, z] = geometry.shape;
-            return Err(Error::Invalid(format!("a volume of {x} x {y} x {z} voxels was given {} values", voxels.len())));
+            return Err(Error::Invalid(format!(
+                "a volume of {x} x {y} x {z} voxels was given {} values",
+                voxels.len()
+            )));
         }
         Ok(Volume { geometry, voxels })
     }
@@ -58,5 +197,104 @@ impl<T> Volume<T> {
     pub fn slice(&self, z: usize) -> &[T] {
         let area = self.geometry.shape[0] * self.geometry.shape[1];
         &self.voxels[z * area..(z + 1) * area]
+    }
+}
+
+/// The way from a stored grid to the same voxels in RAS order, and back.
+///
+/// Axes are exchanged and turned round; no voxel is interpolated, so `to_stored(to_ras(v)) == v`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reorientation {
+    stored: Geometry,
+    ras: Geometry,
+    /// For each RAS axis the stored axis that lies along it, and whether it runs the same way.
+    source: [(usize, bool); 3],
+}
+
+impl Reorientation {
+    /// The reorientation of volumes on `stored` to the axis order nearest to RAS.
+    pub fn to_ras_from(stored: &Geometry) -> Self {
+        let mut source = [(0, true); 3];
+        for (axis, (row, forward)) in stored.closest_axes().into_iter().enumerate() {
+            source[row] = (axis, forward);
+        }
+        let mut ras = stored.clone();
+        let mut first = [0.0; 3];
+        for (axis, &(from, forward)) in source.iter().enumerate() {
+            ras.shape[axis] = stored.shape[from];
+            first[from] = if forward { 0.0 } else { (stored.shape[from] - 1) as f64 };
+            for row in 0..3 {
+                ras.affine[row][axis] = if forward { stored.affine[row][from] } else { -stored.affine[row][from] };
+            }
+        }
+        let origin = stored.position(first);
+        for (row, position) in origin.into_iter().enumerate() {
+            ras.affine[row][3] = position;
+        }
+        Reorientation { stored: stored.clone(), ras, source }
+    }
+
+    /// The grid in RAS order.
+    pub fn ras(&self) -> &Geometry {
+        &self.ras
+    }
+
+    /// A volume on the stored grid, in RAS order.
+    ///
+    /// # Errors
+    /// If the volume's shape is not the stored one.
+    pub fn to_ras<T: Copy>(&self, volume: &Volume<T>) -> Result<Volume<T>> {
+        self.check(volume, &self.stored)?;
+        let mut voxels = Vec::with_capacity(volume.voxels.len());
+        self.visit(|index| voxels.push(volume.voxels[index]));
+        Ok(Volume { geometry: self.ras.clone(), voxels })
+    }
+
+    /// A volume in RAS order put back, voxel for voxel, on the stored grid.
+    ///
+    /// # Errors
+    /// If the volume's shape is not that of the RAS grid.
+    pub fn to_stored<T: Copy>(&self, volume: &Volume<T>) -> Result<Volume<T>> {
+        self.check(volume, &self.ras)?;
+        let mut voxels = volume.voxels.clone();
+        let mut values = volume.voxels.iter();
+        self.visit(|index| {
+            if let Some(&value) = values.next() {
+                voxels[index] = value;
+            }
+        });
+        Ok(Volume { geometry: self.stored.clone(), voxels })
+    }
+
+    fn check<T>(&self, volume: &Volume<T>, expected: &Geometry) -> Result<()> {
+        match volume.geometry.shape == expected.shape {
+            true => Ok(()),
+            false => Err(Error::Invalid(format!(
+                "a volume of {} voxels cannot be reoriented as one of {}",
+                shape_text(volume.geometry.shape),
+                shape_text(expected.shape)
+            ))),
+        }
+    }
+
+    /// Calls `visit` with the stored index of every voxel, in RAS order.
+    fn visit(&self, mut visit: impl FnMut(usize)) {
+        let [width, height, _] = self.stored.shape;
+        let strides = [1, width as isize, (width * height) as isize];
+        let mut start = 0;
+        let mut step = [0; 3];
+        for (axis, &(from, forward)) in self.source.iter().enumerate() {
+            step[axis] = if forward { strides[from] } else { -strides[from] };
+            start += if forward { 0 } else { strides[from] * (self.stored.shape[from] as isize - 1) };
+        }
+        let [nx, ny, nz] = self.ras.shape.map(|n| n as isize);
+        for z in 0..nz {
+            for y in 0..ny {
+                let row = start + z * step[2] + y * step[1];
+                for x in 0..nx {
+                    visit((row + x * step[0]) as usize);
+                }
+            }
+        }
     }
 }

@@ -1,0 +1,104 @@
+//! Batches of slices in an order, and turned in a way, that follow from the seed and the epoch alone.
+
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::slices::{Slice, SliceSet};
+
+/// A quarter turn, the paper's augmentation (rotations of +-90 degrees).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    None,
+    /// Counter-clockwise as seen with y upwards: pixel (x, y) comes from (y, n - 1 - x).
+    Left,
+    /// Clockwise: pixel (x, y) comes from (n - 1 - y, x).
+    Right,
+}
+
+/// Hands out batches of some slices of a set.
+pub struct Loader<'a> {
+    set: &'a SliceSet,
+    chosen: Vec<usize>,
+    batch: usize,
+    seed: u64,
+    augment: bool,
+    /// This epoch's order of `chosen`.
+    order: Vec<usize>,
+    /// This epoch's turn of each slice of the whole set, so that it does not depend on which are chosen.
+    turns: Vec<Turn>,
+}
+
+impl<'a> Loader<'a> {
+    /// Batches of `batch` of the slices `chosen` (indices into the set), in the order of `chosen`
+    /// and unturned until [`Loader::begin_epoch`] is called: the way to validate.
+    pub fn new(set: &'a SliceSet, chosen: Vec<usize>, batch: usize, seed: u64, augment: bool) -> Self {
+        assert!(batch > 0, "a batch holds at least one slice");
+        let order = chosen.clone();
+        Loader { set, chosen, batch, seed, augment, order, turns: vec![Turn::None; set.slices.len()] }
+    }
+
+    /// Shuffles the slices and draws their turns for `epoch`, as a function of it and the seed only.
+    pub fn begin_epoch(&mut self, epoch: u64) {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        // Two streams an epoch: one for the order, one for the turns.
+        rng.set_stream(2 * epoch);
+        self.order.copy_from_slice(&self.chosen);
+        self.order.shuffle(&mut rng);
+        if self.augment {
+            rng.set_stream(2 * epoch + 1);
+            rng.set_word_pos(0);
+            for turn in &mut self.turns {
+                *turn = [Turn::None, Turn::Left, Turn::Right][((u64::from(rng.next_u32()) * 3) >> 32) as usize];
+            }
+        }
+    }
+
+    /// Batches in an epoch, the last of which may be partly filled.
+    pub fn batches(&self) -> usize {
+        self.order.len().div_ceil(self.batch)
+    }
+
+    /// Fills the buffers with batch `index` of the epoch and returns the slices that are really in
+    /// it (indices into the set); it allocates nothing.
+    ///
+    /// `image` and `target` take `batch * size * size` numbers and `weight` takes `batch`: 1 for a
+    /// real slice. A last batch that is not full goes on with the epoch's first slices at weight 0:
+    /// they take part in the batch statistics, as any slice does, but not in the loss.
+    ///
+    /// # Panics
+    /// If a buffer has another length, or there is no such batch.
+    pub fn fill(&self, index: usize, image: &mut [f32], target: &mut [f32], weight: &mut [f32]) -> &[usize] {
+        let area = self.set.size * self.set.size;
+        assert_eq!(
+            (image.len(), target.len(), weight.len()),
+            (self.batch * area, self.batch * area, self.batch),
+            "the buffers do not fit a batch"
+        );
+        let first = index * self.batch;
+        let real = &self.order[first..self.order.len().min(first + self.batch)];
+        let rows = image.chunks_exact_mut(area).zip(target.chunks_exact_mut(area)).zip(weight);
+        for (i, ((image, target), weight)) in rows.enumerate() {
+            let slice = self.order[(first + i) % self.order.len()];
+            let turn = self.turns[slice];
+            let Slice { image: from_image, mask, .. } = &self.set.slices[slice];
+            turned(from_image, self.set.size, turn, image, |value| value);
+            turned(mask, self.set.size, turn, target, f32::from);
+            *weight = if i < real.len() { 1.0 } else { 0.0 };
+        }
+        real
+    }
+}
+
+/// Copies a square of `n` x `n` pixels, turned.
+fn turned<T: Copy>(from: &[T], n: usize, turn: Turn, to: &mut [f32], convert: impl Fn(T) -> f32) {
+    for (y, row) in to.chunks_exact_mut(n).enumerate() {
+        for (x, pixel) in row.iter_mut().enumerate() {
+            *pixel = convert(match turn {
+                Turn::None => from[y * n + x],
+                Turn::Left => from[(n - 1 - x) * n + y],
+                Turn::Right => from[x * n + (n - 1 - y)],
+            });
+        }
+    }
+}
