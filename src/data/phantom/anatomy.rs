@@ -202,7 +202,7 @@ fn brightness(rng: &mut ChaCha8Rng, frailty: f32) -> Brightness {
     .map(&mut vary);
     Brightness {
         trabecular: vary(235.0 - 165.0 * frailty),
-        cortical: vary(1250.0 - 250.0 * frailty),
+        cortical: vary(1100.0 - 250.0 * frailty),
         aorta: 42.0 + aorta,
         cava: 40.0 + cava,
         muscle: 60.0 - 10.0 * frailty,
@@ -212,14 +212,19 @@ fn brightness(rng: &mut ChaCha8Rng, frailty: f32) -> Brightness {
         spleen: 48.0 + spleen,
         kidney: 33.0 + kidney,
         gut: 38.0 + gut,
-        drink: if rng.random::<f32>() < 0.4 { between(rng, 150.0, 420.0) } else { between(rng, 5.0, 30.0) },
+        // A contrast medium to drink is commonest where none is injected.
+        drink: if rng.random::<f32>() < if phase == 0 { 0.8 } else { 0.35 } {
+            between(rng, 150.0, 420.0)
+        } else {
+            between(rng, 5.0, 30.0)
+        },
     }
 }
 
 fn scanner(rng: &mut ChaCha8Rng, torso: &Torso) -> Scanner {
     let field_of_view = (2.0 * torso.half_width * between(rng, 0.86, 1.02)).clamp(220.0, 300.0);
     // The back is near the lower edge, with the table behind it.
-    let lowest = -torso.half_depth - between(rng, 14.0, 40.0);
+    let lowest = -torso.half_depth - between(rng, 22.0, 55.0);
     Scanner {
         field_of_view,
         shift: [between(rng, -7.0, 7.0), lowest + 0.5 * field_of_view],

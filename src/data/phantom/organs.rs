@@ -43,15 +43,12 @@ impl Organ {
                 // The first axis points away from the spine; the hilum is on the other side.
                 let hilum = (unit[0] + 0.75).powi(2) * 1.3 + unit[1] * unit[1] * 4.0 + unit[2] * unit[2] * 2.5;
                 let pyramids = smooth_step(6.0, 9.0, depth + 2.0 * coarse);
-                if hilum < 0.55 { -85.0 + 60.0 * fine.max(0.0) } else { cortex - 0.3 * (cortex - 30.0) * pyramids }
+                if hilum < 0.45 { -85.0 + 60.0 * fine.max(0.0) } else { cortex - 0.3 * (cortex - 30.0) * pyramids }
             }
             Filling::Hollow { wall, .. } | Filling::Stool { wall } if depth < 2.2 => wall,
             Filling::Hollow { fluid, level, .. } => {
-                if unit[1] > level {
-                    -960.0
-                } else {
-                    fluid
-                }
+                // Gas rises to the front, whichever way the gut lies.
+                if (p[1] - self.shape.centre[1]) > level * self.shape.reach() { -960.0 } else { fluid }
             }
             Filling::Stool { .. } => {
                 let gas = smooth_step(0.05, 0.35, 0.6 * coarse + 0.5 * fine + 0.3 * unit[1]);
@@ -86,6 +83,11 @@ fn kidneys(rng: &mut ChaCha8Rng, patient: &Patient, organs: &mut Vec<Organ>) {
         let radii = [27.0, 25.0, 54.0].map(|radius| scale * radius * between(rng, 0.9, 1.08));
         // The kidney's first axis points outwards and back.
         let outwards = if side > 0.0 { angle } else { std::f32::consts::PI + angle };
+        // Fat surrounds it, most of all behind.
+        let fat = between(rng, 5.0, 11.0);
+        let bed = [centre[0], centre[1] - 0.9 * fat, centre[2] - 4.0];
+        let capsule = Ellipsoid::new(bed, [radii[0] + fat, radii[1] + fat, radii[2] + 2.0], outwards);
+        organs.push(Organ { shape: capsule, filling: Filling::Even(-100.0) });
         organs.push(Organ { shape: Ellipsoid::new(centre, radii, outwards), filling: Filling::Kidney(cortex) });
         if rng.random::<f32>() < 0.25 {
             let size = between(rng, 7.0, 20.0);
@@ -113,10 +115,12 @@ fn upper(rng: &mut ChaCha8Rng, patient: &Patient, organs: &mut Vec<Organ>) {
     let full = between(rng, -0.3, 0.6);
     let stomach = Filling::Hollow { wall: tone.gut + 10.0, fluid: tone.drink, level: full };
     add(5.0 + between(rng, -0.4, 0.4), [-52.0, 68.0], [46.0, 32.0, 52.0], -0.5, stomach);
+    let fundus = Filling::Hollow { wall: tone.gut + 10.0, fluid: tone.drink, level: 0.9 };
+    add(6.4, [-52.0, 26.0], [42.0, 40.0, 46.0], 0.3, fundus);
     add(4.1, [-14.0, 42.0], [42.0, 10.0, 11.0], -0.35, Filling::Vessels(tone.gut + 8.0, -20.0));
     add(3.4, [28.0, 44.0], [17.0, 14.0, 34.0], 0.3, Filling::Hollow { wall: tone.gut, fluid: tone.drink, level: 0.8 });
     let low = between(rng, 4.6, 5.8);
-    add(low, [80.0, 36.0], [72.0, 86.0, 88.0], 0.1, Filling::Vessels(tone.liver, vessel));
+    add(low, [78.0, 44.0], [72.0, 82.0, 86.0], 0.1, Filling::Vessels(tone.liver, vessel));
     add(low + 0.5, [20.0, 84.0], [78.0, 34.0, 52.0], -0.15, Filling::Vessels(tone.liver, vessel));
     let gall = place(patient, low - 1.6, [52.0, 66.0]);
     add(low - 1.6, [52.0, 66.0], [15.0, 19.0, 26.0], 0.2, Filling::Hollow { wall: tone.gut, fluid: 10.0, level: 2.0 });
@@ -131,7 +135,7 @@ fn upper(rng: &mut ChaCha8Rng, patient: &Patient, organs: &mut Vec<Organ>) {
 fn bowel(rng: &mut ChaCha8Rng, patient: &Patient, organs: &mut Vec<Organ>) {
     let tone = &patient.brightness;
     let torso = &patient.torso;
-    for _ in 0..rng.random_range(60..95) {
+    for _ in 0..rng.random_range(70..120) {
         let level = between(rng, -1.5, 4.2);
         let [_, y, z] = place(patient, level.max(0.0), [0.0, 0.0]);
         let room = torso.half_depth - torso.fat - torso.wall - 18.0;

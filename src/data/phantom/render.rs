@@ -8,8 +8,10 @@ use super::shapes::Point;
 use super::tissue::Section;
 use crate::data::Geometry;
 
-/// Samples along x, y and z in each voxel.
-const SAMPLES: [usize; 3] = [2, 2, 2];
+/// Samples in a voxel: near bones, each at a height of its own, so that thin plates of bone that
+/// lie level are not missed; and elsewhere, all at one height, for soft tissue is alike from one
+/// slice to the next.
+const SAMPLES: [usize; 2] = [12, 4];
 
 /// The voxels of a scan.
 pub struct Grid {
@@ -63,29 +65,34 @@ pub fn slice(patient: &Patient, grid: &Grid, z: usize, image: &mut [f32], mask: 
         let [x, y] = [grid.position(x), grid.position(y)];
         [cos * x - sin * y + scanner.shift[0], sin * x + cos * y + scanner.shift[1], height + up * grid.thickness]
     };
-    let [across, along, up] = SAMPLES.map(offsets);
-    let count = (across.len() * along.len() * up.len()) as f32;
+    let [near_bone, elsewhere] = SAMPLES.map(offsets);
+    // Half the diagonal of a voxel, and a little for distances that are not exact.
+    let reach = 0.75 * (2.0 * grid.spacing * grid.spacing + grid.thickness * grid.thickness).sqrt();
     for (index, (image, mask)) in image.iter_mut().zip(mask).enumerate() {
         let [x, y] = [(index % grid.size) as f32, (index / grid.size) as f32];
-        let texture = section.texture(at(x, y, 0.0));
-        let (mut sum, mut inside) = (0.0, 0.0);
-        for &up in &up {
-            for &along in &along {
-                for &across in &across {
-                    let (value, vertebra) = section.sample(at(x + across, y + along, up), &texture);
-                    sum += value;
-                    inside += f32::from(vertebra);
-                }
-            }
+        let middle = at(x, y, 0.0);
+        let texture = section.texture(middle);
+        let bone = section.bone_distance(middle) < reach;
+        let offsets = if bone { &near_bone } else { &elsewhere };
+        let (mut sum, mut inside) = (0.0, 0);
+        for [across, along, up] in offsets {
+            let p = at(x + across, y + along, *up);
+            let (value, vertebra) =
+                if bone { section.sample(p, &texture) } else { (section.sample_soft(p, &texture), false) };
+            sum += value;
+            inside += usize::from(vertebra);
         }
-        *image = sum / count;
-        *mask = u8::from(2.0 * inside >= count);
+        *image = sum / offsets.len() as f32;
+        *mask = u8::from(2 * inside >= offsets.len());
     }
 }
 
-/// The middles of `count` equal parts of a voxel, from its own middle.
-fn offsets(count: usize) -> Vec<f32> {
-    (0..count).map(|index| (index as f32 + 0.5) / count as f32 - 0.5).collect()
+/// `count` points in a voxel, from its middle, in parts of its edges: over and over the middles of
+/// its four quarters in the plane, at heights that rise evenly (if there is more than one round).
+fn offsets(count: usize) -> Vec<Point> {
+    let height = |index: usize| if count > 4 { (index as f32 + 0.5) / count as f32 - 0.5 } else { 0.0 };
+    let quarter = |bit: usize| if bit == 0 { -0.25 } else { 0.25 };
+    (0..count).map(|index| [quarter(index & 1), quarter(index & 2), height(index)]).collect()
 }
 
 /// Makes a slice look scanned: blurred, darker in the middle, with noise and streaks, rounded.
@@ -102,7 +109,7 @@ pub fn scan(patient: &Patient, grid: &Grid, rng: &mut ChaCha8Rng, image: &mut [f
     convolve(&mut low, size, &wide, &wide);
     noise.iter_mut().zip(&low).for_each(|(noise, low)| *noise -= 0.7 * low);
     let mut streaks = white_noise(rng, image.len());
-    let [short, long] = [0.8, 22.0].map(|sigma: f32| gaussian(sigma * 2.0 / grid.spacing));
+    let [short, long] = [0.8, 12.0].map(|sigma: f32| gaussian(sigma * 2.0 / grid.spacing));
     convolve(&mut streaks, size, &long, &short);
     scale_to(&mut noise, scanner.noise);
     scale_to(&mut streaks, scanner.streaks);

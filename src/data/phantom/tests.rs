@@ -1,3 +1,5 @@
+//! Tests of the phantom: the same bits each time, plausible scans, masks that a threshold misses.
+
 use super::*;
 
 fn small(seed: u64) -> PhantomSettings {
@@ -40,8 +42,8 @@ fn the_geometry_is_as_documented() {
         assert!(z <= 3.0 && (slices > 60 || z == 3.0), "slices {z} mm apart");
         let affine = image.geometry.affine;
         // The middle of the grid is the origin in the plane; axes point right, front and up.
-        for axis in 0..2 {
-            assert!((affine[axis][3] + 0.5 * (size as f64 - 1.0) * x).abs() < 1e-9);
+        for row in &affine[..2] {
+            assert!((row[3] + 0.5 * (size as f64 - 1.0) * x).abs() < 1e-9);
         }
         for (row, column) in (0..9).map(|i| (i / 3, i % 3)) {
             assert_eq!(affine[row][column] > 0.0, row == column);
@@ -98,4 +100,16 @@ fn no_threshold_finds_the_vertebrae() {
         best = best.max(2.0 * hits as f64 / (index + 1 + truth) as f64);
     }
     assert!((0.3..=0.8).contains(&best), "dice {best}");
+}
+
+#[test]
+fn the_masks_volume_does_not_depend_on_the_resolution() {
+    for patient in 0..3 {
+        let [coarse, fine] = [80, 200].map(|size| {
+            let (_, mask) = phantom(&PhantomSettings { slices: 5, size, seed: 8 }, patient);
+            let count = mask.voxels.iter().filter(|&&label| label == 1).count();
+            count as f64 * mask.geometry.spacing().iter().product::<f64>()
+        });
+        assert!((coarse / fine - 1.0).abs() < 0.05, "patient {patient}: {coarse} and {fine} mm3");
+    }
 }

@@ -74,48 +74,64 @@ impl<'a> Section<'a> {
         Texture { fine: noise(3.5, 0), coarse: noise(11.0, 1), warp: [4.0 * noise(38.0, 2), 4.0 * noise(38.0, 3)] }
     }
 
+    /// How far `p` is from the nearest bone, at least; negative inside.
+    pub fn bone_distance(&self, p: Point) -> f32 {
+        let depth = self.depth(p[0], p[1] - self.shift);
+        self.vertebra(p).distance.min(self.rib(p, depth)).min(self.ilium(p))
+    }
+
     /// What is at `p`.
     pub fn sample(&self, p: Point, texture: &Texture) -> Sample {
-        let (bone, local) = self.vertebra(p);
+        let bone = self.vertebra(p);
         if bone.distance < 0.0 {
-            return (self.bone(bone, texture, local), true);
+            return (self.bone(bone, texture, self.beside(p)), true);
         }
-        let [x, y] = [p[0], p[1] - self.shift];
-        let depth = self.depth(x, y);
-        if depth < 0.0 {
-            return (self.table(x, p[1]), false);
-        }
+        let depth = self.depth(p[0], p[1] - self.shift);
         let other = self.rib(p, depth).min(self.ilium(p));
         if other < 0.0 {
             return (self.bone(Nearness { distance: other, cortex: 1.3 }, texture, None), false);
         }
-        (self.soft(p, depth, local, texture), false)
+        (self.at_depth(p, depth, texture), false)
     }
 
-    /// The nearest vertebra, with a gap where it meets the next; and `p` in its coordinates.
-    fn vertebra(&self, p: Point) -> (Nearness, Option<(&'a Vertebra, Point)>) {
+    /// What is at `p`, in Hounsfield units, if it is no bone.
+    pub fn sample_soft(&self, p: Point, texture: &Texture) -> f32 {
+        self.at_depth(p, self.depth(p[0], p[1] - self.shift), texture)
+    }
+
+    fn at_depth(&self, p: Point, depth: f32, texture: &Texture) -> f32 {
+        if depth < 0.0 { self.table(p[0], p[1]) } else { self.soft(p, depth, texture) }
+    }
+
+    /// The nearest vertebra, with a gap where it meets the next.
+    fn vertebra(&self, p: Point) -> Nearness {
         let mut nearest = Nearness { distance: f32::MAX, cortex: 1.0 };
         let mut next = f32::MAX;
-        let mut found = None;
-        if (p[0] - self.spine[0]).abs() > 70.0 * self.patient.scale || (p[1] - self.spine[1]).abs() > 110.0 {
-            return (nearest, None);
+        let scale = self.patient.scale;
+        if (p[0] - self.spine[0]).abs() > 70.0 * scale || (p[1] - self.spine[1] + 30.0 * scale).abs() > 70.0 * scale {
+            return nearest;
         }
         for vertebra in &self.vertebrae {
-            let local = vertebra.local(p);
-            let nearness = vertebra.nearness(local);
+            let nearness = vertebra.nearness(vertebra.local(p));
             if nearness.distance < nearest.distance {
                 next = nearest.distance;
                 nearest = nearness;
             } else {
                 next = next.min(nearness.distance);
             }
-            // Soft tissue goes by the vertebra at the same height.
-            if found.is_none_or(|(_, other): (_, Point)| local[2].abs() < other[2].abs()) {
-                found = Some((*vertebra, local));
-            }
         }
         nearest.distance = nearest.distance.max(0.5 * (JOINT - next + nearest.distance));
-        (nearest, found)
+        nearest
+    }
+
+    /// The vertebra at the height of `p`, if `p` is near the spine, and `p` in its coordinates.
+    fn beside(&self, p: Point) -> Option<(&'a Vertebra, Point)> {
+        let scale = self.patient.scale;
+        if (p[0] - self.spine[0]).abs() > 50.0 * scale || (p[1] - self.spine[1] + 12.0 * scale).abs() > 45.0 * scale {
+            return None;
+        }
+        let locals = self.vertebrae.iter().map(|vertebra| (*vertebra, vertebra.local(p)));
+        locals.min_by(|(_, a), (_, b)| a[2].abs().total_cmp(&b[2].abs()))
     }
 
     /// Hounsfield units inside a bone: a dense shell around spongy bone and marrow.
@@ -141,19 +157,23 @@ impl<'a> Section<'a> {
         let torso = &self.patient.torso;
         let valley = x / 20.0;
         let furrow = if y < 0.0 { torso.furrow / (1.0 + valley * valley) } else { 0.0 };
-        -superellipse(x, y - furrow, torso.half_width, torso.half_depth)
+        let y = y - furrow;
+        let [a, b] = [torso.half_width, torso.half_depth];
+        // Round in front, flatter behind.
+        let flat = 0.55 - 0.35 * (y / b).clamp(-1.0, 1.0);
+        -(ellipse(x, y, a, b) * (1.0 - flat) + superellipse(x, y, a, b) * flat)
     }
 
     /// Outside the patient: air, and the table with its foam core and a thin mattress.
     fn table(&self, x: f32, y: f32) -> f32 {
         let lowest = -self.patient.torso.half_depth + self.patient.torso_shift(self.patient.spine_at(6.0)).min(0.0);
-        let below = lowest - 2.0 + x * x / 900.0 - y;
+        let below = lowest - 1.0 + x * x / 700.0 - y;
         match below {
             b if b < 0.0 => AIR,
             b if b < 7.0 => -880.0,
-            b if b < 9.0 => -60.0,
+            b if b < 10.0 => 60.0,
             b if b < 30.0 - x * x / 900.0 => -930.0,
-            b if b < 32.0 - x * x / 900.0 => -60.0,
+            b if b < 33.0 - x * x / 900.0 => 60.0,
             _ => AIR,
         }
     }
@@ -174,25 +194,28 @@ impl<'a> Section<'a> {
         for (half, side) in [1.0, -1.0].into_iter().enumerate() {
             let at = |u: f32, v: f32, w: f32| vertebra.patient([side * u, v, w]);
             let head = at(a + 3.0 * scale, -b + 7.0 * scale, 0.75 * h);
-            let tubercle = at(tip[0] + 6.0 * scale, tip[1] + 5.0 * scale, tip[2] + 2.0);
+            let tubercle = at(tip[0] + 6.0 * scale, tip[1] + 5.0 * scale, tip[2] - 3.0 * scale);
             self.necks[half].push(Rod::new(head, tubercle, [4.0 * scale, 3.4 * scale], 1.5));
             let x = side * 60.0 * scale + self.spine[0];
-            let angle = [x, self.rib_line(x), tubercle[2] - 6.0 * scale];
+            let angle = [x, self.rib_line(x), vertebra.centre[2] - 14.0 * scale];
             self.necks[half].push(Rod::new(tubercle, angle, [3.4 * scale, 3.6 * scale], 1.7));
         }
     }
 
-    /// Depth of the middle of the ribs below the skin.
-    fn rib_depth(&self, y: f32) -> f32 {
-        self.fat(y) + 6.0
+    /// Depth of the middle of the ribs below the skin; behind, they run under the muscles of the back.
+    fn rib_depth(&self, x: f32, y: f32) -> f32 {
+        let back = if y < 0.0 { 20.0 * smooth_step(0.75, 0.3, (x / self.patient.torso.half_width).abs()) } else { 0.0 };
+        self.fat(y) + 6.0 + back
     }
 
     /// The y of the ribs behind, at `x`.
     fn rib_line(&self, x: f32) -> f32 {
-        let torso = &self.patient.torso;
-        let depth = self.rib_depth(-torso.half_depth);
-        let t = (x / (torso.half_width - depth)).abs();
-        self.shift - (torso.half_depth - depth) * (1.0 - t * t * t).max(0.0).cbrt()
+        let [mut outside, mut inside] = [-self.patient.torso.half_depth, 0.0];
+        for _ in 0..12 {
+            let y = 0.5 * (outside + inside);
+            *(if self.depth(x, y) < self.rib_depth(x, y) { &mut outside } else { &mut inside }) = y;
+        }
+        self.shift + inside
     }
 
     /// Distance from the ribs.
@@ -203,7 +226,7 @@ impl<'a> Section<'a> {
             distance = distance.min(neck.distance(p));
         }
         let scale = self.patient.scale;
-        let across = depth - self.rib_depth(p[1] - self.shift);
+        let across = depth - self.rib_depth(p[0], p[1] - self.shift);
         if across.abs() > 8.0 || (p[0] - self.spine[0]).abs() < 56.0 * scale {
             return distance;
         }
@@ -212,8 +235,8 @@ impl<'a> Section<'a> {
             (p[0].abs() / self.patient.torso.half_width).atan2((self.shift - p[1]) / self.patient.torso.half_depth);
         for (index, vertebra) in self.patient.vertebrae.iter().enumerate().skip(5) {
             let end = [0.85, 1.35, 2.2, 2.5, 2.6, 2.7][index - 5];
-            let drop = scale * (6.0 + 52.0 * smooth_step(0.3, 2.4, angle) + 10.0 * (angle - 0.5).max(0.0));
-            let up = p[2] - (vertebra.centre[2] + 4.0 - drop);
+            let drop = scale * (16.0 + 30.0 * (angle - 0.4).clamp(0.0, 1.8));
+            let up = p[2] - (vertebra.centre[2] - drop);
             let past = (angle - end).max(0.0) * 100.0;
             let flat = up / 1.9;
             distance = distance.min((across * across + flat * flat + past * past).sqrt() - 3.5 * scale);
@@ -221,22 +244,31 @@ impl<'a> Section<'a> {
         distance
     }
 
-    /// Distance from the iliac crests.
+    /// Along the wing of an iliac bone from its middle, and across it from the inside out,
+    /// in millimetres of an average adult.
+    fn wing(&self, p: Point) -> [f32; 2] {
+        let [x, y] = [0, 1].map(|axis| (p[axis] - self.spine[axis]) / self.patient.scale);
+        let [along, across] = [0.64 * x.abs() + 0.77 * y - 44.0, 0.77 * x.abs() - 0.64 * y - 74.0];
+        // The wing bends outwards in front and inwards behind.
+        [along, across + 5.0 - along * along * (0.009 - 0.00008 * along)]
+    }
+
+    /// Half the length of the wing at the height of this section; negative above the crest.
+    fn wing_length(&self, z: f32) -> f32 {
+        let below = (self.patient.crest - z) / self.patient.scale;
+        if below > 0.0 { (below * 62.0).sqrt() } else { below }
+    }
+
+    /// Distance from the iliac bones.
     fn ilium(&self, p: Point) -> f32 {
-        let scale = self.patient.scale;
-        let top = self.patient.crest - p[2];
-        if top < -8.0 {
+        let half = self.wing_length(p[2]);
+        if half < -6.0 {
             return f32::MAX;
         }
-        let [x, y] = [(p[0] - self.spine[0]).abs() / scale, (p[1] - self.spine[1]) / scale];
-        // Along and across the line from the back near the spine to the front at the side.
-        let [along, across] = [0.707 * (x + y), 0.707 * (x - y)];
-        let bowed = across - 72.0 + along * along / 260.0 - 0.004 * (along - 40.0).powi(2);
-        let half = 4.0 + 3.0 * smooth_step(40.0, 0.0, top);
-        let ridge = 0.016 * (along - 38.0).powi(2) - top;
-        let wide = bowed.abs() - half;
-        let [outer, upper] = [wide.max(0.0), (ridge + 4.0).max(0.0)];
-        scale * ((outer * outer + upper * upper).sqrt() - 4.0).max(wide)
+        let [along, across] = self.wing(p);
+        let past = (along.abs() - half + 3.0).max(0.0);
+        let thickness = 4.2 + 1.5 * smooth_step(5.0, -35.0, along) + 2.0 * smooth_step(45.0, 10.0, half);
+        self.patient.scale * ((across * across + past * past).sqrt() - thickness)
     }
 
     /// Large vessels in front of the spine.
@@ -278,14 +310,14 @@ impl<'a> Section<'a> {
     }
 
     /// Everything that is not bone, `depth` below the skin.
-    fn soft(&self, p: Point, depth: f32, local: Option<(&Vertebra, Point)>, texture: &Texture) -> f32 {
+    fn soft(&self, p: Point, depth: f32, texture: &Texture) -> f32 {
         if depth < 1.8 {
             return 10.0;
         }
-        if let Some((vertebra, local)) = local {
-            if let Some(value) = self.beside_bone(vertebra, local, texture) {
-                return value;
-            }
+        if let Some((vertebra, local)) = self.beside(p)
+            && let Some(value) = self.beside_bone(vertebra, local, texture)
+        {
+            return value;
         }
         let [x, y] = [p[0] - self.spine[0], p[1] - self.spine[1]];
         if let Some(value) = self.vessel(p, texture) {
@@ -306,10 +338,11 @@ impl<'a> Section<'a> {
         for organ in &self.organs {
             let reach = organ.shape.reach();
             let near = |axis: usize| (bent[axis] - organ.shape.centre[axis]).abs() < reach;
-            if near(0) && near(1) {
-                if let Some(value) = organ.at(bent, texture.fine, texture.coarse) {
-                    return value;
-                }
+            if near(0)
+                && near(1)
+                && let Some(value) = organ.at(bent, texture.fine, texture.coarse)
+            {
+                return value;
             }
         }
         // Fat with the vessels of the mesentery.
@@ -345,7 +378,7 @@ impl<'a> Section<'a> {
             let [x, y] = [p[0] - vessel.middle[0], p[1] - vessel.middle[1]];
             let distance = ellipse(x, y, vessel.radii[0], vessel.radii[1]);
             if distance < 0.0 {
-                let hard = distance > -1.6 && 0.5 + 0.9 * texture.coarse < vessel.plaque;
+                let hard = distance > -1.6 && 0.5 + 0.7 * texture.coarse + 0.3 * texture.fine < vessel.plaque;
                 return Some(if hard { 750.0 } else { vessel.value });
             }
             if distance < 1.0 {
@@ -360,8 +393,11 @@ impl<'a> Section<'a> {
         let patient = self.patient;
         let tone = &patient.brightness;
         let [u, v] = [x.abs() / patient.scale, y / patient.scale];
-        let streaks =
-            smooth_step(1.0 - 1.6 * tone.fatty_muscle, 1.1 - 0.6 * tone.fatty_muscle, 0.5 + 0.5 * texture.fine);
+        let streaks = smooth_step(
+            1.0 - 1.6 * tone.fatty_muscle,
+            1.1 - 0.6 * tone.fatty_muscle,
+            0.5 + 0.3 * texture.fine + 0.35 * texture.coarse,
+        );
         let value = tone.muscle + 4.0 * texture.coarse;
         let marbled = value + 0.8 * streaks * (FAT - value);
         // Erector spinae, and multifidus beside the spinous processes with a cleft between.
@@ -375,13 +411,21 @@ impl<'a> Section<'a> {
         }
         let fall = (4.6 - self.level).max(0.0) * patient.psoas;
         let psoas = fall * 5.4;
-        let body = 0.5 * 45.0;
-        if psoas > 2.0 && ellipse(u - body - 0.72 * psoas, v + 6.0 - 1.2 * fall, 0.82 * psoas, 1.05 * psoas) < 0.0 {
+        if psoas > 2.0 && ellipse(u - 22.5 - 0.72 * psoas, v + 6.0 - 1.2 * fall, 0.82 * psoas, 1.05 * psoas) < 0.0 {
             return Some(value);
         }
         // Quadratus lumborum; its fibres run from the twelfth rib to the iliac crest.
-        if self.level < 4.8 && ellipse(u - 56.0, v + 24.0 - 0.3 * (u - 56.0), 20.0, 8.0) < 0.0 {
+        let lumborum = smooth_step(5.3, 4.3, self.level);
+        if lumborum > 0.1 && ellipse(u - 56.0, v + 24.0 - 0.3 * (u - 56.0), 20.0 * lumborum, 8.0 * lumborum) < 0.0 {
             return Some(marbled);
+        }
+        // Iliacus inside the iliac bone, the gluteal muscles outside.
+        let half = self.wing_length(self.spine[2]);
+        if half > 0.0 {
+            let [along, across] = self.wing([x + self.spine[0], y + self.spine[1], 0.0]);
+            if ellipse(along + 4.0, across - 2.0, half + 9.0, 6.0 + 0.3 * half) < 0.0 {
+                return Some(value);
+            }
         }
         self.wall(u, v, inner).map(|muscle| if muscle { value } else { -60.0 })
     }
@@ -390,20 +434,16 @@ impl<'a> Section<'a> {
     fn wall(&self, u: f32, v: f32, inner: f32) -> Option<bool> {
         let patient = self.patient;
         let front = v > 40.0 && u < 62.0;
-        if self.spine[2] < patient.crest {
-            let [along, across] = [0.707 * (u + v), 0.707 * (u - v)];
-            // Iliacus inside the ilium, the gluteal muscles outside.
-            if (across - 72.0).abs() < 20.0 && 0.016 * (along - 38.0).powi(2) < patient.crest - self.spine[2] {
-                return Some(true);
-            }
-        }
-        if inner > patient.torso.wall {
+        // Strongest at the sides, where it has three layers; in front the two recti.
+        let lateral = 0.8 + 0.6 * smooth_step(-40.0, 0.0, v);
+        let thickness = patient.torso.wall * if front { 1.0 } else { lateral };
+        if inner > thickness {
             return None;
         }
         if front {
-            return Some(u > 3.0);
+            return Some(u > 3.0 && u < 59.0);
         }
-        let layer = 3.0 * inner / patient.torso.wall;
+        let layer = 3.0 * inner / thickness;
         Some((layer - 1.0).abs() > 0.13 && (layer - 2.0).abs() > 0.13)
     }
 

@@ -32,17 +32,17 @@ const fn level(size: [f32; 3], disc: f32, canal: [f32; 2], span: [f32; 2], spino
 /// L5 first, T7 last.
 #[rustfmt::skip]
 pub const LEVELS: [Level; 11] = [
-    level([52.0, 35.0, 27.5], 11.0, [26.0, 17.0], [92.0, 11.0], [24.0,  6.0], 13.0,  15.0),
-    level([50.0, 35.0, 27.5], 11.0, [24.5, 16.5], [88.0, 11.0], [29.0,  6.0], 10.5,   7.0),
-    level([48.0, 34.5, 28.0], 10.5, [23.5, 16.5], [94.0, 10.0], [32.0,  6.0],  9.0,   0.0),
-    level([46.0, 34.0, 27.5],  9.5, [23.0, 16.5], [86.0, 10.0], [32.0,  6.0],  8.2,  -6.0),
-    level([44.0, 33.0, 26.5],  8.0, [22.5, 17.0], [74.0, 10.0], [30.0,  6.0],  7.6, -10.0),
-    level([42.0, 31.5, 25.0],  6.5, [21.5, 17.0], [50.0, 10.0], [25.0,  7.0],  7.6, -11.0),
-    level([39.0, 31.0, 23.5],  5.5, [19.5, 16.5], [52.0, 13.0], [23.0, 12.0],  7.4,  -9.0),
+    level([52.0, 35.0, 27.5], 11.0, [26.0, 17.0], [92.0,  6.0], [24.0,  6.0], 13.0,  20.0),
+    level([50.0, 35.0, 27.5], 11.0, [24.5, 16.5], [88.0,  6.0], [29.0,  6.0], 10.5,   11.0),
+    level([48.0, 34.5, 28.0], 10.5, [23.5, 16.5], [94.0,  5.0], [32.0,  6.0],  9.0,   2.0),
+    level([46.0, 34.0, 27.5],  9.5, [23.0, 16.5], [86.0,  5.0], [32.0,  6.0],  8.2,  -7.0),
+    level([44.0, 33.0, 26.5],  8.0, [22.5, 17.0], [74.0,  6.0], [30.0,  6.0],  7.6, -12.0),
+    level([42.0, 31.5, 25.0],  6.5, [21.5, 17.0], [50.0,  9.0], [25.0,  7.0],  7.6, -13.0),
+    level([39.0, 31.0, 23.5],  5.5, [19.5, 16.5], [52.0, 13.0], [23.0, 12.0],  7.4,  -10.0),
     level([36.0, 30.5, 22.5],  5.0, [17.5, 16.0], [57.0, 15.0], [24.0, 19.0],  6.6,  -6.0),
-    level([34.0, 30.0, 21.5],  4.5, [17.0, 16.0], [60.0, 16.0], [25.0, 23.0],  6.2,  -3.0),
-    level([33.0, 29.5, 21.0],  4.5, [17.0, 16.0], [62.0, 16.0], [26.0, 26.0],  5.8,   1.0),
-    level([32.0, 29.0, 20.5],  4.5, [17.0, 16.0], [62.0, 16.0], [26.0, 28.0],  5.6,   5.0),
+    level([34.0, 30.0, 21.5],  4.5, [17.0, 16.0], [60.0, 16.0], [25.0, 23.0],  6.2,  -1.0),
+    level([33.0, 29.5, 21.0],  4.5, [17.0, 16.0], [62.0, 16.0], [26.0, 26.0],  5.8,   4.0),
+    level([32.0, 29.0, 20.5],  4.5, [17.0, 16.0], [62.0, 16.0], [26.0, 28.0],  5.6,   8.0),
 ];
 
 /// Where a vertebra lies, and what wear has done to it.
@@ -93,7 +93,7 @@ pub struct Nearness {
 }
 
 impl Vertebra {
-    pub const FAR: f32 = 8.0;
+    pub const FAR: f32 = 6.0;
 
     pub fn new(level: &Level, place: &Placement) -> Self {
         let axis = normalize([place.roll.sin(), place.pitch.sin(), place.pitch.cos()]);
@@ -145,7 +145,7 @@ impl Vertebra {
         let behind = -self.half[1] - p[1];
         let body = if behind < Self::FAR + 4.0 { self.body(p) } else { Self::FAR };
         let arch = if behind > -Self::FAR - 6.0 { self.arch(p) } else { Self::FAR };
-        let cortex = if body < arch { 1.0 } else { 1.9 };
+        let cortex = if body < arch { 0.5 } else { 1.5 };
         Nearness { distance: smooth_min(body, arch, 3.0), cortex }
     }
 
@@ -192,14 +192,14 @@ fn processes(level: &Level, scale: f32) -> (Vec<Rod>, Point) {
     let [spinous, drop] = level.spinous;
     let pillar = c + pedicle;
     let root = [0.0, -b - d - 4.5, -0.45 * h];
-    let tip = [0.5 * level.span - 3.0, -b - 0.75 * d - level.sweep, 0.35 * h];
+    let tip = [0.5 * level.span - 3.0, -b - 0.7 * d - level.sweep, 0.35 * h];
     let spine_end = [0.0, root[1] - spinous, root[2] - drop];
     let middle = [0.0, root[1] - 0.6 * spinous, root[2] - 0.5 * drop];
     let bars: [(Point, Point, [f32; 2], f32); 9] = [
         // Pedicle.
         ([pillar, -b + 5.0, 0.35 * h], [pillar + 0.5, -b - 0.75 * d, 0.3 * h], [pedicle; 2], 7.4 / pedicle),
         // Transverse process.
-        ([pillar, -b - 0.75 * d, 0.25 * h], tip, [4.6, 3.2], 1.4),
+        ([pillar, -b - 0.6 * d, 0.25 * h], tip, [4.6, 3.2], 1.4),
         // Superior articular process.
         ([pillar + 1.0, -b - 0.78 * d, 0.3 * h], [c + 6.5, -b - 0.76 * d, h + 0.6 * disc + 3.0], [4.6, 3.9], 1.0),
         // Mamillary process.
