@@ -1,1 +1,0 @@
-//! Synthetic spine CT.
