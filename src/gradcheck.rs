@@ -210,7 +210,15 @@ fn relative_error(actual: &[f64], expected: &[f64], floor: f64) -> f64 {
     assert_eq!(actual.len(), expected.len(), "tensors of one shape are compared");
     let scale = expected.iter().fold(floor, |scale, value| scale.max(value.abs()));
     let differences = actual.iter().zip(expected).map(|(a, e)| (a - e).abs() / scale);
-    differences.fold(0.0, |worst, error| if error <= worst { worst } else if error.is_nan() { f64::INFINITY } else { error })
+    differences.fold(0.0, |worst, error| {
+        if error <= worst {
+            worst
+        } else if error.is_nan() {
+            f64::INFINITY
+        } else {
+            error
+        }
+    })
 }
 
 /// Checks the outputs and gradients of a case on `device`, against outputs and central differences in f64.

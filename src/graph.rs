@@ -149,7 +149,11 @@ impl Graph {
         for &part in parts {
             let free = self.placement(part) == Placement::Arena && !self.shape(part).channels.is_compact();
             let padded = Channels::concat([&self.shape(part).channels]);
-            placed.push(if free && !placed.contains(&part) { part } else { self.apply_one(Copy::to(padded), &[part])? });
+            placed.push(if free && !placed.contains(&part) {
+                part
+            } else {
+                self.apply_one(Copy::to(padded), &[part])?
+            });
         }
         let whole = self.apply_one(Concat, &placed)?;
         let mut channel = 0;

@@ -6,6 +6,7 @@ pub mod error;
 pub mod gradcheck;
 pub mod graph;
 pub mod metrics;
+pub mod model;
 pub mod ops;
 pub mod plan;
 pub mod tensor;

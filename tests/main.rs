@@ -1,4 +1,5 @@
 //! One test binary: what a machine without a GPU can show.
 
 mod data;
+mod golden;
 mod metrics;

@@ -1,7 +1,7 @@
 //! Builds a network's graph, layer by layer, in the order and with the parameter names of a weights file.
 
-use super::parameter::{Initial, Layout, Parameter};
 use super::Model;
+use super::parameter::{Initial, Layout, Parameter};
 use crate::Result;
 use crate::graph::{Graph, Region, ValueId};
 use crate::ops::adam::Adam;
@@ -60,7 +60,13 @@ pub struct StepGraph {
 /// Where each parameter starts in its region, by name.
 pub(super) type Starts = HashMap<String, usize>;
 
-pub(super) fn build(model: &Model, mode: Mode, batch: usize, [height, width]: [usize; 2], starts: &Starts) -> Result<StepGraph> {
+pub(super) fn build(
+    model: &Model,
+    mode: Mode,
+    batch: usize,
+    [height, width]: [usize; 2],
+    starts: &Starts,
+) -> Result<StepGraph> {
     let mut graph = Graph::new();
     let image = graph.input(Shape::image(batch, height, width, 1));
     let target = graph.input(Shape::image(batch, height, width, 1));
@@ -189,19 +195,22 @@ impl Builder<'_> {
         let refined = self.graph.apply_one(Product, &[x, map])?;
         let pooled = self.graph.apply_one(PixelPool, &[refined])?;
         let reduced = Convolution::new(Window::same(1), (width / 8).max(1)).relu();
-        let reduced = self.convolution(&format!("{name}.fc1"), pooled, reduced, true)?;
-        let logits = self.convolution(&format!("{name}.fc2"), reduced, Convolution::new(Window::same(1), width), true)?;
+        let reduced = self.layer(&format!("{name}.fc1"), pooled, reduced, true, &[])?;
+        let logits = Convolution::new(Window::same(1), width);
+        let logits = self.layer(&format!("{name}.fc2"), reduced, logits, true, &[])?;
         let gate = self.graph.apply_one(ChannelGate, &[logits])?;
         self.graph.apply_one(Product, &[refined, gate])
     }
 
     fn convolution(&mut self, name: &str, x: ValueId, op: Convolution, bias: bool) -> Result<ValueId> {
+        let kernel = op.window.kernel;
+        self.layer(name, x, op, bias, &kernel[1..])
+    }
+
+    /// A convolution whose weights' shape in a file ends in `kernel`: nothing, if the file has a linear layer.
+    fn layer(&mut self, name: &str, x: ValueId, op: Convolution, bias: bool, kernel: &[usize]) -> Result<ValueId> {
         let (input, output) = (self.graph.shape(x).channels.clone(), op.out.clone());
-        let mut shape = vec![output.count(), input.count()];
-        // A layer on a vector (CBAM's shared MLP) is linear: its file has no kernel axes.
-        if self.graph.shape(x).pixels() > 1 {
-            shape.extend(&op.window.kernel[1..]);
-        }
+        let shape = [&[output.count(), input.count()], kernel].concat();
         let inputs = input.count() * op.window.taps();
         let stored = op.weight_shape(&input);
         let layout = Layout::Convolution { input, output: output.clone() };
@@ -246,7 +255,14 @@ impl Builder<'_> {
         self.add(Parameter { name, shape, region, start: 0, initial: Initial::Constant(value), layout, stored })
     }
 
-    fn parameter(&mut self, name: String, shape: Vec<usize>, initial: Initial, layout: Layout, stored: Shape) -> ValueId {
+    fn parameter(
+        &mut self,
+        name: String,
+        shape: Vec<usize>,
+        initial: Initial,
+        layout: Layout,
+        stored: Shape,
+    ) -> ValueId {
         self.add(Parameter { name, shape, region: Region::Parameters, start: 0, initial, layout, stored })
     }
 

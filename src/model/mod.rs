@@ -35,7 +35,11 @@ pub struct Architecture {
     pub source: &'static str,
 }
 
-const fn architecture(name: &'static str, [residual, path, attention]: [bool; 3], source: &'static str) -> Architecture {
+const fn architecture(
+    name: &'static str,
+    [residual, path, attention]: [bool; 3],
+    source: &'static str,
+) -> Architecture {
     Architecture { name, residual, path, attention, dense: false, source }
 }
 

@@ -2,8 +2,8 @@
 
 use super::builder::{Mode, StepGraph, stored_count};
 use super::{Model, Parameter};
-use crate::device::{Device, StepId};
 use crate::device::cpu::Real;
+use crate::device::{Device, StepId};
 use crate::graph::Region;
 use crate::ops::adam;
 use crate::plan::Plan;
@@ -138,7 +138,10 @@ impl<T: Real> Network<T> {
     pub fn set_moments(&mut self, moments: &[T]) -> Result<()> {
         let expected = 2 * stored_count(&self.parameters, Region::Parameters);
         if moments.len() != expected {
-            return Err(Error::Invalid(format!("{} moments were given to a network that has {expected}", moments.len())));
+            return Err(Error::Invalid(format!(
+                "{} moments were given to a network that has {expected}",
+                moments.len()
+            )));
         }
         self.device.write_state(Region::Moments, 0, moments)
     }

@@ -6,6 +6,7 @@ use crate::device::cpu::Real;
 use crate::{Error, Result};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::Path;
 
 /// The weights in a file's bytes, checked as they are asked for.
@@ -54,7 +55,8 @@ impl<'a> WeightsFile<'a> {
     /// If it is missing or otherwise; the message has both shapes.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let error = |message: String| Error::file(self.path, format!("{name}: {message}"));
-        let tensor = self.tensors.tensor(name).map_err(|_| error("missing; these are weights of another model".into()))?;
+        let tensor =
+            self.tensors.tensor(name).map_err(|_| error("missing; these are weights of another model".into()))?;
         if tensor.shape() != shape {
             return Err(error(format!("has shape {:?}, this model needs {shape:?}", tensor.shape())));
         }
@@ -72,7 +74,10 @@ impl<'a> WeightsFile<'a> {
         let known: Vec<&str> = network.parameters().iter().map(|parameter| parameter.name.as_str()).collect();
         if let Some(other) = self.tensors.names().into_iter().find(|name| !known.contains(name)) {
             let name = network.model().architecture.name;
-            return Err(Error::file(self.path, format!("{other}: {name} has no such parameter; these are weights of another model")));
+            return Err(Error::file(
+                self.path,
+                format!("{other}: {name} has no such parameter; these are weights of another model"),
+            ));
         }
         network.set_weights(|parameter: &Parameter| {
             let values = self.tensor(&parameter.name, &parameter.shape)?;
@@ -90,7 +95,9 @@ impl<'a> WeightsFile<'a> {
 /// What is wrong, if it is anything else.
 pub fn parse_widths(text: &str) -> std::result::Result<[usize; 5], String> {
     let widths: Option<Vec<usize>> = text.split(',').map(|part| part.trim().parse().ok().filter(|&w| w > 0)).collect();
-    widths.and_then(|widths| widths.try_into().ok()).ok_or_else(|| format!("{text:?} is not five widths like 32,64,128,256,512"))
+    widths
+        .and_then(|widths| widths.try_into().ok())
+        .ok_or_else(|| format!("{text:?} is not five widths like 32,64,128,256,512"))
 }
 
 /// Writes a network's weights to a file, in one piece or not at all.

@@ -1,11 +1,11 @@
 //! Adam, over all parameters of a model at once. (Kingma and Ba, 2015, algorithm 1.)
 
 use super::Op;
+use crate::Result;
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::gradcheck::Case;
 use crate::graph::Region;
 use crate::tensor::Shape;
-use crate::Result;
 use rayon::prelude::*;
 
 pub const BETA1: f64 = 0.9;

@@ -58,7 +58,8 @@ pub fn cases() -> Vec<Case> {
     for relu in [false, true] {
         for (batch, channels) in [(1, 1), (3, 3), (2, 33)] {
             let shape = Shape::image(batch, 3, 5, channels);
-            cases.push(Case::new("add", [shape.clone(), shape], move |graph, inputs| graph.apply(Add { relu }, inputs)));
+            cases
+                .push(Case::new("add", [shape.clone(), shape], move |graph, inputs| graph.apply(Add { relu }, inputs)));
         }
     }
     cases

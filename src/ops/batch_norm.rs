@@ -156,7 +156,9 @@ impl<T: Real> OnCpu<T> for BatchNorm {
         let (mean, inverse, gamma, beta) = (&*mean, &*inverse, gamma.dense(), beta.dense());
         call.output(0).for_each_pixel(|position, out| {
             let statistics = mean.iter().zip(inverse).zip(gamma.iter().zip(beta));
-            for ((out, &x), ((&mean, &inverse), (&gamma, &beta))) in out.iter_mut().zip(x.pixel(position)).zip(statistics) {
+            for ((out, &x), ((&mean, &inverse), (&gamma, &beta))) in
+                out.iter_mut().zip(x.pixel(position)).zip(statistics)
+            {
                 *out = (x - mean) * (inverse * gamma) + beta;
             }
         });

@@ -28,7 +28,8 @@ impl Op for DiceLoss {
         let (prediction, target, weight) = (inputs[0], inputs[1], inputs[2]);
         let samples = Shape::flat(prediction.batch);
         if prediction.channels.count() != 1 || prediction != target || *weight != samples {
-            let message = format!("prediction {prediction}, target {target} and weights {weight} do not belong together");
+            let message =
+                format!("prediction {prediction}, target {target} and weights {weight} do not belong together");
             return Err(Error::shape("dice_loss", message));
         }
         Ok(vec![Shape::flat(1), samples, Shape::flat(2)])

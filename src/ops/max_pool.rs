@@ -104,7 +104,8 @@ impl<T: Real> OnCpu<T> for MaxPoolGradient {
                     rest.copy_from_slice(dout.pixel(position));
                     for position in positions() {
                         let values = x.pixel(position).iter().zip(&*best);
-                        for ((dx, rest), (&x, &best)) in dx.pixel(position).iter_mut().zip(rest.iter_mut()).zip(values) {
+                        for ((dx, rest), (&x, &best)) in dx.pixel(position).iter_mut().zip(rest.iter_mut()).zip(values)
+                        {
                             let given = if x == best { *rest } else { T::ZERO };
                             *dx += given;
                             *rest = *rest - given;

@@ -18,7 +18,10 @@ impl Op for Sigmoid {
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         if inputs[0].channels.count() != inputs[0].channels.stored() {
-            return Err(Error::shape("sigmoid", format!("{} has padded channels, which would not stay zero", inputs[0])));
+            return Err(Error::shape(
+                "sigmoid",
+                format!("{} has padded channels, which would not stay zero", inputs[0]),
+            ));
         }
         Ok(vec![inputs[0].clone()])
     }

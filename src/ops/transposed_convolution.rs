@@ -45,7 +45,10 @@ impl Op for TransposedConvolution {
         let (x, weight) = (inputs[0], inputs[1]);
         let expected = self.weight_shape(&x.channels);
         if *weight != expected {
-            return Err(Error::shape("transposed_convolution", format!("{x} needs weights of {expected}, not {weight}")));
+            return Err(Error::shape(
+                "transposed_convolution",
+                format!("{x} needs weights of {expected}, not {weight}"),
+            ));
         }
         let spatial = std::array::from_fn(|axis| x.spatial[axis] * self.kernel[axis]);
         Ok(vec![Shape { batch: x.batch, spatial, channels: self.out.clone() }])
@@ -53,12 +56,8 @@ impl Op for TransposedConvolution {
 
     fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
         let (x, weight, dout) = (context.inputs[0], context.inputs[1], context.of(0));
-        let adjoint = Convolution {
-            window: self.window(),
-            groups: 1,
-            out: graph.shape(x).channels.clone(),
-            relu: false,
-        };
+        let adjoint =
+            Convolution { window: self.window(), groups: 1, out: graph.shape(x).channels.clone(), relu: false };
         let weight_gradient = ConvolutionWeightGradient { window: self.window(), groups: 1 };
         Ok(vec![
             context.wanted[0].then(|| graph.apply_one(adjoint, &[dout, weight])).transpose()?,
@@ -97,7 +96,8 @@ impl<T: Real> OnCpu<T> for TransposedConvolution {
             let last = out.positions().end / width;
             for row in first / width..last {
                 let (sample, z, y) = (row / height / depth, row / height % depth, row % height);
-                let source = (sample * (depth / kernel_depth) + z / kernel_depth) * (height / kernel_height) + y / kernel_height;
+                let source =
+                    (sample * (depth / kernel_depth) + z / kernel_depth) * (height / kernel_height) + y / kernel_height;
                 for start in (0..outputs).step_by(block) {
                     let columns = block.min(outputs - start);
                     for tap_x in 0..kernel_width {

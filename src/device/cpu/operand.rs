@@ -239,7 +239,8 @@ impl<'a, T: Real> Call<'a, T> {
         let (inputs, outputs) = self.ids();
         let place = |id: ValueId| self.plan.location(id);
         let own = place(inputs[index]);
-        let overlapped = outputs.iter().any(|&output| (place(output).memory, place(output).start) == (own.memory, own.start));
+        let overlapped =
+            outputs.iter().any(|&output| (place(output).memory, place(output).start) == (own.memory, own.start));
         assert!(!overlapped, "an input that is overwritten is read through its output");
         self.raw_input(index)
     }
@@ -325,7 +326,8 @@ fn rows<T: Real, const N: usize>(
     assert!(inputs.iter().all(|input| input.shape == output.shape), "element-wise operands have one shape");
     let dense = output.stride == channels && inputs.iter().all(|input| input.stride == channels);
     output.blocks(task_positions(channels)).for_each(|block| {
-        let (step, count) = if dense { (block.positions.len(), block.positions.len() * channels) } else { (1, channels) };
+        let (step, count) =
+            if dense { (block.positions.len(), block.positions.len() * channels) } else { (1, channels) };
         for position in block.positions().step_by(step) {
             // SAFETY: the position is inside all operands.
             unsafe {

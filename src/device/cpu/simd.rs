@@ -108,12 +108,28 @@ pub mod x86 {
     }
 
     avx512!(
-        Avx512F32, f32, __m512, 16, __mmask16, _mm512_set1_ps, _mm512_maskz_loadu_ps, _mm512_mask_storeu_ps,
-        _mm512_max_ps, _mm512_fmadd_ps
+        Avx512F32,
+        f32,
+        __m512,
+        16,
+        __mmask16,
+        _mm512_set1_ps,
+        _mm512_maskz_loadu_ps,
+        _mm512_mask_storeu_ps,
+        _mm512_max_ps,
+        _mm512_fmadd_ps
     );
     avx512!(
-        Avx512F64, f64, __m512d, 8, __mmask8, _mm512_set1_pd, _mm512_maskz_loadu_pd, _mm512_mask_storeu_pd,
-        _mm512_max_pd, _mm512_fmadd_pd
+        Avx512F64,
+        f64,
+        __m512d,
+        8,
+        __mmask8,
+        _mm512_set1_pd,
+        _mm512_maskz_loadu_pd,
+        _mm512_mask_storeu_pd,
+        _mm512_max_pd,
+        _mm512_fmadd_pd
     );
 
     macro_rules! avx2 {
@@ -171,10 +187,27 @@ pub mod x86 {
     }
 
     avx2!(
-        Avx2F32, f32, __m256, 8, i32, _mm256_set1_ps, _mm256_maskload_ps, _mm256_maskstore_ps, _mm256_max_ps, _mm256_fmadd_ps
+        Avx2F32,
+        f32,
+        __m256,
+        8,
+        i32,
+        _mm256_set1_ps,
+        _mm256_maskload_ps,
+        _mm256_maskstore_ps,
+        _mm256_max_ps,
+        _mm256_fmadd_ps
     );
     avx2!(
-        Avx2F64, f64, __m256d, 4, i64, _mm256_set1_pd, _mm256_maskload_pd, _mm256_maskstore_pd,
-        _mm256_max_pd, _mm256_fmadd_pd
+        Avx2F64,
+        f64,
+        __m256d,
+        4,
+        i64,
+        _mm256_set1_pd,
+        _mm256_maskload_pd,
+        _mm256_maskstore_pd,
+        _mm256_max_pd,
+        _mm256_fmadd_pd
     );
 }

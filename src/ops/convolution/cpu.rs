@@ -128,7 +128,8 @@ impl<T: Real> Correlation<'_, T> {
             let index = inside / self.dilation[axis];
             (inside % self.dilation[axis] == 0 && index < size).then_some(index)
         };
-        for (line, pixels) in scratch.chunks_exact_mut(band_width * channels).enumerate().take(band_depth * band_height) {
+        for (line, pixels) in scratch.chunks_exact_mut(band_width * channels).enumerate().take(band_depth * band_height)
+        {
             let z = source(0, corner[0] + line / band_height, depth);
             let y = source(1, corner[1] + line % band_height, height);
             let (Some(z), Some(y)) = (z, y) else {
@@ -240,16 +241,15 @@ impl<T: Real> OnCpu<T> for ConvolutionInputGradient {
         let inputs = group_inputs(dout.shape(), self.groups);
         let dense = weight.dense();
         // The kernel is flipped, and its input and output channels change places.
-        let weights = Weights::pack(
-            cpu,
-            call.workspace(),
-            [self.groups, taps, inputs, rows],
-            |group, tap, input, output| dense[((taps - 1 - tap) * rows + output) * columns + group * inputs + input],
-        );
+        let weights =
+            Weights::pack(cpu, call.workspace(), [self.groups, taps, inputs, rows], |group, tap, input, output| {
+                dense[((taps - 1 - tap) * rows + output) * columns + group * inputs + input]
+            });
         let Window { kernel, stride, padding } = self.window;
         let padding = std::array::from_fn(|axis| kernel[axis] - 1 - padding[axis]);
         let window = Window { kernel, stride: [1; 3], padding };
-        let correlation = Correlation { window, dilation: stride, groups: self.groups, weights, bias: None, relu: false };
+        let correlation =
+            Correlation { window, dilation: stride, groups: self.groups, weights, bias: None, relu: false };
         correlation.run(cpu, dout, call.output(0));
     }
 }
@@ -304,7 +304,9 @@ impl ConvolutionWeightGradient {
         for (index, sums) in sums.chunks_exact_mut(tile_elements).enumerate() {
             let input = (tiles.first + index) * tiles.size;
             let mut out = SpanMut::from(sums);
-            for channel in (0..self.groups).flat_map(|group| (0..outputs).step_by(block).map(move |start| (group, start))) {
+            for channel in
+                (0..self.groups).flat_map(|group| (0..outputs).step_by(block).map(move |start| (group, start)))
+            {
                 let (group, start) = channel;
                 for (tap, offset) in self.window.offsets().enumerate() {
                     let Some(overlap) = Overlap::new(self.window, offset, x.shape(), dout.shape()) else { continue };
@@ -419,7 +421,9 @@ impl<T: Real> OnCpu<T> for ConvolutionWeightGradient {
             let (tap, input) = (row / matrix_rows, row % matrix_rows);
             out.fill(T::ZERO);
             // Taps that only ever met padding were never written.
-            if input < inputs && Overlap::new(self.window, tap_offset(self.window, tap), x.shape(), dout.shape()).is_some() {
+            if input < inputs
+                && Overlap::new(self.window, tap_offset(self.window, tap), x.shape(), dout.shape()).is_some()
+            {
                 let start = (input / tile) * tile_elements + (tap * tile + input % tile) * columns;
                 for chunk in sums.chunks_exact(tiles * tile_elements) {
                     out.iter_mut().zip(&chunk[start..]).for_each(|(out, &sum)| *out += sum);
