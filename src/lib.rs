@@ -1,5 +1,6 @@
 //! RAR-U-Net in hand-written CUDA.
 
+pub mod cli;
 pub mod data;
 pub mod device;
 pub mod error;
