@@ -9,6 +9,8 @@ pub mod metrics;
 pub mod model;
 pub mod ops;
 pub mod plan;
+pub mod predict;
 pub mod tensor;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -1,11 +1,11 @@
-use rarunet_cuda::device::cpu::CpuDevice;
-use rarunet_cuda::model::*;
+use rarunet_cuda::data::*; use rarunet_cuda::device::cpu::CpuDevice; use rarunet_cuda::train::*; use std::path::Path;
+struct P; impl Observer for P { fn begin(&self,s:&Summary){println!("{s:?}")} fn epoch(&self,r:&EpochRecord,b:bool){println!("{} loss {:.4} dice {:.4} {:.1} img/s {:.1}s {}",r.epoch,r.train_loss,r.val_dice.unwrap_or(-1.0),r.images_per_s,r.seconds,b)} }
 fn main() {
-    let mut net = Network::<f32>::new(Model::new("rar-unet", PAPER_WIDTHS).unwrap(), Box::new(CpuDevice::<f32>::new().unwrap())).unwrap();
-    net.initialise(1).unwrap();
-    let step = net.load(Mode::Train, 4, [128,128]).unwrap();
-    println!("{} arena {} MiB, {} GFLOP", net.device().name(), net.plan(&step).arena*4>>20, net.plan(&step).operations/1_000_000_000);
-    let n=4*128*128; let img: Vec<f32> = (0..n).map(|i| ((i*7919)%1000) as f32/500.0-1.0).collect(); let t: Vec<f32>=(0..n).map(|i| ((i/64)%10==0) as u8 as f32).collect();
-    net.write_batch(&step,&img,&t,&[1.0;4]).unwrap();
-    for k in 1..6 { net.write_batch(&step,&img,&t,&[1.0;4]).unwrap(); let t0=std::time::Instant::now(); let l=net.train(&step,1e-4,k).unwrap(); println!("{:.3} s {:.2} img/s {:?}", t0.elapsed().as_secs_f64(), 4.0/t0.elapsed().as_secs_f64(), l.batch); }
+    let a: Vec<String>=std::env::args().collect();
+    let ds=Dataset::open(Path::new(&a[1])).unwrap();
+    let w:Vec<usize>=a[3].split(',').map(|x|x.parse().unwrap()).collect();
+    let s=Settings{widths:w.try_into().unwrap(),epochs:a[4].parse().unwrap(),size:a[5].parse().unwrap(),learning_rate:a[6].parse().unwrap(),schedule:Schedule::Cosine,validation_fraction:a[7].parse().unwrap(),..Settings::default()};
+    let set=Run::load_slices(&s,&ds,||{}).unwrap();
+    let run=Run::new(&s,&set,Box::new(CpuDevice::<f32>::new().unwrap()),Path::new(&a[2])).unwrap();
+    println!("{:?}",run.train(&P).unwrap());
 }
