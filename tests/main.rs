@@ -2,4 +2,5 @@
 
 mod data;
 mod golden;
+mod graph;
 mod metrics;

@@ -1,7 +1,9 @@
 //! Weights files: safetensors with PyTorch's names and shapes, and the model's name and widths as metadata.
 
 use super::{Model, Network, Parameter};
+use crate::data::Window;
 use crate::data::file::write_atomically;
+use crate::data::slices::check_size;
 use crate::device::cpu::Real;
 use crate::{Error, Result};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -49,6 +51,28 @@ impl<'a> WeightsFile<'a> {
         Model::new(name, widths).map_err(|error| Error::file(self.path, error.to_string()))
     }
 
+    /// What a scan goes through before the network.
+    ///
+    /// # Errors
+    /// If the file does not say.
+    pub fn preprocessing(&self) -> Result<Preprocessing> {
+        let entry = |key: &str| {
+            let text = self.metadata(key);
+            text.ok_or_else(|| Error::file(self.path, format!("the metadata has no entry {key:?}; was it made by train?")))
+        };
+        let bad = |key: &str| Error::file(self.path, format!("the metadata's entry {key:?} cannot be used"));
+        let size = entry("size")?.parse().map_err(|_| bad("size"))?;
+        check_size(size)?;
+        let numbers: Option<Vec<f32>> =
+            entry("window")?.split(',').map(|part| part.parse().ok().filter(|v: &f32| v.is_finite())).collect();
+        match numbers.as_deref() {
+            Some(&[low, high, shift, scale]) if low < high => {
+                Ok(Preprocessing { size, window: Window { low, high, shift, scale } })
+            }
+            _ => Err(bad("window")),
+        }
+    }
+
     /// The tensor `name`, which must have this shape and be of 32-bit floats.
     ///
     /// # Errors
@@ -89,6 +113,11 @@ impl<'a> WeightsFile<'a> {
     }
 }
 
+/// A window's four numbers, as the metadata has them.
+fn window_text(Window { low, high, shift, scale }: Window) -> String {
+    format!("{low},{high},{shift},{scale}")
+}
+
 /// Five widths, separated by commas.
 ///
 /// # Errors
@@ -100,17 +129,27 @@ pub fn parse_widths(text: &str) -> std::result::Result<[usize; 5], String> {
         .ok_or_else(|| format!("{text:?} is not five widths like 32,64,128,256,512"))
 }
 
+/// What a scan goes through before the network; it belongs to the weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Preprocessing {
+    /// Height and width of the slices, in pixels.
+    pub size: usize,
+    pub window: Window,
+}
+
 /// Writes a network's weights to a file, in one piece or not at all.
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn save(network: &mut Network<f32>, path: &Path) -> Result<()> {
+pub fn save(network: &mut Network<f32>, preprocessing: &Preprocessing, path: &Path) -> Result<()> {
     let weights = network.weights()?;
     let model = network.model();
     let widths: Vec<String> = model.widths.iter().map(usize::to_string).collect();
     let metadata = HashMap::from([
         ("model".to_string(), model.architecture.name.to_string()),
         ("widths".to_string(), widths.join(",")),
+        ("size".to_string(), preprocessing.size.to_string()),
+        ("window".to_string(), window_text(preprocessing.window)),
         ("version".to_string(), env!("CARGO_PKG_VERSION").to_string()),
     ]);
     let shapes: HashMap<&str, &[usize]> =
