@@ -12,9 +12,13 @@ pub mod flags;
 pub mod output;
 
 mod bench;
+mod demo;
 mod gradcheck;
 mod models;
 mod phantom;
+mod predict;
+mod signal;
+mod train;
 
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};
@@ -33,7 +37,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Args),
     Phantom(phantom::Args),
+    Train(Box<train::Args>),
+    Predict(predict::Args),
     Models(models::Args),
     Gradcheck(gradcheck::Args),
     Bench(bench::Args),
@@ -42,7 +49,10 @@ enum Command {
 impl Command {
     fn run(&self) -> Result<()> {
         match self {
+            Command::Demo(args) => demo::run(args),
             Command::Phantom(args) => phantom::run(args),
+            Command::Train(args) => train::run(args),
+            Command::Predict(args) => predict::run(args),
             Command::Models(args) => models::run(args),
             Command::Gradcheck(args) => gradcheck::run(args),
             Command::Bench(args) => bench::run(args),

@@ -90,6 +90,36 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> 
     })
 }
 
+/// The endings of the files that hold a scan on their own.
+const SCAN_ENDINGS: [&str; 3] = [".nii.gz", ".nii", ".hdr"];
+
+/// A scan's name: its file's, without its ending and nnU-Net's channel number.
+pub fn case_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let ending = SCAN_ENDINGS.iter().find(|ending| ends_with(path, ending)).map_or(0, |ending| ending.len());
+    let stem = &name[..name.len() - ending];
+    stem.strip_suffix("_0000").unwrap_or(stem).to_owned()
+}
+
+/// The scans in a folder, in the order of their names.
+///
+/// # Errors
+/// If the folder cannot be read or holds none.
+pub fn scans_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut scans = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        if path.is_file() && SCAN_ENDINGS.iter().any(|ending| ends_with(&path, ending)) {
+            scans.push(path);
+        }
+    }
+    scans.sort();
+    match scans.is_empty() {
+        false => Ok(scans),
+        true => Err(Error::file(folder, format!("holds no scan ({})", SCAN_ENDINGS.join(", ")))),
+    }
+}
+
 /// Whether the file's name ends with `ending` (given in lower case), whatever the name's case.
 pub(crate) fn ends_with(path: &Path, ending: &str) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().to_ascii_lowercase().ends_with(ending))
