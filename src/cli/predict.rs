@@ -68,12 +68,8 @@ pub fn predict(predictor: &mut Predictor, scan: &Path, out: &Path, name: &str, p
 fn scans(inputs: &[PathBuf]) -> Result<BTreeMap<String, PathBuf>> {
     let mut scans = BTreeMap::<String, PathBuf>::new();
     for input in inputs {
-        let paths = match input.is_dir() {
-            true => data::file::scans_in(input)?,
-            false => vec![input.clone()],
-        };
-        for path in paths {
-            let name = data::file::case_name(&path);
+        for path in data::list_scans(input)? {
+            let name = data::scan_name(&path);
             if let Some(other) = scans.insert(name.clone(), path.clone()) {
                 let message = format!("its mask would be named {name}, as that of {}", other.display());
                 return Err(Error::file(path, message));

@@ -1,43 +1,58 @@
 //! Files in and out: bytes that are decompressed as they are read, and files that appear whole or not at all.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
 
 use crate::{Error, Result};
 
 /// Deflate makes at most 1032 bytes of one, so no file can hold more than this many times its size.
 const LARGEST_RATIO: u64 = 1032;
 
-/// A file being read, decompressed on the way if it is gzip (told by its first bytes, not its name).
+type Reader = Box<dyn BufRead + Send>;
+
+/// A file being read, decompressed on the way where it is compressed.
 pub struct Input {
-    reader: Box<dyn Read + Send>,
+    reader: Reader,
     /// The most bytes that can come out of it.
     pub most: u64,
 }
 
 impl Input {
-    /// Opens `path` for reading.
+    /// Opens `path` for reading; gzip, told by its first bytes, is decompressed on the way.
     ///
     /// # Errors
     /// If it cannot be opened or is not a regular file.
     pub fn open(path: &Path) -> Result<Self> {
+        let mut plain = Self::plain(path)?;
+        Ok(match plain.reader.fill_buf().map_err(Error::io(path))?.starts_with(&[0x1f, 0x8b]) {
+            true => plain.decompressed(|reader| Box::new(BufReader::new(MultiGzDecoder::new(reader)))),
+            false => plain,
+        })
+    }
+
+    /// Opens `path` for reading, byte for byte.
+    ///
+    /// # Errors
+    /// If it cannot be opened or is not a regular file.
+    pub fn plain(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         let metadata = file.metadata().map_err(Error::io(path))?;
         if !metadata.is_file() {
             return Err(Error::file(path, "is not a regular file"));
         }
-        let mut file = BufReader::with_capacity(1 << 16, file);
-        let start = io::BufRead::fill_buf(&mut file).map_err(Error::io(path))?;
-        Ok(match start.starts_with(&[0x1f, 0x8b]) {
-            true => Input {
-                reader: Box::new(MultiGzDecoder::new(file)),
-                most: metadata.len().saturating_mul(LARGEST_RATIO),
-            },
-            false => Input { reader: Box::new(file), most: metadata.len() },
-        })
+        Ok(Input { reader: Box::new(BufReader::with_capacity(1 << 16, file)), most: metadata.len() })
+    }
+
+    /// What is left of the file, decompressed by zlib.
+    pub fn inflated(self) -> Self {
+        self.decompressed(|reader| Box::new(BufReader::new(ZlibDecoder::new(reader))))
+    }
+
+    fn decompressed(self, decoder: impl FnOnce(Reader) -> Reader) -> Self {
+        Input { reader: decoder(self.reader), most: self.most.saturating_mul(LARGEST_RATIO) }
     }
 
     /// Fills as much of `buffer` as the file has bytes for, and says how many those were.
@@ -88,36 +103,6 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> 
         let _ = std::fs::remove_file(&temporary);
         Error::Io { path: path.to_path_buf(), source }
     })
-}
-
-/// The endings of the files that hold a scan on their own.
-const SCAN_ENDINGS: [&str; 3] = [".nii.gz", ".nii", ".hdr"];
-
-/// A scan's name: its file's, without its ending and nnU-Net's channel number.
-pub fn case_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let ending = SCAN_ENDINGS.iter().find(|ending| ends_with(path, ending)).map_or(0, |ending| ending.len());
-    let stem = &name[..name.len() - ending];
-    stem.strip_suffix("_0000").unwrap_or(stem).to_owned()
-}
-
-/// The scans in a folder, in the order of their names.
-///
-/// # Errors
-/// If the folder cannot be read or holds none.
-pub fn scans_in(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut scans = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-        let path = entry.map_err(Error::io(folder))?.path();
-        if path.is_file() && SCAN_ENDINGS.iter().any(|ending| ends_with(&path, ending)) {
-            scans.push(path);
-        }
-    }
-    scans.sort();
-    match scans.is_empty() {
-        false => Ok(scans),
-        true => Err(Error::file(folder, format!("holds no scan ({})", SCAN_ENDINGS.join(", ")))),
-    }
 }
 
 /// Whether the file's name ends with `ending` (given in lower case), whatever the name's case.

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::dataset::{Dataset, Labels};
-use super::open;
+use super::dataset::Dataset;
+use super::labels::Labels;
 use super::source::whole;
+use super::{dicom, layout, open};
 use crate::Result;
 
 /// Distinct labels above which a scan of whole numbers is taken for an image, not a mask.
@@ -69,12 +70,12 @@ pub struct CaseInspection {
     pub labels: BTreeMap<i64, u64>,
 }
 
-/// Looks at a scan, or at a data set if `path` is a folder that holds one.
+/// Looks at a scan (a file or a folder of DICOM slices), or at a data set.
 ///
 /// # Errors
 /// If it is neither, or a scan that cannot be read.
 pub fn inspect(path: &Path) -> Result<Inspection> {
-    match path.is_dir() {
+    match path.is_dir() && (layout::recognises(path) || !dicom::is_series(path)) {
         true => inspect_dataset(path).map(Inspection::Dataset),
         false => inspect_volume(path).map(|volume| Inspection::Volume(Box::new(volume))),
     }

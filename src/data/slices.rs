@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::dataset::{Case, Dataset, Labels};
+use super::dataset::{Case, Dataset};
+use super::labels::Labels;
 use super::volume::Reorientation;
 use super::{Geometry, Volume};
 use crate::{Error, Result};
