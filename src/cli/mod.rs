@@ -12,7 +12,12 @@ pub mod flags;
 pub mod output;
 
 mod bench;
+mod compare;
+mod devices;
+mod evaluate;
 mod gradcheck;
+mod inspect;
+mod masks;
 mod models;
 mod phantom;
 
@@ -34,18 +39,24 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Phantom(phantom::Args),
+    Inspect(inspect::Args),
+    Evaluate(evaluate::Args),
     Models(models::Args),
     Gradcheck(gradcheck::Args),
     Bench(bench::Args),
+    Devices(devices::Args),
 }
 
 impl Command {
     fn run(&self) -> Result<()> {
         match self {
             Command::Phantom(args) => phantom::run(args),
+            Command::Inspect(args) => inspect::run(args),
+            Command::Evaluate(args) => evaluate::run(args),
             Command::Models(args) => models::run(args),
             Command::Gradcheck(args) => gradcheck::run(args),
             Command::Bench(args) => bench::run(args),
+            Command::Devices(args) => devices::run(args),
         }
     }
 }
