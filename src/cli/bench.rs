@@ -93,7 +93,7 @@ pub fn run(args: &Args) -> Result<()> {
         steps: args.steps,
         median_s,
         images_per_s: args.batch as f64 / median_s,
-        peak_mem_gib: planned_bytes(&network, &step) as f64 / (1u64 << 30) as f64,
+        peak_mem_gib: network.planned_bytes() as f64 / (1u64 << 30) as f64,
         gflop_per_step,
         gflop_per_s: gflop_per_step / median_s,
     };
@@ -125,15 +125,6 @@ fn time(network: &mut Network<f32>, step: &Step, steps: usize) -> Result<Vec<f64
         progress.advance(step.batch);
     }
     Ok(seconds)
-}
-
-/// Bytes of a step's arena and of the network's state.
-fn planned_bytes(network: &Network<f32>, step: &Step) -> usize {
-    let state = network.parameters().iter().map(|parameter| {
-        let moments = step.mode == Mode::Train && parameter.region == crate::graph::Region::Parameters;
-        parameter.stored_count() * if moments { 3 } else { 1 }
-    });
-    (network.plan(step).arena + state.sum::<usize>()) * size_of::<f32>()
 }
 
 fn text(report: &Report) -> String {

@@ -58,13 +58,18 @@ pub fn run(args: &Args) -> Result<()> {
         true => output::print_json(&report)?,
         false => output::print(&table(&report))?,
     }
-    let failed: Vec<&str> = report.checks.iter().filter(|check| !check.passed).map(|check| check.op.as_str()).collect();
+    verdict(&report.checks)
+}
+
+/// Fails if a check did.
+fn verdict(checks: &[Check]) -> Result<()> {
+    let failed: Vec<&str> = checks.iter().filter(|check| !check.passed).map(|check| check.op.as_str()).collect();
     match failed.is_empty() {
         true => Ok(()),
         false => Err(Error::Invalid(format!(
             "{} of {} ops differ from central differences by more than the tolerance: {}",
             failed.len(),
-            report.checks.len(),
+            checks.len(),
             failed.join(", ")
         ))),
     }
@@ -97,4 +102,23 @@ fn table(report: &Report) -> String {
     let header = ["op", "cases", "relative error", "tolerance", "result"];
     let table = output::table(&header, &rows.collect::<Vec<_>>());
     format!("{}, {}\n\n{table}", report.device_name, report.precision)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_failed_check_fails_the_command() {
+        let check = |op: &str, passed| Check {
+            op: op.to_owned(),
+            cases: 1,
+            max_relative_error: if passed { 0.0 } else { f64::INFINITY },
+            tolerance: 1e-6,
+            passed,
+        };
+        assert!(verdict(&[check("relu", true), check("add", true)]).is_ok());
+        let message = verdict(&[check("relu", true), check("add", false)]).unwrap_err().to_string();
+        assert!(message.starts_with("1 of 2 ops") && message.ends_with(": add"), "{message}");
+    }
 }

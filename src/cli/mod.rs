@@ -12,8 +12,13 @@ pub mod flags;
 pub mod output;
 
 mod bench;
+mod compare;
 mod demo;
+mod devices;
+mod evaluate;
 mod gradcheck;
+mod inspect;
+mod masks;
 mod models;
 mod phantom;
 mod predict;
@@ -39,11 +44,14 @@ struct Cli {
 enum Command {
     Demo(demo::Args),
     Phantom(phantom::Args),
+    Inspect(inspect::Args),
     Train(Box<train::Args>),
     Predict(predict::Args),
+    Evaluate(evaluate::Args),
     Models(models::Args),
     Gradcheck(gradcheck::Args),
     Bench(bench::Args),
+    Devices(devices::Args),
 }
 
 impl Command {
@@ -51,11 +59,14 @@ impl Command {
         match self {
             Command::Demo(args) => demo::run(args),
             Command::Phantom(args) => phantom::run(args),
+            Command::Inspect(args) => inspect::run(args),
             Command::Train(args) => train::run(args),
             Command::Predict(args) => predict::run(args),
+            Command::Evaluate(args) => evaluate::run(args),
             Command::Models(args) => models::run(args),
             Command::Gradcheck(args) => gradcheck::run(args),
             Command::Bench(args) => bench::run(args),
+            Command::Devices(args) => devices::run(args),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A scan in memory: voxels on a grid, and where the grid lies in the patient.
 
 use crate::{Error, Result};
+use rayon::prelude::*;
 
 /// How far, in voxels, the corners of two grids may lie apart and still be the same grid:
 /// more than rounding in single-precision headers and quaternions, less than can be seen.
@@ -197,6 +198,38 @@ impl<T> Volume<T> {
     pub fn slice(&self, z: usize) -> &[T] {
         let area = self.geometry.shape[0] * self.geometry.shape[1];
         &self.voxels[z * area..(z + 1) * area]
+    }
+}
+
+impl<T: Copy + Default + Send + Sync> Volume<T> {
+    /// This volume on another grid: each new voxel is the old one nearest to its centre, or the default (0)
+    /// where that lies outside.
+    pub fn nearest(&self, grid: &Geometry) -> Volume<T> {
+        let matrix = std::array::from_fn(|row| std::array::from_fn(|column| self.geometry.affine[row][column]));
+        let [width, height, depth] = grid.shape;
+        let mut voxels = vec![T::default(); width * height * depth];
+        // A flat grid has no nearest voxel anywhere.
+        let inverse = inverted(&matrix).unwrap_or([[f64::NAN; 3]; 3]);
+        let voxel = |x: usize, y: usize, z: usize| {
+            let position = grid.position([x as f64, y as f64, z as f64]);
+            let mut index = [0; 3];
+            for axis in 0..3 {
+                let offset = |row: usize| inverse[axis][row] * (position[row] - self.geometry.affine[row][3]);
+                let nearest = (0..3).map(offset).sum::<f64>().round();
+                if !(0.0..self.geometry.shape[axis] as f64).contains(&nearest) {
+                    return None;
+                }
+                index[axis] = nearest as usize;
+            }
+            let [x, y, z] = index;
+            Some(self.voxels[(z * self.geometry.shape[1] + y) * self.geometry.shape[0] + x])
+        };
+        voxels.par_chunks_mut(width * height).enumerate().for_each(|(z, slice)| {
+            for (y, row) in slice.chunks_mut(width).enumerate() {
+                row.iter_mut().enumerate().for_each(|(x, target)| *target = voxel(x, y, z).unwrap_or_default());
+            }
+        });
+        Volume { geometry: grid.clone(), voxels }
     }
 }
 
