@@ -4,3 +4,4 @@ mod data;
 mod golden;
 mod graph;
 mod metrics;
+mod report;

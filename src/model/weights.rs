@@ -58,7 +58,9 @@ impl<'a> WeightsFile<'a> {
     pub fn preprocessing(&self) -> Result<Preprocessing> {
         let entry = |key: &str| {
             let text = self.metadata(key);
-            text.ok_or_else(|| Error::file(self.path, format!("the metadata has no entry {key:?}; was it made by train?")))
+            text.ok_or_else(|| {
+                Error::file(self.path, format!("the metadata has no entry {key:?}; was it made by train?"))
+            })
         };
         let bad = |key: &str| Error::file(self.path, format!("the metadata's entry {key:?} cannot be used"));
         let size = entry("size")?.parse().map_err(|_| bad("size"))?;

@@ -96,7 +96,12 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// If the settings cannot work, the device has no room, or the folder cannot be written.
-    pub fn new(settings: &'a Settings, set: &'a SliceSet, device: Box<dyn Device<f32>>, folder: &'a Path) -> Result<Self> {
+    pub fn new(
+        settings: &'a Settings,
+        set: &'a SliceSet,
+        device: Box<dyn Device<f32>>,
+        folder: &'a Path,
+    ) -> Result<Self> {
         let model = settings.check()?;
         let split = Split::new(set, &[], settings.validation_fraction, settings.seed)?;
         let mut network = Network::new(model, device)?;
@@ -244,7 +249,8 @@ impl<'a> Run<'a> {
             self.network.write_batch(&self.evaluation_step, &self.image, &self.target, &self.weight)?;
             self.network.evaluate(&self.evaluation_step)?;
             self.network.prediction(&self.evaluation_step, &mut probabilities)?;
-            let foreground = |values: &[f32]| values[..slices * pixels].iter().map(|&v| v >= 0.5).collect::<Vec<bool>>();
+            let foreground =
+                |values: &[f32]| values[..slices * pixels].iter().map(|&v| v >= 0.5).collect::<Vec<bool>>();
             let counts = Counts::of(&foreground(&probabilities), &foreground(&self.target))?;
             total = Some(total.map_or(counts, |total: Counts| total + counts));
         }

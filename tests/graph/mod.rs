@@ -104,7 +104,8 @@ fn storage_is_shared_only_where_nobody_reads() {
 #[test]
 fn concatenation_copies_only_the_image() {
     let copies = |model: &str| {
-        let graph = Model::new(model, [32, 64, 128, 256, 512]).unwrap().graph(Mode::Evaluate, 1, [32, 32]).unwrap().graph;
+        let graph =
+            Model::new(model, [32, 64, 128, 256, 512]).unwrap().graph(Mode::Evaluate, 1, [32, 32]).unwrap().graph;
         graph.nodes().iter().filter(|node| node.op.name() == "concat_copy").count()
     };
     assert_eq!(copies("unet"), 0);
