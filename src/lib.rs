@@ -19,6 +19,8 @@
 //! | [`predict`] | inference on whole volumes |
 //! | [`data`] | scans, data sets, slices, batches, synthetic patients |
 //! | [`metrics`] | every metric of the paper's tables |
+//! | [`report`] | curves, pictures of masks, `report.html` |
+//! | [`cli`] | the commands |
 //! | [`gradcheck`] | every op against central differences |
 //! | [`error`] | the one error type |
 //!

@@ -22,6 +22,7 @@ mod masks;
 mod models;
 mod phantom;
 mod predict;
+mod report;
 mod signal;
 mod train;
 

@@ -1,7 +1,7 @@
 //! `train`: from a data set to weights.
 
 use super::device::DeviceArgs;
-use super::{flags, output, signal};
+use super::{flags, output, report, signal};
 use crate::data::Dataset;
 use crate::model::weights::parse_widths;
 use crate::train::{EpochRecord, Observer, Outcome, Run, Schedule, Settings, Summary};
@@ -117,6 +117,8 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let outcome = run.train(&Display::new(settings.epochs)?)?;
+    let notes = vec![outcome_text(&outcome, &args.out)];
+    report::write(&args.out, &args.out, notes, None, Vec::new())?;
     output::note(&outcome_text(&outcome, &args.out));
     Ok(())
 }
