@@ -6,3 +6,4 @@ mod golden;
 mod gradcheck;
 mod graph;
 mod metrics;
+mod train;

@@ -13,6 +13,7 @@ pub mod output;
 
 mod bench;
 mod compare;
+mod demo;
 mod devices;
 mod evaluate;
 mod gradcheck;
@@ -20,6 +21,9 @@ mod inspect;
 mod masks;
 mod models;
 mod phantom;
+mod predict;
+mod signal;
+mod train;
 
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};
@@ -38,8 +42,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Args),
     Phantom(phantom::Args),
     Inspect(inspect::Args),
+    Train(Box<train::Args>),
+    Predict(predict::Args),
     Evaluate(evaluate::Args),
     Models(models::Args),
     Gradcheck(gradcheck::Args),
@@ -50,8 +57,11 @@ enum Command {
 impl Command {
     fn run(&self) -> Result<()> {
         match self {
+            Command::Demo(args) => demo::run(args),
             Command::Phantom(args) => phantom::run(args),
             Command::Inspect(args) => inspect::run(args),
+            Command::Train(args) => train::run(args),
+            Command::Predict(args) => predict::run(args),
             Command::Evaluate(args) => evaluate::run(args),
             Command::Models(args) => models::run(args),
             Command::Gradcheck(args) => gradcheck::run(args),

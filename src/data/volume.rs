@@ -278,8 +278,8 @@ impl Reorientation {
     /// If the volume's shape is not the stored one.
     pub fn to_ras<T: Copy>(&self, volume: &Volume<T>) -> Result<Volume<T>> {
         self.check(volume, &self.stored)?;
-        let mut voxels = Vec::with_capacity(volume.voxels.len());
-        self.visit(|index| voxels.push(volume.voxels[index]));
+        let mut voxels = volume.voxels.clone();
+        self.visit(|stored, ras| voxels[ras] = volume.voxels[stored]);
         Ok(Volume { geometry: self.ras.clone(), voxels })
     }
 
@@ -290,12 +290,7 @@ impl Reorientation {
     pub fn to_stored<T: Copy>(&self, volume: &Volume<T>) -> Result<Volume<T>> {
         self.check(volume, &self.ras)?;
         let mut voxels = volume.voxels.clone();
-        let mut values = volume.voxels.iter();
-        self.visit(|index| {
-            if let Some(&value) = values.next() {
-                voxels[index] = value;
-            }
-        });
+        self.visit(|stored, ras| voxels[stored] = volume.voxels[ras]);
         Ok(Volume { geometry: self.stored.clone(), voxels })
     }
 
@@ -310,8 +305,8 @@ impl Reorientation {
         }
     }
 
-    /// Calls `visit` with the stored index of every voxel, in RAS order.
-    fn visit(&self, mut visit: impl FnMut(usize)) {
+    /// Calls `visit` with the stored index and the RAS index of every voxel.
+    fn visit(&self, mut visit: impl FnMut(usize, usize)) {
         let [width, height, _] = self.stored.shape;
         let strides = [1, width as isize, (width * height) as isize];
         let mut start = 0;
@@ -320,12 +315,12 @@ impl Reorientation {
             step[axis] = if forward { strides[from] } else { -strides[from] };
             start += if forward { 0 } else { strides[from] * (self.stored.shape[from] as isize - 1) };
         }
-        let [nx, ny, nz] = self.ras.shape.map(|n| n as isize);
+        let [nx, ny, nz] = self.ras.shape;
         for z in 0..nz {
             for y in 0..ny {
-                let row = start + z * step[2] + y * step[1];
+                let row = start + z as isize * step[2] + y as isize * step[1];
                 for x in 0..nx {
-                    visit((row + x * step[0]) as usize);
+                    visit((row + x as isize * step[0]) as usize, x + nx * (y + ny * z));
                 }
             }
         }

@@ -6,7 +6,8 @@ use crate::data::file::write_atomically;
 use crate::data::slices::check_size;
 use crate::device::cpu::Real;
 use crate::{Error, Result};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::json;
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
@@ -147,21 +148,36 @@ pub fn save(network: &mut Network<f32>, preprocessing: &Preprocessing, path: &Pa
     let weights = network.weights()?;
     let model = network.model();
     let widths: Vec<String> = model.widths.iter().map(usize::to_string).collect();
-    let metadata = HashMap::from([
-        ("model".to_string(), model.architecture.name.to_string()),
-        ("widths".to_string(), widths.join(",")),
-        ("size".to_string(), preprocessing.size.to_string()),
-        ("window".to_string(), window_text(preprocessing.window)),
-        ("version".to_string(), env!("CARGO_PKG_VERSION").to_string()),
-    ]);
+    // Written here, not by the safetensors crate, whose metadata has another order each time: the same weights
+    // are the same bytes.
+    let mut header = serde_json::Map::new();
+    let metadata = json!({
+        "format": "pt",
+        "model": model.architecture.name,
+        "widths": widths.join(","),
+        "size": preprocessing.size.to_string(),
+        "window": window_text(preprocessing.window),
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    header.insert("__metadata__".into(), metadata);
     let shapes: HashMap<&str, &[usize]> =
         network.parameters().iter().map(|parameter| (parameter.name.as_str(), &parameter.shape[..])).collect();
-    let views = weights.iter().map(|(name, values)| {
-        let view = TensorView::new(Dtype::F32, shapes[name.as_str()].to_vec(), bytemuck::cast_slice(values));
-        (name.as_str(), view.expect("a parameter has as many values as its shape"))
-    });
-    let views: Vec<_> = views.collect();
-    let bytes = safetensors::serialize(views, Some(metadata))
-        .map_err(|error| Error::file(path, format!("cannot be written: {error}")))?;
-    write_atomically(path, |file| file.write_all(&bytes))
+    let mut end = 0;
+    for (name, values) in &weights {
+        let start = end;
+        end += size_of_val(&values[..]);
+        header.insert(
+            name.clone(),
+            json!({ "dtype": "F32", "shape": shapes[name.as_str()], "data_offsets": [start, end] }),
+        );
+    }
+    let mut header = serde_json::Value::Object(header).to_string();
+    while header.len() % 8 != 0 {
+        header.push(' ');
+    }
+    write_atomically(path, |file| {
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(header.as_bytes())?;
+        weights.values().try_for_each(|values| file.write_all(bytemuck::cast_slice(values)))
+    })
 }
