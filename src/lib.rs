@@ -36,6 +36,7 @@ pub mod model;
 pub mod ops;
 pub mod plan;
 pub mod predict;
+pub mod report;
 pub mod tensor;
 pub mod train;
 

@@ -6,4 +6,5 @@ mod golden;
 mod gradcheck;
 mod graph;
 mod metrics;
+mod report;
 mod train;
