@@ -84,7 +84,7 @@ fn evaluate(args: &Args, prediction: &Path) -> Result<Evaluation> {
     let wanted = args.labels.clone().unwrap_or_default();
     if args.labels.is_some() && !labels.iter().any(|&label| wanted.contains(label.into())) {
         let held = labels.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
-        let message = format!("no voxel has a label of {wanted}: give --labels among those there are ({held})");
+        let message = format!("no voxel has {}: give --labels among those there are ({held})", wanted.in_words());
         return Err(Error::file(&args.reference, message));
     }
     Ok(Evaluation::new(cases, args.radius))

@@ -1,9 +1,9 @@
 //! `inspect`: what a scan or a data set holds.
 
 use super::output;
-use crate::Result;
-use crate::data::inspect::{DatasetInspection, VolumeInspection};
-use crate::data::{Inspection, inspect};
+use crate::data::inspect::{DatasetInspection, VolumeInspection, inspect_foreground};
+use crate::data::{Inspection, Labels};
+use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::path::PathBuf;
@@ -14,13 +14,19 @@ use std::path::PathBuf;
 pub struct Args {
     /// A scan, or the folder of a data set
     path: PathBuf,
+    /// Labels of a data set's masks that are foreground, like 26-33,41 (default: any above 0)
+    #[arg(long, value_name = "LIST")]
+    labels: Option<Labels>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let found = inspect(&args.path)?;
+    let found = inspect_foreground(&args.path, &args.labels.clone().unwrap_or_default())?;
+    if args.labels.is_some() && matches!(found, Inspection::Volume(_)) {
+        return Err(Error::file(&args.path, "is a scan: --labels is for data sets, leave it out"));
+    }
     if args.json {
         return output::print_json(&found);
     }

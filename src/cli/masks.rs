@@ -1,6 +1,8 @@
 //! Which predicted mask belongs to which reference mask.
 
-use crate::data::Dataset;
+use crate::data::file::ends_with;
+use crate::data::layout::{ENDINGS, entries};
+use crate::data::{Dataset, scan_name};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -57,26 +59,18 @@ fn check_all_in(others: &Masks, masks: &Masks, folder: &Path) -> Result<()> {
     Err(Error::file(folder, format!("holds no mask named {names}{more} (the counterpart of {other})")))
 }
 
-/// Endings of mask files.
-const ENDINGS: [&str; 3] = [".nii.gz", ".nii", ".hdr"];
-
 /// The masks of a file, a folder or a data set, by name.
 fn masks(path: &Path) -> Result<Masks> {
     if !path.is_dir() {
         std::fs::metadata(path).map_err(Error::io(path))?;
-        return Ok(Masks::from([(name(path), path.to_owned())]));
+        return Ok(Masks::from([(scan_name(path), path.to_owned())]));
     }
     if let Ok((dataset, _)) = Dataset::survey(path) {
         return Ok(dataset.cases.into_iter().map(|case| (case.name, case.mask)).collect());
     }
     let mut masks = Masks::new();
-    for entry in std::fs::read_dir(path).map_err(Error::io(path))? {
-        let file = entry.map_err(Error::io(path))?.path();
-        let hidden = file.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-        if hidden || !ENDINGS.iter().any(|ending| crate::data::file::ends_with(&file, ending)) {
-            continue;
-        }
-        if let Some(other) = masks.insert(name(&file), file.clone()) {
+    for file in entries(path)?.into_iter().filter(|file| ENDINGS.iter().any(|ending| ends_with(file, ending))) {
+        if let Some(other) = masks.insert(scan_name(&file), file.clone()) {
             let message = format!("is of the same case as {}: keep one of them", other.display());
             return Err(Error::file(file, message));
         }
@@ -85,12 +79,4 @@ fn masks(path: &Path) -> Result<Masks> {
         false => Ok(masks),
         true => Err(Error::file(path, format!("holds no masks ({})", ENDINGS.join(", ")))),
     }
-}
-
-/// A file's name without extension and nnU-Net's `_0000`.
-fn name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let ending = ENDINGS.iter().find(|ending| crate::data::file::ends_with(path, ending));
-    let stem = &name[..name.len() - ending.map_or(0, |ending| ending.len())];
-    stem.strip_suffix("_0000").unwrap_or(stem).to_owned()
 }

@@ -1,7 +1,7 @@
 //! The command line: one file a command, with its flags as they are typed (`Args`) and `run`, which validates
 //! them once and does the work.
 //!
-//! A new command is a `mod` line, a variant of [`Command`] and an arm of its `run`.
+//! A new command is a `mod` line, a variant of `Command` and an arm of its `run`.
 //!
 //! Standard output holds what was asked for and nothing else; progress and errors go to standard error. Exit
 //! codes: 0 done, 1 failed (one line says what, where and what to change), 2 usage, or that of

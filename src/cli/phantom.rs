@@ -1,18 +1,17 @@
 //! `phantom`: a data set of synthetic patients.
 
 use super::{flags, output};
+use crate::Result;
 use crate::data::file::write_atomically;
 use crate::data::phantom::{PhantomSettings, phantom};
-use crate::data::{Volume, nifti};
-use crate::{Error, Result};
+use crate::data::{Volume, metaimage, nifti};
 use serde_json::json;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Make synthetic spine CT with exact vertebra masks, as a data set to train on
 ///
-/// The images are in Hounsfield units. The data set is nnU-Net's raw format: dataset.json,
-/// imagesTr/patient1_0000.nii.gz, labelsTr/patient1.nii.gz and so on.
+/// The images are in Hounsfield units, the masks 1 where vertebra.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  rarunet-cuda phantom --out spine --patients 10 --seed 1")]
 pub struct Args {
@@ -39,7 +38,11 @@ pub struct Args {
 /// The formats that a patient can be written in.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum Format {
+    /// An nnU-Net raw data set: dataset.json, imagesTr/patient1_0000.nii.gz, labelsTr/patient1.nii.gz
     Nifti,
+    /// As the CSI 2014 challenge names files: case1.mhd, case1_label.mhd
+    #[value(name = "metaimage")]
+    MetaImage,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -52,10 +55,7 @@ pub fn run(args: &Args) -> Result<()> {
 /// # Errors
 /// If the folder is not empty, or cannot be written.
 pub fn write(out: &Path, patients: usize, settings: &PhantomSettings, format: Format) -> Result<()> {
-    std::fs::create_dir_all(out).map_err(Error::io(out))?;
-    if std::fs::read_dir(out).map_err(Error::io(out))?.next().is_some() {
-        return Err(Error::file(out, "is not empty: choose a new folder for the data set"));
-    }
+    super::train::new_folder(out)?;
     let progress = output::Progress::new("phantom", patients, "patients");
     for patient in 0..patients {
         let (image, mask) = phantom(settings, patient);
@@ -67,6 +67,7 @@ pub fn write(out: &Path, patients: usize, settings: &PhantomSettings, format: Fo
     }
     match format {
         Format::Nifti => write_dataset_json(out, patients),
+        Format::MetaImage => Ok(()),
     }
 }
 
@@ -75,6 +76,10 @@ fn write_patient(out: &Path, number: usize, image: &Volume<i16>, mask: &Volume<u
         Format::Nifti => rayon::join(
             || nifti::write(&out.join(format!("imagesTr/patient{number}_0000.nii.gz")), image, None),
             || nifti::write(&out.join(format!("labelsTr/patient{number}.nii.gz")), mask, None),
+        ),
+        Format::MetaImage => (
+            metaimage::write(&out.join(format!("case{number}.mhd")), image),
+            metaimage::write(&out.join(format!("case{number}_label.mhd")), mask),
         ),
     };
     image.and(mask)

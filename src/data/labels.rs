@@ -19,6 +19,11 @@ impl Labels {
             false => self.0.iter().any(|range| (i64::from(*range.start())..=i64::from(*range.end())).contains(&label)),
         }
     }
+
+    /// "a label above 0" or "a label of 26-33,41".
+    pub fn in_words(&self) -> String {
+        if self.0.is_empty() { "a label above 0".to_owned() } else { format!("a label of {self}") }
+    }
 }
 
 impl FromStr for Labels {

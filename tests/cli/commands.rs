@@ -120,8 +120,41 @@ fn phantom_writes_a_data_set_and_never_over_another() {
     let found = json(["inspect", "--json", out.to_str().unwrap()]);
     assert_eq!(found["cases"][1]["shape"], serde_json::json!([32, 32, 4]));
     assert_eq!(found["problems"], serde_json::json!([]));
+    let folder = out.to_str().unwrap();
+    let labelled = json(["inspect", "--json", "--labels", "7", folder]);
+    assert_eq!(labelled["cases"][0]["foreground_slices"], 0);
+    assert_eq!(labelled["problems"], serde_json::json!(["no mask has a label of 7: there is nothing to learn"]));
     let image = json(["inspect", "--json", dataset.cases[0].image.to_str().unwrap()]);
     assert_eq!((&image["orientation"], &image["dtype"]), (&"RAS".into(), &"int16".into()));
+    assert!(error(["inspect", "--labels", "7", dataset.cases[0].mask.to_str().unwrap()]).0.contains("leave it out"));
     let text = run(["inspect", dataset.cases[0].mask.to_str().unwrap()]).stdout;
     assert!(String::from_utf8(text).unwrap().contains("\nlabels       0: "));
+}
+
+#[test]
+fn phantom_writes_the_same_patients_as_metaimage() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    for format in ["nifti", "metaimage"] {
+        let arguments = ["phantom", "--patients", "2", "--slices", "4", "--size", "32", "--format", format];
+        assert_eq!(run(arguments.into_iter().chain(["--out", &path(format)])).status.code(), Some(0));
+    }
+    let [nifti, metaimage] = ["nifti", "metaimage"].map(|format| Dataset::open(&folder.path().join(format)).unwrap());
+    assert_eq!(metaimage.cases.iter().map(|case| case.name.as_str()).collect::<Vec<_>>(), ["case1", "case2"]);
+    for (nifti, metaimage) in nifti.cases.iter().zip(&metaimage.cases) {
+        let (expected, written) = (read_image(&nifti.image).unwrap().0, read_image(&metaimage.image).unwrap().0);
+        assert_eq!(expected.voxels, written.voxels);
+        assert_eq!(expected.geometry.difference(&written.geometry, ["NIfTI", "MetaImage"]), None);
+        let (expected, written) = (read_labels(&nifti.mask).unwrap().0, read_labels(&metaimage.mask).unwrap().0);
+        assert_eq!(expected.voxels, written.voxels);
+    }
+    // A data set is a reference as it is, whatever its files are named.
+    let masks = folder.path().join("masks");
+    std::fs::create_dir(&masks).unwrap();
+    for number in 1..=2 {
+        let from = folder.path().join(format!("nifti/labelsTr/patient{number}.nii.gz"));
+        std::fs::copy(from, masks.join(format!("case{number}.nii.gz"))).unwrap();
+    }
+    let report = json(["evaluate", "--json", "--prediction", &path("masks"), "--reference", &path("metaimage")]);
+    assert_eq!(report["cases"][1]["volume"]["dice"], 1.0);
 }

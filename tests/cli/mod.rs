@@ -37,6 +37,7 @@ fn error<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> (String, Op
 fn usage_errors_are_one_line_and_end_with_2() {
     for (arguments, expected) in [
         (vec!["inspcet"], "'inspect'"),
+        (vec!["trian"], "'train'"),
         (vec!["bench", "--modle", "unet"], "'--model'"),
         (vec!["bench", "--batch", "0"], "from 1 to"),
         (vec!["bench", "--threads", "many"], "from 1 to"),
@@ -44,7 +45,7 @@ fn usage_errors_are_one_line_and_end_with_2() {
         (vec!["bench", "--device", "gpu"], "cuda:N"),
         (vec!["bench", "--precision", "f16"], "fp16"),
         (vec!["phantom"], "--out"),
-        (vec!["phantom", "--out", "x", "--format", "png"], "nifti"),
+        (vec!["phantom", "--out", "x", "--format", "png"], "nifti, metaimage"),
         (vec!["evaluate", "--prediction", "a", "--reference", "b", "--labels", "x"], "such as 26-33"),
         (vec!["evaluate", "--reference", "b"], "--prediction"),
     ] {
