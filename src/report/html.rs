@@ -157,12 +157,14 @@ impl Report<'_> {
         let mut tiles: Vec<[String; 3]> = Vec::new();
         if let Some(evaluation) = self.evaluation.filter(|evaluation| !evaluation.cases().is_empty()) {
             let summaries = evaluation.summarize_volumes();
-            let count = evaluation.cases().len();
             for (metric, name, unit) in [("dice", "Test Dice", ""), ("hd95", "Test HD95", " mm")] {
                 let summary = Metrics::NAMES.iter().position(|known| *known == metric).map(|index| &summaries[index]);
-                if let Some(value) = summary.and_then(|summary| summary.mean.value()) {
-                    let of = if count == 1 { "of one case".into() } else { format!("mean of {count} cases") };
-                    tiles.push([name.into(), format!("{}{unit}", figure(value)), of]);
+                if let Some((summary, mean)) = summary.and_then(|summary| Some((summary, summary.mean.value()?))) {
+                    let of = match summary.defined {
+                        1 => "of one case".into(),
+                        several => format!("mean of {several} cases"),
+                    };
+                    tiles.push([name.into(), format!("{}{unit}", figure(mean)), of]);
                 }
             }
         }
@@ -399,12 +401,9 @@ fn metrics_html(
             escape(meaning)
         )
     };
+    writeln!(html, "<p class=\"faint\">{caption}</p>")?;
     writeln!(html, "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{caption}\">")?;
-    writeln!(
-        html,
-        "<table class=\"sortable\">\n<caption>{caption}</caption>\n<thead><tr>{}",
-        heading("case", "text", "")
-    )?;
+    writeln!(html, "<table class=\"sortable\">\n<thead><tr>{}", heading("case", "text", ""))?;
     for (name, meaning) in Metrics::NAMES.iter().zip(MEANINGS) {
         writeln!(html, "{}", heading(name, "number", meaning))?;
     }

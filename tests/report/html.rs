@@ -117,6 +117,8 @@ fn every_case_and_every_epoch_is_there() {
     // Dice of 16 voxels, 8 of which were found: 2 * 8 / (8 + 16).
     assert!(html.contains("<td data-value=\"0.6666666666666666\">0.6667</td>"));
     assert!(html.contains("<td><abbr title=\"the prediction is empty\">\u{2013}</abbr></td>"));
+    // No distance to the empty prediction.
+    assert!(html.contains("mean of 3 cases") && html.contains("<dd class=\"detail\">mean of 2 cases</dd>"));
     // The best epoch and all epochs' time.
     assert!(html.contains("<dd class=\"value\">0.7120</dd><dd class=\"detail\">best, in epoch 12</dd>"));
     assert!(html.contains("<dd class=\"value\">20 min 0 s</dd>"));
