@@ -1,0 +1,4 @@
+//! Devices.
+
+pub mod emulator;
+pub mod kernels;
