@@ -27,7 +27,8 @@ impl Compiler {
         let emulator = kernels.join("emulator");
         let mut headers = files_with_extension(&kernels, &["cuh"]);
         headers.extend(files_with_extension(&emulator, &["hpp", "h"]));
-        let mut flags: Vec<String> = ["-std=c++17", "-O3", "-g1", "-fPIC", "-fno-strict-aliasing"].map(String::from).into();
+        let mut flags: Vec<String> =
+            ["-std=c++17", "-O3", "-g1", "-fPIC", "-fno-strict-aliasing"].map(String::from).into();
         flags.push(format!("-fmacro-prefix-map={}/=", root.display())); // __FILE__ as seen from the crate
         flags.push(format!("-I{}", emulator.display()));
         flags.push(format!("-I{}", kernels.display()));
@@ -60,8 +61,11 @@ impl Compiler {
         let sources = files_with_extension(&self.kernels.join("emulator"), &["cpp"]);
         let object = |source: &PathBuf| out.join(source.with_extension("o").file_name().unwrap_or_default());
         let objects: Vec<PathBuf> = sources.iter().map(object).collect();
-        let jobs: Vec<Job> =
-            sources.iter().zip(&objects).map(|(source, object)| self.compile(source, &[], &[], object.clone())).collect();
+        let jobs: Vec<Job> = sources
+            .iter()
+            .zip(&objects)
+            .map(|(source, object)| self.compile(source, &[], &[], object.clone()))
+            .collect();
         run_all(&jobs)?;
         // Its worker threads live as long as the process, so it must never be unloaded.
         let flags = ["-Wl,-soname,libcuda.so.1", "-Wl,-z,nodelete", "-Wl,-z,defs"];

@@ -119,7 +119,8 @@ fn without_comments(source: &str) -> String {
 fn parameter(text: &str) -> Result<Parameter, String> {
     let split = text.rfind(|character| !is_identifier(character)).map_or(0, |index| index + 1);
     let (type_name, name) = text.split_at(split);
-    let words: Vec<&str> = type_name.split(|character| !is_identifier(character)).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> =
+        type_name.split(|character| !is_identifier(character)).filter(|word| !word.is_empty()).collect();
     let scalar: Vec<&str> = words.iter().copied().filter(|word| *word != "const").collect();
     let kind = match (type_name.contains('*'), scalar.join(" ").as_str()) {
         (true, _) if words.first() == Some(&"const") => "Input",
@@ -139,17 +140,17 @@ fn parameter(text: &str) -> Result<Parameter, String> {
 ///
 /// # Errors
 /// A kernel name that two files declare.
-pub fn rust_table(
-    files: &[KernelFile],
-    headers: &[KernelFile],
-    images: Option<&[PathBuf]>,
-) -> Result<String, String> {
+pub fn rust_table(files: &[KernelFile], headers: &[KernelFile], images: Option<&[PathBuf]>) -> Result<String, String> {
     let mut text = String::from("// Made by build.rs from kernels/*.cu.\n\n");
     let mut names = std::collections::BTreeSet::new();
     for file in files {
         for kernel in &file.kernels {
             if !names.insert(&kernel.name) {
-                return Err(format!("{}: KERNEL({}) is declared in another file too", file.path.display(), kernel.name));
+                return Err(format!(
+                    "{}: KERNEL({}) is declared in another file too",
+                    file.path.display(),
+                    kernel.name
+                ));
             }
             let _ = write!(
                 text,
