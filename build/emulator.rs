@@ -92,10 +92,9 @@ impl Compiler {
                 "-O2", // -O3 of GCC 12 halves the speed of register-tiled kernels
                 // static shared arrays of templates must stay this module's own
                 "-fvisibility=hidden",
-                "-fno-extern-tls-init",
                 "-Wno-unknown-pragmas",
                 "-fstack-clash-protection", // a large frame touches every page, so it cannot jump over a guard page
-                // found faults are reported by kernels/emulator/sanitizer.cpp
+                // what these checks find is reported by kernels/emulator/sanitizer.cpp
                 "-fsanitize=alignment,integer-divide-by-zero",
             ];
             if self.check_bounds {
