@@ -62,8 +62,11 @@ impl Compiler {
         let sources = files_with_extension(&self.kernels.join("emulator"), &["cpp"]);
         let object = |source: &PathBuf| out.join(source.with_extension("o").file_name().unwrap_or_default());
         let objects: Vec<PathBuf> = sources.iter().map(object).collect();
-        let jobs: Vec<Job> =
-            sources.iter().zip(&objects).map(|(source, object)| self.compile(source, &[], &["-O3"], object.clone())).collect();
+        let jobs: Vec<Job> = sources
+            .iter()
+            .zip(&objects)
+            .map(|(source, object)| self.compile(source, &[], &["-O3"], object.clone()))
+            .collect();
         run_all(&jobs)?;
         // Its worker threads live as long as the process, so it must never be unloaded.
         let flags = ["-Wl,-soname,libcuda.so.1", "-Wl,-z,nodelete", "-Wl,-z,defs"];

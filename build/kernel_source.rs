@@ -105,7 +105,8 @@ fn without_comments(source: &str) -> String {
 fn parameter(text: &str) -> Result<Parameter, String> {
     let split = text.rfind(|character| !is_identifier(character)).map_or(0, |index| index + 1);
     let (type_name, name) = text.split_at(split);
-    let words: Vec<&str> = type_name.split(|character| !is_identifier(character)).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> =
+        type_name.split(|character| !is_identifier(character)).filter(|word| !word.is_empty()).collect();
     let scalar: Vec<&str> = words.iter().copied().filter(|word| *word != "const").collect();
     let kind = match (type_name.contains('*'), scalar.join(" ").as_str()) {
         (true, _) if words.first() == Some(&"const") => "Input",
@@ -130,7 +131,11 @@ pub fn rust_table(files: &[KernelFile], images: Option<&[PathBuf]>) -> Result<St
     for file in files {
         for kernel in &file.kernels {
             if !names.insert(&kernel.name) {
-                return Err(format!("{}: KERNEL({}) is declared in another file too", file.path.display(), kernel.name));
+                return Err(format!(
+                    "{}: KERNEL({}) is declared in another file too",
+                    file.path.display(),
+                    kernel.name
+                ));
             }
             let _ = write!(
                 text,

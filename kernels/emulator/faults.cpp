@@ -73,6 +73,9 @@ void catch_faults_on_this_os_thread() {
 void report_fault(Block* block, const Thread* thread) {
   auto address = reinterpret_cast<uintptr_t>(block->fault_address);
   auto stacks = reinterpret_cast<uintptr_t>(block->stacks);
+  auto shared_end = reinterpret_cast<uintptr_t>(block->dynamic_shared_end);
+  std::string line = source_line(block->fault_instruction);
+  if (!line.empty()) line = " at " + line;
   char message[768];
   CUresult code = CUDA_ERROR_ILLEGAL_ADDRESS;
   if (block->fault_signal == SIGFPE) {
@@ -81,13 +84,15 @@ void report_fault(Block* block, const Thread* thread) {
   } else if (block->fault_signal == SIGILL || block->fault_signal == SIGTRAP) {
     code = CUDA_ERROR_ILLEGAL_INSTRUCTION;
     snprintf(message, sizeof message, "trap");
-  } else if (address - stacks < max_threads_per_block * (64ul << 10)) {
+  } else if (address - stacks < size_t{max_threads_per_block} * stack_bytes) {
     code = CUDA_ERROR_HARDWARE_STACK_ERROR;
-    snprintf(message, sizeof message, "stack overflow: the emulator gives each thread 60 KiB");
+    snprintf(message, sizeof message, "stack overflow: the emulator gives each thread %u bytes", stack_bytes - page_bytes);
+  } else if (address - shared_end < page_bytes) {
+    snprintf(message, sizeof message, "illegal address%s: byte %zu of %u bytes of dynamic shared memory",
+             line.c_str(), address - reinterpret_cast<uintptr_t>(block->dynamic_shared), block->launch->dynamic_shared);
   } else {
-    std::string line = source_line(block->fault_instruction);
-    snprintf(message, sizeof message, "illegal address %p%s%s: %s", block->fault_address, line.empty() ? "" : " at ",
-             line.c_str(), describe_address(address).c_str());
+    snprintf(message, sizeof message, "illegal address %p%s: %s", block->fault_address, line.c_str(),
+             describe_address(address).c_str());
   }
   fail_launch(block, thread, code, message);
 }

@@ -49,7 +49,10 @@ impl<T> Volume<T> {
     pub fn new(geometry: Geometry, voxels: Vec<T>) -> Result<Self> {
         if voxels.len() != geometry.voxel_count() {
             let [x, y, z] = geometry.shape;
-            return Err(Error::Invalid(format!("a volume of {x} x {y} x {z} voxels was given {} values", voxels.len())));
+            return Err(Error::Invalid(format!(
+                "a volume of {x} x {y} x {z} voxels was given {} values",
+                voxels.len()
+            )));
         }
         Ok(Volume { geometry, voxels })
     }

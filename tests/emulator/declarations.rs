@@ -48,7 +48,10 @@ fn declarations_that_cannot_be_launched_are_refused() {
 
 #[test]
 fn the_table_names_each_kernel_once() {
-    let file = |stem: &str| KernelFile { path: format!("kernels/{stem}.cu").into(), kernels: vec![kernel("k_f32", &[("n", "I32")])] };
+    let file = |stem: &str| KernelFile {
+        path: format!("kernels/{stem}.cu").into(),
+        kernels: vec![kernel("k_f32", &[("n", "I32")])],
+    };
     let table = rust_table(&[file("op")], None).unwrap();
     assert!(table.contains("pub const K_F32: Kernel = Kernel { name: \"k_f32\", file: \"op\""), "{table}");
     assert!(table.contains("Parameter { name: \"n\", kind: Kind::I32 }"), "{table}");

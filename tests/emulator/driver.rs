@@ -63,7 +63,8 @@ fn what_a_capture_forbids_is_refused() {
     let Some(device) = Device::open("basics") else { return };
     let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     let outside = device.stream.record_event(None).unwrap();
-    let cases: [(&str, &dyn Fn() -> Result<(), DriverError>); 4] = [
+    type Operation<'a> = &'a dyn Fn() -> Result<(), DriverError>;
+    let cases: [(&str, Operation); 4] = [
         ("STREAM_CAPTURE_UNSUPPORTED", &|| device.stream.synchronize()),
         ("STREAM_CAPTURE_UNSUPPORTED", &|| device.context.synchronize()),
         ("STREAM_CAPTURE_UNSUPPORTED", &|| device.stream.alloc_zeros::<f32>(4).map(|_| ())),
