@@ -3,15 +3,13 @@
 
 #include "common.cuh"
 
-// ---- forward ----------------------------------------------------------------------------------------------------------
-// A grid-stride loop: any grid, any block. Elements go by fours when every pixel's slice starts at a multiple of 16 bytes.
+// ---- helpers ----------------------------------------------------------------------------------------------------------
 
 // Keeps NaN, which fmaxf would hide.
 static __device__ __forceinline__ float rectify(float x, bool relu) { return relu && x < 0.0f ? 0.0f : x; }
 
-static __device__ __forceinline__ bool is_aligned16(const void* pointer) {
-  return reinterpret_cast<size_t>(pointer) % 16 == 0;
-}
+// ---- forward ----------------------------------------------------------------------------------------------------------
+// A grid-stride loop: any grid, any block. Elements go by fours when every pixel's slice starts at a multiple of 16 bytes.
 
 KERNEL(add_forward_f32)(
     float* __restrict__ out,      // [pixels, channels], stride out_stride
