@@ -25,9 +25,8 @@
 #ifdef CUDA_EMULATOR
 #define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(emulator::current->block->dynamic_shared)
 #else
-#define DYNAMIC_SHARED(type, name)                                       \
-  extern __shared__ __align__(128) unsigned char dynamic_shared_memory[]; \
-  type* name = reinterpret_cast<type*>(dynamic_shared_memory)
+extern __shared__ __align__(128) unsigned char dynamic_shared_memory[];
+#define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(dynamic_shared_memory)
 #endif
 
 // ---- 16-byte accesses -------------------------------------------------------------------------------------------------
@@ -39,6 +38,10 @@ template <typename T> struct alignas(16) Vector16 {
   __device__ __forceinline__ T& operator[](int index) { return values[index]; }
   __device__ __forceinline__ const T& operator[](int index) const { return values[index]; }
 };
+
+__device__ __forceinline__ bool is_aligned16(const void* address) {
+  return reinterpret_cast<size_t>(address) % 16 == 0;
+}
 
 // `address` must be a multiple of 16 bytes.
 template <typename T> __device__ __forceinline__ Vector16<T> load16(const T* address) {
