@@ -3,6 +3,8 @@
 
 use crate::device::Device;
 use crate::device::cpu::{CpuDevice, InstructionSet};
+use crate::device::cuda::CudaDevice;
+use crate::device::kernels::HAVE_IMAGES;
 use crate::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
@@ -20,9 +22,11 @@ pub enum DeviceName {
 }
 
 impl DeviceName {
-    /// The device that `auto` stands for; any other stands for itself.
+    /// The device that `auto` stands for: the first GPU, if driver, device and kernels are there, else the CPU.
+    /// Any other stands for itself.
     pub fn resolve(self) -> DeviceName {
         match self {
+            DeviceName::Auto if HAVE_IMAGES && CudaDevice::count().is_ok_and(|count| count > 0) => DeviceName::Cuda(0),
             DeviceName::Auto => DeviceName::Cpu,
             other => other,
         }
@@ -119,9 +123,8 @@ impl DeviceArgs {
 /// If it is not there; the message says why, and what to use instead.
 pub fn open(name: DeviceName, threads: Option<usize>) -> Result<Box<dyn Device<f32>>> {
     match name.resolve() {
-        DeviceName::Cuda(_) | DeviceName::Emulator => {
-            Err(unavailable(name, "not part of this build: use --device cpu"))
-        }
+        DeviceName::Cuda(ordinal) => Ok(Box::new(CudaDevice::open(ordinal)?)),
+        DeviceName::Emulator => Ok(Box::new(CudaDevice::emulator()?)),
         DeviceName::Auto | DeviceName::Cpu => Ok(Box::new(CpuDevice::with(threads, InstructionSet::best())?)),
     }
 }

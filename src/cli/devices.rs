@@ -2,6 +2,8 @@
 
 use super::device::{self, DeviceName};
 use super::output;
+use crate::device::cuda::CudaDevice;
+use crate::device::emulator;
 use crate::{Error, Result};
 use serde::Serialize;
 
@@ -24,7 +26,18 @@ struct Row {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let rows = [DeviceName::Cpu, DeviceName::Cuda(0), DeviceName::Emulator].map(row);
+    let mut rows = vec![row(DeviceName::Cpu, device::open(DeviceName::Cpu, None).map(|device| device.name()))];
+    // GPUs before the emulator: a process uses one of the two, whichever it opens first.
+    let gpus = CudaDevice::count().unwrap_or(0);
+    for ordinal in 0..gpus.max(1) {
+        let name = DeviceName::Cuda(ordinal);
+        rows.push(row(name, device::open(name, None).map(|device| device.name())));
+    }
+    let emulated = match emulator::LIBRARY.is_empty() {
+        true => Err(device::unavailable(DeviceName::Emulator, "not in this build, which found no C++ compiler")),
+        false => Ok("the CUDA kernels run by the CPU: slow, for tests".to_owned()),
+    };
+    rows.push(row(DeviceName::Emulator, emulated));
     if args.json {
         return output::print_json(&rows);
     }
@@ -33,9 +46,9 @@ pub fn run(args: &Args) -> Result<()> {
     output::print(&output::table(&["device", "available", ""], &cells.collect::<Vec<_>>()))
 }
 
-fn row(name: DeviceName) -> Row {
-    let (available, description) = match device::open(name, None) {
-        Ok(device) => (true, device.name()),
+fn row(name: DeviceName, found: Result<String>) -> Row {
+    let (available, description) = match found {
+        Ok(description) => (true, description),
         Err(Error::Device { message, .. }) => (false, message),
         Err(error) => (false, error.to_string()),
     };

@@ -3,6 +3,8 @@
 use super::Op;
 use crate::Result;
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
+use crate::device::cuda::{Launcher, OnCuda, PixelGrid};
+use crate::device::kernels::ADAM_UPDATE_F32;
 use crate::gradcheck::Case;
 use crate::graph::Region;
 use crate::tensor::Shape;
@@ -56,6 +58,26 @@ impl<T: Real> OnCpu<T> for Adam {
                 *parameter = *parameter - rate[0] * *m / (v.sqrt() * rate[1] + epsilon);
             }
         });
+    }
+}
+
+// ------------------------------------------------------------------ CUDA
+
+impl OnCuda for Adam {
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let [parameters, first, second] = [0, 1, 2].map(|index| launcher.output(index));
+        let (gradients, rate) = (launcher.input(3), launcher.input(4));
+        let pointers = [parameters, first, second, gradients].map(|operand| operand.pointer);
+        let count = parameters.positions();
+        let wide = count % 4 == 0 && pointers.iter().all(|pointer| pointer.is_aligned());
+        let width = if wide { 4 } else { 1 };
+        launcher
+            .kernel(ADAM_UPDATE_F32)
+            .pointers(pointers)
+            .pointers([rate.pointer])
+            .sizes([count / width, width])
+            .floats([BETA1, BETA2, EPSILON].map(|value| value as f32))
+            .launch(PixelGrid::single(1).over(count / width, 1))
     }
 }
 

@@ -2,6 +2,8 @@
 
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
+use crate::device::cuda::{Launcher, OnCuda, PixelGrid};
+use crate::device::kernels::CONCAT_COPY_F32;
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
@@ -109,6 +111,33 @@ impl<T: Real> OnCpu<T> for Copy {
             out[..common].copy_from_slice(&x.pixel(position)[..common]);
             out[common..].fill(T::ZERO);
         });
+    }
+}
+
+// ------------------------------------------------------------------ CUDA
+
+impl OnCuda for Concat {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl OnCuda for Slice {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl OnCuda for Copy {
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (out, x) = (launcher.output(0), launcher.input(0));
+        let (pixels, channels) = (out.positions(), out.channels());
+        let grid = PixelGrid::new(channels, [&out, &x]);
+        launcher
+            .kernel(CONCAT_COPY_F32)
+            .pointers([out.pointer, x.pointer])
+            .sizes([pixels, channels, x.channels(), out.stride, x.stride, grid.width])
+            .launch(grid.over(pixels, 1))
     }
 }
 

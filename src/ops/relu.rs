@@ -3,6 +3,8 @@
 use super::{Gradient, Op};
 use crate::Result;
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
+use crate::device::cuda::{Elements, Launcher, OnCuda};
+use crate::device::kernels::{RELU_BACKWARD_F32, RELU_FORWARD_F32};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
@@ -59,6 +61,26 @@ impl<T: Real> OnCpu<T> for Relu {
 impl<T: Real> OnCpu<T> for ReluGradient {
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
         call.zip(|dout, out| if out > T::ZERO { dout } else { T::ZERO });
+    }
+}
+
+// ------------------------------------------------------------------ CUDA
+
+impl OnCuda for Relu {
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let operands = [launcher.output(0), launcher.input(0)];
+        let elements = Elements::new(&operands);
+        let kernel = launcher.kernel(RELU_FORWARD_F32).pointers(operands.map(|operand| operand.pointer));
+        kernel.sizes(elements.sizes()).launch(elements.grid())
+    }
+}
+
+impl OnCuda for ReluGradient {
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let operands = [launcher.output(0), launcher.input(0), launcher.input(1)];
+        let elements = Elements::new(&operands);
+        let kernel = launcher.kernel(RELU_BACKWARD_F32).pointers(operands.map(|operand| operand.pointer));
+        kernel.sizes(elements.sizes()).launch(elements.grid())
     }
 }
 
