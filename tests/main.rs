@@ -1,5 +1,7 @@
 //! One test binary: what a machine without a GPU can show.
 
+mod cuda;
 mod data;
+mod emulator;
 mod golden;
 mod metrics;

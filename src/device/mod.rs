@@ -1,6 +1,9 @@
 //! The seam between plans and machines: a device holds memory and runs the steps that were planned for it.
 
 pub mod cpu;
+pub mod cuda;
+pub mod emulator;
+pub mod kernels;
 
 use crate::Result;
 use crate::graph::{Graph, Region, ValueId};

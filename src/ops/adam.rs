@@ -1,11 +1,12 @@
 //! Adam, over all parameters of a model at once. (Kingma and Ba, 2015, algorithm 1.)
 
 use super::Op;
-use crate::Result;
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
+use crate::device::cuda::{Launcher, OnCuda};
 use crate::gradcheck::Case;
 use crate::graph::Region;
 use crate::tensor::Shape;
+use crate::{Error, Result};
 use rayon::prelude::*;
 
 pub const BETA1: f64 = 0.9;
@@ -56,6 +57,14 @@ impl<T: Real> OnCpu<T> for Adam {
                 *parameter = *parameter - rate[0] * *m / (v.sqrt() * rate[1] + epsilon);
             }
         });
+    }
+}
+
+// ------------------------------------------------------------------ CUDA
+
+impl OnCuda for Adam {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
     }
 }
 

@@ -3,6 +3,8 @@
 use super::relu::ReluGradient;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
+use crate::device::cuda::{Elements, Launcher, OnCuda};
+use crate::device::kernels::ADD_FORWARD_F32;
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
@@ -48,6 +50,21 @@ impl<T: Real> OnCpu<T> for Add {
         } else {
             call.zip(|a, b| a + b);
         }
+    }
+}
+
+// ------------------------------------------------------------------ CUDA
+
+impl OnCuda for Add {
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let operands = [launcher.output(0), launcher.input(0), launcher.input(1)];
+        let elements = Elements::new(&operands);
+        launcher
+            .kernel(ADD_FORWARD_F32)
+            .pointers(operands.map(|operand| operand.pointer))
+            .sizes(elements.sizes())
+            .flag(self.relu)
+            .launch(elements.grid())
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
+use crate::device::cuda::{Launcher, OnCuda};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, Region, ValueId};
 use crate::tensor::Shape;
@@ -237,6 +238,26 @@ impl<T: Real> OnCpu<T> for BatchNormInference {
                 *out = x * scale + shift;
             }
         });
+    }
+}
+
+// ------------------------------------------------------------------ CUDA
+
+impl OnCuda for BatchNorm {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    }
+}
+
+impl OnCuda for BatchNormGradient {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    }
+}
+
+impl OnCuda for BatchNormInference {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
     }
 }
 

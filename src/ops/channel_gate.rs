@@ -3,6 +3,7 @@
 use super::sigmoid::sigmoid;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
+use crate::device::cuda::{Launcher, OnCuda};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
@@ -66,6 +67,20 @@ impl<T: Real> OnCpu<T> for ChannelGateGradient {
             let values = dout.pixel(position % half).iter().zip(out.pixel(position % half));
             dx.iter_mut().zip(values).for_each(|(dx, (&dout, &out))| *dx = dout * out * (T::ONE - out));
         });
+    }
+}
+
+// ------------------------------------------------------------------ CUDA
+
+impl OnCuda for ChannelGate {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    }
+}
+
+impl OnCuda for ChannelGateGradient {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
+use crate::device::cuda::{Launcher, OnCuda};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
@@ -90,6 +91,20 @@ impl<T: Real> OnCpu<T> for ChannelPoolGradient {
                 dx[winner] += dout[1];
             }
         });
+    }
+}
+
+// ------------------------------------------------------------------ CUDA
+
+impl OnCuda for ChannelPool {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    }
+}
+
+impl OnCuda for ChannelPoolGradient {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
+use crate::device::cuda::{Launcher, OnCuda};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
@@ -114,6 +115,20 @@ impl<T: Real> OnCpu<T> for DiceLossGradient {
             let weight = weight.dense()[position / pixels];
             dprediction[0] = weight * (constant + slope * target.pixel(position)[0]);
         });
+    }
+}
+
+// ------------------------------------------------------------------ CUDA
+
+impl OnCuda for DiceLoss {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    }
+}
+
+impl OnCuda for DiceLossGradient {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
     }
 }
 

@@ -3,6 +3,7 @@
 use super::window::Window;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
+use crate::device::cuda::{Launcher, OnCuda};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
@@ -123,6 +124,20 @@ fn maximum<T: Real>(x: Input<T>, mut positions: impl Iterator<Item = usize>, out
     out.copy_from_slice(x.pixel(first));
     for position in positions {
         out.iter_mut().zip(x.pixel(position)).for_each(|(out, &x)| *out = if x > *out { x } else { *out });
+    }
+}
+
+// ------------------------------------------------------------------ CUDA
+
+impl OnCuda for MaxPool {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    }
+}
+
+impl OnCuda for MaxPoolGradient {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The ops: one file each, in this order: the op and its shape rule, its gradient, its CPU code.
+//! The ops: one file each, in this order: the op and its shape rule, its gradient, its CPU code, its CUDA launch.
 //!
 //! | file | op | in the paper |
 //! |---|---|---|
@@ -33,13 +33,14 @@ pub mod window;
 
 use crate::Result;
 use crate::device::cpu::OnCpu;
+use crate::device::cuda::OnCuda;
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
 use std::fmt::Debug;
 
 /// An op: what a graph, a plan and the devices need to know of it.
-pub trait Op: OnCpu<f32> + OnCpu<f64> + Debug + Send + Sync {
+pub trait Op: OnCpu<f32> + OnCpu<f64> + OnCuda + Debug + Send + Sync {
     /// The op's name: the stem of its file, with the part of it if there are several.
     fn name(&self) -> &'static str;
 

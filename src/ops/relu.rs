@@ -1,11 +1,12 @@
 //! Rectified linear unit: `max(x, 0)`.
 
 use super::{Gradient, Op};
-use crate::Result;
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
+use crate::device::cuda::{Launcher, OnCuda};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
+use crate::{Error, Result};
 
 /// `out = max(x, 0)`
 #[derive(Debug)]
@@ -59,6 +60,20 @@ impl<T: Real> OnCpu<T> for Relu {
 impl<T: Real> OnCpu<T> for ReluGradient {
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
         call.zip(|dout, out| if out > T::ZERO { dout } else { T::ZERO });
+    }
+}
+
+// ------------------------------------------------------------------ CUDA
+
+impl OnCuda for Relu {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    }
+}
+
+impl OnCuda for ReluGradient {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
+use crate::device::cuda::{Launcher, OnCuda};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
@@ -70,6 +71,20 @@ impl<T: Real> OnCpu<T> for Sigmoid {
 impl<T: Real> OnCpu<T> for SigmoidGradient {
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
         call.zip(|dout, out| dout * out * (T::ONE - out));
+    }
+}
+
+// ------------------------------------------------------------------ CUDA
+
+impl OnCuda for Sigmoid {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    }
+}
+
+impl OnCuda for SigmoidGradient {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
     }
 }
 

@@ -10,6 +10,7 @@ use super::{Gradient, Op};
 use crate::device::cpu::operand::Span;
 use crate::device::cpu::tile::{Product, Start};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
+use crate::device::cuda::{Launcher, OnCuda};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
@@ -124,6 +125,14 @@ impl<T: Real> OnCpu<T> for TransposedConvolution {
                 }
             }
         });
+    }
+}
+
+// ------------------------------------------------------------------ CUDA
+
+impl OnCuda for TransposedConvolution {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
     }
 }
 

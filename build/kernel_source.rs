@@ -1,0 +1,186 @@
+//! Reads kernel declarations out of .cu files and writes the Rust table of them, `kernels.rs`.
+//!
+//! A kernel is declared as `KERNEL(name)(parameters) {` or `KERNEL_WITH_THREADS(name, threads)(parameters) {`.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+/// A .cu or .cuh file, the kernels it declares and its constants.
+pub struct KernelFile {
+    pub path: PathBuf,
+    pub kernels: Vec<Kernel>,
+    /// `constexpr int NAME = 123;`: what the host has to know too, the threads of a block, say.
+    pub constants: Vec<(String, u32)>,
+}
+
+/// One kernel's declaration.
+#[derive(Debug, PartialEq)]
+pub struct Kernel {
+    pub name: String,
+    pub parameters: Vec<Parameter>,
+}
+
+/// One parameter; `kind` is a variant of `Kind` in src/device/kernels.rs.
+#[derive(Debug, PartialEq)]
+pub struct Parameter {
+    pub name: String,
+    pub kind: &'static str,
+}
+
+impl KernelFile {
+    /// Reads and scans `path`.
+    ///
+    /// # Errors
+    /// One line naming the file if it cannot be read or a declaration is not understood.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let at = |message: String| format!("{}: {message}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| at(error.to_string()))?;
+        // A header has macros that look like kernels, and no kernels.
+        let is_header = path.extension().is_some_and(|extension| extension == "cuh");
+        let kernels = if is_header { Vec::new() } else { scan(&text).map_err(at)? };
+        Ok(KernelFile { path: path.to_path_buf(), kernels, constants: scan_constants(&text) })
+    }
+
+    /// The file's name without folder and extension: the op.
+    pub fn stem(&self) -> &str {
+        self.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default()
+    }
+}
+
+/// All kernels declared in `source`.
+pub fn scan(source: &str) -> Result<Vec<Kernel>, String> {
+    let text = without_comments(source);
+    let mut kernels: Vec<Kernel> = Vec::new();
+    let mut rest = text.as_str();
+    while let Some(start) = rest.find("KERNEL") {
+        let before = rest[..start].chars().next_back();
+        let after = &rest[start + "KERNEL".len()..];
+        let after = after.strip_prefix("_WITH_THREADS").unwrap_or(after);
+        rest = after;
+        if before.is_some_and(is_identifier) || !after.starts_with('(') {
+            continue;
+        }
+        let (head, tail) = parenthesized(after).ok_or("KERNEL( without )")?;
+        let name = head.split(',').next().unwrap_or_default().trim().to_string();
+        let (list, tail) = parenthesized(tail.trim_start()).ok_or(format!("KERNEL({name}): no parameter list"))?;
+        let parameters = list.split(',').map(str::trim).filter(|text| !text.is_empty());
+        let parameters: Result<_, _> = parameters.map(parameter).collect();
+        let parameters = parameters.map_err(|message| format!("KERNEL({name}): {message}"))?;
+        if kernels.iter().any(|kernel| kernel.name == name) {
+            return Err(format!("KERNEL({name}) is declared twice"));
+        }
+        kernels.push(Kernel { name, parameters });
+        rest = tail;
+    }
+    Ok(kernels)
+}
+
+/// All constants of file scope with a plain number as value.
+pub fn scan_constants(source: &str) -> Vec<(String, u32)> {
+    let constant = |line: &str| {
+        let (name, value) = line.strip_prefix("constexpr int ")?.split_once(';')?.0.split_once('=')?;
+        Some((name.trim().to_string(), value.trim().parse().ok()?))
+    };
+    without_comments(source).lines().filter_map(constant).collect()
+}
+
+fn is_identifier(character: char) -> bool {
+    character.is_alphanumeric() || character == '_'
+}
+
+/// Splits "(inside) after" into "inside" and " after".
+fn parenthesized(text: &str) -> Option<(&str, &str)> {
+    let mut depth = 0usize;
+    for (index, character) in text.char_indices() {
+        match character {
+            '(' => depth += 1,
+            ')' if depth == 1 => return Some((text.get(1..index)?, &text[index + 1..])),
+            ')' => depth = depth.checked_sub(1)?,
+            _ if depth == 0 => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+fn without_comments(source: &str) -> String {
+    let mut text = String::new();
+    let mut rest = source;
+    while let Some(start) = rest.find("//").into_iter().chain(rest.find("/*")).min() {
+        text.push_str(&rest[..start]);
+        let (end, skip) = if rest[start..].starts_with("//") { ("\n", 0) } else { ("*/", 2) };
+        rest = rest[start..].find(end).map_or("", |length| &rest[start + length + skip..]);
+        text.push(' ');
+    }
+    text + rest
+}
+
+/// "const float* __restrict__ a" is an input named a.
+fn parameter(text: &str) -> Result<Parameter, String> {
+    let split = text.rfind(|character| !is_identifier(character)).map_or(0, |index| index + 1);
+    let (type_name, name) = text.split_at(split);
+    let words: Vec<&str> = type_name.split(|character| !is_identifier(character)).filter(|word| !word.is_empty()).collect();
+    let scalar: Vec<&str> = words.iter().copied().filter(|word| *word != "const").collect();
+    let kind = match (type_name.contains('*'), scalar.join(" ").as_str()) {
+        (true, _) if words.first() == Some(&"const") => "Input",
+        (true, _) => "Output",
+        (false, "int") => "I32",
+        (false, "unsigned" | "unsigned int") => "U32",
+        (false, "long long") => "I64",
+        (false, "unsigned long long") => "U64",
+        (false, "float") => "F32",
+        _ => return Err(format!("parameter `{text}`: must be a pointer, int, unsigned, long long or float")),
+    };
+    Ok(Parameter { name: name.to_string(), kind })
+}
+
+/// The text of `kernels.rs`: a constant for each kernel, a module for each file's constants, and the compiled images by
+/// file (empty without nvcc).
+///
+/// # Errors
+/// A kernel name that two files declare.
+pub fn rust_table(
+    files: &[KernelFile],
+    headers: &[KernelFile],
+    images: Option<&[PathBuf]>,
+) -> Result<String, String> {
+    let mut text = String::from("// Made by build.rs from kernels/*.cu.\n\n");
+    let mut names = std::collections::BTreeSet::new();
+    for file in files {
+        for kernel in &file.kernels {
+            if !names.insert(&kernel.name) {
+                return Err(format!("{}: KERNEL({}) is declared in another file too", file.path.display(), kernel.name));
+            }
+            let _ = write!(
+                text,
+                "/// `{name}` of `kernels/{file}.cu`.\npub const {constant}: Kernel = Kernel {{ name: \"{name}\", file: \"{file}\", \
+                 parameters: &[",
+                name = kernel.name,
+                file = file.stem(),
+                constant = kernel.name.to_uppercase(),
+            );
+            for Parameter { name, kind } in &kernel.parameters {
+                let _ = write!(text, "Parameter {{ name: \"{name}\", kind: Kind::{kind} }}, ");
+            }
+            text.push_str("] };\n");
+        }
+    }
+    for file in files.iter().chain(headers).filter(|file| !file.constants.is_empty()) {
+        let extension = file.path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        let _ = writeln!(text, "\n/// Constants of `kernels/{0}.{extension}`.\npub mod {0} {{", file.stem());
+        for (name, value) in &file.constants {
+            let _ = writeln!(text, "    pub const {name}: usize = {value};");
+        }
+        text.push_str("}\n");
+    }
+    let all: Vec<String> = names.iter().map(|name| name.to_uppercase()).collect();
+    let _ = writeln!(text, "\n/// All kernels.\npub const KERNELS: &[Kernel] = &[{}];", all.join(", "));
+    let _ = writeln!(text, "\n/// Whether the images were compiled; they are empty when the build found no nvcc.");
+    let _ = writeln!(text, "pub const HAVE_IMAGES: bool = {};", images.is_some());
+    let _ = writeln!(text, "\n/// Each kernel file's name and fatbin.\npub static IMAGES: &[(&str, &[u8])] = &[");
+    for (index, file) in files.iter().enumerate() {
+        let bytes = images.map_or("&[]".into(), |images| format!("include_bytes!({:?})", images[index]));
+        let _ = writeln!(text, "    ({:?}, {bytes}),", file.stem());
+    }
+    Ok(text + "];\n")
+}

@@ -1,0 +1,97 @@
+// What every kernel file includes first: how a kernel is declared, shared memory, 16-byte accesses and reductions.
+//
+// The same .cu files are compiled twice: by nvcc for the GPU, and by the host's C++ compiler for the emulator
+// (kernels/emulator/), which then defines CUDA_EMULATOR.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+// ---- kernels ----------------------------------------------------------------------------------------------------------
+// KERNEL(name)(parameters) { body }. The build finds these declarations and makes a Rust constant of each name.
+// KERNEL_WITH_THREADS says the block size, which lets the compiler use more registers; a larger block is refused.
+
+#ifdef CUDA_EMULATOR
+#define KERNEL(name) KERNEL_WITH_THREADS(name, 1024)
+#define KERNEL_WITH_THREADS(name, threads)                        \
+  static constexpr unsigned emulated_max_threads_of_##name = threads; \
+  extern "C" void name
+#else
+#define KERNEL(name) extern "C" __global__ void name
+#define KERNEL_WITH_THREADS(name, threads) extern "C" __global__ void __launch_bounds__(threads) name
+#endif
+
+// DYNAMIC_SHARED(float, tile); declares `float* tile`, the block's dynamic shared memory, aligned to 128 bytes.
+#ifdef CUDA_EMULATOR
+#define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(emulator::current->block->dynamic_shared)
+#else
+#define DYNAMIC_SHARED(type, name)                                       \
+  extern __shared__ __align__(128) unsigned char dynamic_shared_memory[]; \
+  type* name = reinterpret_cast<type*>(dynamic_shared_memory)
+#endif
+
+// ---- 16-byte accesses -------------------------------------------------------------------------------------------------
+
+// 16 bytes of T, which one instruction loads or stores: 4 floats, or 8 half or bf16.
+template <typename T> struct alignas(16) Vector16 {
+  static constexpr int size = 16 / sizeof(T);
+  T values[size];
+  __device__ __forceinline__ T& operator[](int index) { return values[index]; }
+  __device__ __forceinline__ const T& operator[](int index) const { return values[index]; }
+};
+
+// `address` must be a multiple of 16 bytes.
+template <typename T> __device__ __forceinline__ Vector16<T> load16(const T* address) {
+  Vector16<T> vector;
+  *reinterpret_cast<uint4*>(&vector) = *reinterpret_cast<const uint4*>(address);
+  return vector;
+}
+
+template <typename T> __device__ __forceinline__ void store16(T* address, const Vector16<T>& vector) {
+  *reinterpret_cast<uint4*>(address) = *reinterpret_cast<const uint4*>(&vector);
+}
+
+// ---- reductions -------------------------------------------------------------------------------------------------------
+// In a fixed order, so that equal inputs give equal bits. All 32 lanes, or all threads of the block, have to call them;
+// all get the result.
+
+constexpr int WARP_SIZE = 32;
+constexpr unsigned ALL_LANES = 0xffffffffu;
+
+template <typename T> __device__ __forceinline__ T warp_sum(T value) {
+#pragma unroll
+  for (int distance = WARP_SIZE / 2; distance > 0; distance /= 2)
+    value += __shfl_xor_sync(ALL_LANES, value, distance);
+  return value;
+}
+
+template <typename T> __device__ __forceinline__ T warp_max(T value) {
+#pragma unroll
+  for (int distance = WARP_SIZE / 2; distance > 0; distance /= 2)
+    value = max(value, __shfl_xor_sync(ALL_LANES, value, distance));
+  return value;
+}
+
+// The block is one-dimensional, a multiple of 32 threads. The first barrier protects the partial results of an earlier
+// call, the second one publishes this call's.
+template <typename T> __device__ __forceinline__ T block_sum(T value) {
+  __shared__ T partial[WARP_SIZE];
+  value = warp_sum(value);
+  __syncthreads();
+  if (threadIdx.x % WARP_SIZE == 0) partial[threadIdx.x / WARP_SIZE] = value;
+  __syncthreads();
+  T total = partial[0];
+  for (int warp = 1; warp < static_cast<int>(blockDim.x) / WARP_SIZE; ++warp) total += partial[warp];
+  return total;
+}
+
+template <typename T> __device__ __forceinline__ T block_max(T value) {
+  __shared__ T partial[WARP_SIZE];
+  value = warp_max(value);
+  __syncthreads();
+  if (threadIdx.x % WARP_SIZE == 0) partial[threadIdx.x / WARP_SIZE] = value;
+  __syncthreads();
+  T largest = partial[0];
+  for (int warp = 1; warp < static_cast<int>(blockDim.x) / WARP_SIZE; ++warp) largest = max(largest, partial[warp]);
+  return largest;
+}

@@ -1,0 +1,75 @@
+// Faults inside kernels (a page that no allocation covers, an integer division by zero, a stack that is too small)
+// become errors of the launch: the signal handler leaves the fiber for the scheduler, which reports.
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <cstdio>
+
+#include "launch.hpp"
+#include "memory.hpp"
+#include "threads.hpp"
+
+namespace emulator {
+namespace {
+
+constexpr int caught[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+struct sigaction before[65];
+
+void on_fault(int signal, siginfo_t* information, void* context) {
+  Thread* thread = current;
+  if (thread == nullptr) {  // not a kernel's fault: as if this handler were not there
+    sigaction(signal, &before[signal], nullptr);
+    if (information->si_code <= 0) raise(signal);  // sent by a process: it does not come again by itself
+    return;
+  }
+  Block* block = thread->block;
+  greg_t* registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
+  block->fault_signal = signal;
+  block->fault_address = information->si_addr;
+  block->fault_instruction = reinterpret_cast<void*>(registers[REG_RIP]);
+  // switch_context by hand; `current` keeps naming the thread, for the report
+  registers[REG_RSP] = reinterpret_cast<greg_t>(block->scheduler.stack_pointer);
+  registers[REG_RBP] = reinterpret_cast<greg_t>(block->scheduler.frame_pointer);
+  registers[REG_RIP] = reinterpret_cast<greg_t>(block->scheduler.instruction);
+}
+
+}  // namespace
+
+void catch_faults() {
+  struct sigaction action = {};
+  action.sa_sigaction = on_fault;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+  for (int signal : caught) sigaction(signal, &action, &before[signal]);
+}
+
+void catch_faults_on_this_os_thread() {
+  stack_t stack = {};
+  if (sigaltstack(nullptr, &stack) == 0 && !(stack.ss_flags & SS_DISABLE)) return;
+  stack.ss_size = 64 << 10;
+  stack.ss_sp = mmap(nullptr, stack.ss_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  stack.ss_flags = 0;
+  if (stack.ss_sp != MAP_FAILED) sigaltstack(&stack, nullptr);
+}
+
+void report_fault(Block* block, const Thread* thread) {
+  auto address = reinterpret_cast<uintptr_t>(block->fault_address);
+  auto stacks = reinterpret_cast<uintptr_t>(block->stacks);
+  char message[512];
+  CUresult code = CUDA_ERROR_ILLEGAL_ADDRESS;
+  if (block->fault_signal == SIGFPE) {
+    code = CUDA_ERROR_LAUNCH_FAILED;
+    snprintf(message, sizeof message, "integer division by zero");
+  } else if (block->fault_signal == SIGILL || block->fault_signal == SIGTRAP) {
+    code = CUDA_ERROR_ILLEGAL_INSTRUCTION;
+    snprintf(message, sizeof message, "trap");
+  } else if (address - stacks < max_threads_per_block * (64ul << 10)) {
+    code = CUDA_ERROR_HARDWARE_STACK_ERROR;
+    snprintf(message, sizeof message, "stack overflow: the emulator gives each thread 60 KiB");
+  } else {
+    snprintf(message, sizeof message, "illegal address %p: %s", block->fault_address, describe_address(address).c_str());
+  }
+  report_failure(block, thread, code, message);
+}
+
+}  // namespace emulator

@@ -1,0 +1,179 @@
+// The emulated twin of kernels/tensor_core.cuh: asynchronous copies, ldmatrix and the tensor cores' mma. Same functions,
+// same operand layout (PTX ISA, "Warp-level matrix instructions"). The tensor cores' rounding inside one mma is not
+// documented and not imitated: here products are summed in fp32, k ascending.
+#pragma once
+
+#include <cstring>
+
+#include "float16.hpp"
+#include "threads.hpp"
+
+namespace emulator {
+
+// ---- cp.async ---------------------------------------------------------------------------------------------------------
+// A copy is done as late as the program allows, at the wait for its group, and its target is NaN until then: a missing
+// wait or barrier shows in the result.
+
+constexpr unsigned max_copies = 256, max_copy_groups = 32;
+
+struct AsyncCopies {
+  struct Copy {
+    void* shared;
+    const void* global;
+    unsigned bytes, copied;  // the rest is zero
+  };
+  Copy copies[max_copies];
+  unsigned group_end[max_copy_groups];
+  unsigned copy_count, group_count;
+};
+
+AsyncCopies* new_copies();
+inline void forget_copies(AsyncCopies* copies) { copies->copy_count = copies->group_count = 0; }
+
+inline AsyncCopies* copies_of_current() {
+  if (current->copies == nullptr) current->copies = new_copies();
+  return current->copies;
+}
+
+void begin_copy(void* shared, const void* global, unsigned bytes, unsigned copied);
+void commit_copies();
+void wait_for_copies(unsigned groups_left);
+
+// ---- ldmatrix ---------------------------------------------------------------------------------------------------------
+// Loads `count` 8x8 matrices of 16-bit elements; lane 8 m + r brings the address of row r of matrix m.
+
+template <int count, bool transposed> inline void load_matrices(const char* operation, unsigned* registers, const void* row) {
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0)
+    fail(CUDA_ERROR_MISALIGNED_ADDRESS, "%s: row %p is not aligned to 16 bytes", operation, row);
+  meet(operation, ~0u, &row, sizeof row, combine_nothing, [&](auto lanes) {
+    unsigned lane = current->lane;
+    for (int matrix = 0; matrix < count; ++matrix) {
+      uint16_t pair[2];
+      for (unsigned element = 0; element < 2; ++element) {
+        unsigned i = lane / 4, j = lane % 4 * 2 + element;  // this lane holds matrix[i][j], or its transposed's
+        const uint16_t* address;
+        memcpy(&address, lanes[matrix * 8 + (transposed ? j : i)], sizeof address);
+        pair[element] = address[transposed ? i : j];
+      }
+      memcpy(&registers[matrix], pair, sizeof pair);
+    }
+  });
+}
+
+// ---- mma --------------------------------------------------------------------------------------------------------------
+// d[16][8] += a[16][depth] b[depth][8], all fp32 here; the lanes' registers are spread out and gathered around it.
+
+struct MatrixTile {
+  alignas(32) float a[16][16];
+  alignas(32) float b[16][8];
+  alignas(32) float d[16][8];
+};
+
+void multiply_tile(MatrixTile& tile, int depth);
+
+// What a lane brings to an mma, and the sums it takes back.
+struct LaneOperands {
+  unsigned a[4], b[2];
+  float d[4];
+};
+static_assert(sizeof(LaneOperands) <= lane_slot_bytes);
+
+// Runs in the last lane to arrive. `to_float` turns one 16-bit element into fp32; depth is 8 or 16.
+template <int depth, class ToFloat> void multiply_16bit(unsigned char (*lanes)[lane_slot_bytes], ToFloat to_float) {
+  MatrixTile tile;
+  for (unsigned lane = 0; lane < warp_size; ++lane) {
+    LaneOperands operands;
+    memcpy(&operands, lanes[lane], sizeof operands);
+    unsigned group = lane / 4, pair = lane % 4 * 2;
+    for (unsigned part = 0; part < depth / 4; ++part) {  // rows group, group + 8; columns pair.., pair + 8..
+      float* row = &tile.a[group + part % 2 * 8][pair + part / 2 * 8];
+      row[0] = to_float(operands.a[part] & 0xFFFF);
+      row[1] = to_float(operands.a[part] >> 16);
+    }
+    for (unsigned part = 0; part < depth / 8; ++part) {
+      tile.b[pair + part * 8][group] = to_float(operands.b[part] & 0xFFFF);
+      tile.b[pair + part * 8 + 1][group] = to_float(operands.b[part] >> 16);
+    }
+    memcpy(&tile.d[group][pair], &operands.d[0], 8);
+    memcpy(&tile.d[group + 8][pair], &operands.d[2], 8);
+  }
+  multiply_tile(tile, depth);
+  for (unsigned lane = 0; lane < warp_size; ++lane) {
+    unsigned group = lane / 4, pair = lane % 4 * 2;
+    unsigned char* sums = lanes[lane] + offsetof(LaneOperands, d);
+    memcpy(sums, &tile.d[group][pair], 8);
+    memcpy(sums + 8, &tile.d[group + 8][pair], 8);
+  }
+}
+
+// tf32: m16n8k8, one element a register, of which the tensor core ignores the low 13 bits.
+void multiply_tf32(unsigned char (*lanes)[lane_slot_bytes]);
+
+template <class Combine>
+inline void mma(const char* operation, float (&d)[4], const unsigned* a, int a_count, const unsigned* b, int b_count,
+                Combine combine) {
+  LaneOperands operands = {};
+  memcpy(operands.a, a, a_count * sizeof *a);
+  memcpy(operands.b, b, b_count * sizeof *b);
+  memcpy(operands.d, d, sizeof d);
+  meet(operation, ~0u, &operands, sizeof operands, combine,
+       [&](auto lanes) { memcpy(d, lanes[current->lane] + offsetof(LaneOperands, d), sizeof d); });
+}
+
+template <int depth> void multiply_f16(unsigned char (*lanes)[lane_slot_bytes]) {
+  multiply_16bit<depth>(lanes, [](unsigned bits) { return half_to_float(bits); });
+}
+
+template <int depth> void multiply_bf16(unsigned char (*lanes)[lane_slot_bytes]) {
+  multiply_16bit<depth>(lanes, [](unsigned bits) { return bfloat16_to_float(bits); });
+}
+
+}  // namespace emulator
+
+// ---- the functions of tensor_core.cuh ---------------------------------------------------------------------------------
+
+inline void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  emulator::mma("mma.m16n8k16 bf16", d, a, 4, b, 2, emulator::multiply_bf16<16>);
+}
+
+inline void mma_m16n8k16_f16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  emulator::mma("mma.m16n8k16 f16", d, a, 4, b, 2, emulator::multiply_f16<16>);
+}
+
+inline void mma_m16n8k8_f16(float (&d)[4], const unsigned (&a)[2], unsigned b) {
+  emulator::mma("mma.m16n8k8 f16", d, a, 2, &b, 1, emulator::multiply_f16<8>);
+}
+
+inline void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  emulator::mma("mma.m16n8k8 tf32", d, a, 4, b, 2, emulator::multiply_tf32);
+}
+
+inline unsigned float_to_tf32(float value) {  // to nearest, ties away from zero
+  unsigned bits;
+  memcpy(&bits, &value, sizeof bits);
+  if ((bits & 0x7F800000) != 0x7F800000) bits += 0x1000;
+  return bits & 0xFFFFE000;
+}
+
+inline void ldmatrix_x2(unsigned (&r)[2], const void* row) { emulator::load_matrices<2, false>("ldmatrix.x2", r, row); }
+inline void ldmatrix_x4(unsigned (&r)[4], const void* row) { emulator::load_matrices<4, false>("ldmatrix.x4", r, row); }
+inline void ldmatrix_x2_trans(unsigned (&r)[2], const void* row) {
+  emulator::load_matrices<2, true>("ldmatrix.x2.trans", r, row);
+}
+inline void ldmatrix_x4_trans(unsigned (&r)[4], const void* row) {
+  emulator::load_matrices<4, true>("ldmatrix.x4.trans", r, row);
+}
+
+template <int bytes> inline void cp_async(void* shared, const void* global) {
+  static_assert(bytes == 4 || bytes == 8 || bytes == 16);
+  emulator::begin_copy(shared, global, bytes, bytes);
+}
+
+template <int bytes> inline void cp_async_or_zero(void* shared, const void* global, bool valid) {
+  static_assert(bytes == 4 || bytes == 8 || bytes == 16);
+  emulator::begin_copy(shared, global, bytes, valid ? bytes : 0);
+}
+
+inline void cp_async_commit() { emulator::commit_copies(); }
+
+template <int groups_left> inline void cp_async_wait() { emulator::wait_for_copies(groups_left); }

@@ -1,0 +1,154 @@
+// Tensor cores and asynchronous copies: PTX on the device, kernels/emulator/tensor_core.hpp emulated. Inline PTX stands
+// in this file alone. Operand layouts: PTX ISA, "Warp-level matrix instructions"; all 32 lanes take part.
+//
+// Registers hold two 16-bit elements (the lower half is the one of lower index) or one tf32 element.
+//
+//   function             needs    d += a b, with a row-major, b column-major
+//   mma_m16n8k16_bf16    sm_80    16x8 fp32 += 16x16 bf16 * 16x8 bf16
+//   mma_m16n8k16_f16     sm_75    16x8 fp32 += 16x16 fp16 * 16x8 fp16 (two k8 steps on sm_75)
+//   mma_m16n8k8_f16      sm_75    16x8 fp32 += 16x8 fp16 * 8x8 fp16
+//   mma_m16n8k8_tf32     sm_80    16x8 fp32 += 16x8 tf32 * 8x8 tf32
+//
+// On an older device than a function needs it traps: the host chooses another kernel there.
+#pragma once
+
+#include "common.cuh"
+
+#ifdef CUDA_EMULATOR
+#include "tensor_core.hpp"
+#else
+
+// ---- matrix products --------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ void mma_m16n8k8_f16(float (&d)[4], const unsigned (&a)[2], unsigned b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b));
+}
+
+__device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  const unsigned low[2] = {a[0], a[1]}, high[2] = {a[2], a[3]};
+  mma_m16n8k8_f16(d, low, b[0]);
+  mma_m16n8k8_f16(d, high, b[1]);
+#endif
+}
+
+__device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  __trap();
+#endif
+}
+
+__device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  __trap();
+#endif
+}
+
+// fp32 rounded to tf32, to nearest, ties away from zero. Without it the tensor core cuts the low bits off.
+__device__ __forceinline__ unsigned float_to_tf32(float value) {
+  unsigned bits = 0;
+#if __CUDA_ARCH__ >= 800
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+#else
+  __trap();
+#endif
+  return bits;
+}
+
+// ---- loading operands from shared memory ------------------------------------------------------------------------------
+// 8x8 matrices of 16-bit elements: lane 8 m + r gives the address of row r of matrix m (x2: lanes 0 to 15), a multiple
+// of 16 bytes; r[m] is then this lane's two elements of matrix m, as the mma wants them. `_trans` transposes each.
+
+__device__ __forceinline__ unsigned shared_address(const void* pointer) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ __forceinline__ void ldmatrix_x2(unsigned (&r)[2], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+__device__ __forceinline__ void ldmatrix_x4(unsigned (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+__device__ __forceinline__ void ldmatrix_x2_trans(unsigned (&r)[2], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+__device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+// ---- asynchronous copies from global to shared memory -----------------------------------------------------------------
+// cp_async begins a copy of 4, 8 or 16 bytes (aligned so); cp_async_or_zero writes zeros instead where `valid` is false,
+// and then does not read `global`, which still has to be a pointer. cp_async_commit closes a group of copies;
+// cp_async_wait<n> waits until at most n groups of this thread are under way. Other threads see the data after a
+// barrier. Before sm_80 a copy is done at once.
+
+template <int bytes> __device__ __forceinline__ void cp_async_or_zero(void* shared, const void* global, bool valid) {
+  static_assert(bytes == 4 || bytes == 8 || bytes == 16, "cp.async copies 4, 8 or 16 bytes");
+#if __CUDA_ARCH__ >= 800
+  int read = valid ? bytes : 0;
+  if constexpr (bytes == 16)  // .cg: past the first-level cache, which only 16-byte copies can do
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(read)
+                 : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(shared)), "l"(global),
+                 "n"(bytes), "r"(read)
+                 : "memory");
+#else
+  for (int word = 0; word < bytes / 4; ++word)
+    static_cast<unsigned*>(shared)[word] = valid ? static_cast<const unsigned*>(global)[word] : 0u;
+#endif
+}
+
+template <int bytes> __device__ __forceinline__ void cp_async(void* shared, const void* global) {
+  cp_async_or_zero<bytes>(shared, global, true);
+}
+
+__device__ __forceinline__ void cp_async_commit() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+template <int groups_left> __device__ __forceinline__ void cp_async_wait() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(groups_left) : "memory");
+#endif
+}
+
+#endif  // CUDA_EMULATOR

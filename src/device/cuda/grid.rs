@@ -1,0 +1,113 @@
+//! How many blocks and threads a kernel is launched with; the kernels' side of it is `kernels/pixels.cuh`.
+
+use super::Operand;
+use crate::device::kernels::pixels::{PIXELS_PER_THREAD, THREADS};
+
+/// The blocks of a launch, and the threads of a block, along x, y and z.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grid {
+    pub blocks: [usize; 3],
+    pub threads: [usize; 3],
+}
+
+impl Grid {
+    /// Blocks along three axes, of `threads` threads in a row.
+    pub fn new(blocks: [usize; 3], threads: usize) -> Self {
+        Grid { blocks, threads: [threads, 1, 1] }
+    }
+
+    /// Threads for `count` elements, one each, in blocks of `threads`.
+    pub fn over(count: usize, threads: usize) -> Self {
+        Grid::new([count.div_ceil(threads), 1, 1], threads)
+    }
+}
+
+/// How threads share pixels and channels: along x, groups of `width` channels; along y, pixels. Threads and blocks
+/// along x cover all channels; along y, threads are as many as a block has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PixelGrid {
+    /// Channels that a thread works on at once: 4 (16 bytes) or 1.
+    pub width: usize,
+    columns: usize,
+    rows: usize,
+    /// Blocks that cover all channels.
+    column_blocks: usize,
+}
+
+impl PixelGrid {
+    /// For operands with these many stored channels, four at once if all of them allow it.
+    pub fn new<'a>(channels: usize, operands: impl IntoIterator<Item = &'a Operand<'a>>) -> Self {
+        let wide = channels % 4 == 0 && operands.into_iter().all(|operand| operand.is_aligned());
+        Self::with_width(channels, if wide { 4 } else { 1 })
+    }
+
+    fn with_width(channels: usize, width: usize) -> Self {
+        let groups = channels.div_ceil(width);
+        let column_blocks = groups.div_ceil(THREADS);
+        let columns = groups.div_ceil(column_blocks);
+        PixelGrid { width, columns, rows: (THREADS / columns).max(1), column_blocks }
+    }
+
+    /// Blocks that go over `pixels` pixels of each of `samples` samples.
+    pub fn over(&self, pixels: usize, samples: usize) -> Grid {
+        self.with_blocks(pixels.div_ceil(self.rows * PIXELS_PER_THREAD), samples)
+    }
+
+    /// `blocks` blocks for each sample.
+    pub fn with_blocks(&self, blocks: usize, samples: usize) -> Grid {
+        Grid { blocks: [blocks, self.column_blocks, samples], threads: [self.columns, self.rows, 1] }
+    }
+}
+
+/// Operands of one shape, element by element.
+#[derive(Debug, Clone)]
+pub struct Elements {
+    pixels: usize,
+    channels: usize,
+    strides: Vec<usize>,
+    grid: PixelGrid,
+}
+
+impl Elements {
+    pub fn new(operands: &[Operand]) -> Self {
+        let first = &operands[0];
+        assert!(operands.iter().all(|operand| operand.shape == first.shape), "element-wise operands have one shape");
+        let elements = first.shape.elements();
+        if operands.iter().all(|operand| operand.is_dense() && operand.pointer.is_aligned()) && elements % 4 == 0 {
+            // Where all lie densely, any split into pixels will do; this one always allows 16 bytes at once.
+            let grid = PixelGrid::with_width(4, 4);
+            return Elements { pixels: elements / 4, channels: 4, strides: vec![4; operands.len()], grid };
+        }
+        let strides = operands.iter().map(|operand| operand.stride).collect();
+        let grid = PixelGrid::new(first.channels(), operands);
+        Elements { pixels: first.positions(), channels: first.channels(), strides, grid }
+    }
+
+    /// The kernel's sizes: pixels, channels, the stride of each operand, and the channels a thread works on at once.
+    pub fn sizes(&self) -> impl Iterator<Item = usize> + '_ {
+        [self.pixels, self.channels].into_iter().chain(self.strides.iter().copied()).chain([self.grid.width])
+    }
+
+    pub fn grid(&self) -> Grid {
+        self.grid.over(self.pixels, 1)
+    }
+}
+
+/// Pixels in chunks, each reduced by one block; then the chunks' results are, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunks {
+    /// Pixels of a chunk; the last may have fewer.
+    pub pixels: usize,
+    pub count: usize,
+}
+
+/// About so many chunks fill a GPU, and can be merged by one block.
+const CHUNKS: usize = 256;
+
+impl Chunks {
+    pub fn new(pixels: usize) -> Self {
+        // Chunks of fewer pixels would not keep a block's threads busy, and of more take long for one block.
+        let size = (pixels / CHUNKS).next_power_of_two().clamp(16, 512);
+        Chunks { pixels: size, count: pixels.div_ceil(size) }
+    }
+}

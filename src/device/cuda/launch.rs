@@ -1,0 +1,286 @@
+//! What an op's CUDA code sees: its operands on the device, and how to launch a kernel on them.
+
+use super::driver::Driver;
+use super::grid::Grid;
+use super::{MAX_ELEMENTS, span};
+use crate::device::kernels::{Kernel, Kind};
+use crate::graph::{Node, ValueId};
+use crate::plan::{Location, Memory, Plan, PlannedNode};
+use crate::tensor::Shape;
+use crate::{Error, Result};
+use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+use cudarc::driver::{LaunchConfig, PushKernelArg};
+
+/// Dynamic shared memory that a block may have without asking, in bytes.
+const SHARED_BYTES: usize = 48 << 10;
+
+/// An op's CUDA code.
+///
+/// A launch is captured into a graph and replayed: it may depend on shapes, never on what the tensors hold. Sums
+/// are taken in an order that depends on shapes alone, so that a step gives the same bits each time.
+pub trait OnCuda {
+    /// Elements of scratch memory that a run needs in the arena.
+    fn workspace(&self, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
+        let _ = (inputs, outputs);
+        0
+    }
+
+    /// Launches the kernels that compute the outputs.
+    ///
+    /// # Errors
+    /// If the driver refuses a launch.
+    fn launch(&self, launcher: &mut Launcher) -> Result<()>;
+}
+
+/// Where the memories of a device start.
+#[derive(Clone, Copy)]
+pub(super) struct Addresses {
+    pub arena: u64,
+    pub state: [u64; 3],
+}
+
+impl Addresses {
+    fn at(&self, location: Location) -> u64 {
+        let base = match location.memory {
+            Memory::Arena => self.arena,
+            Memory::State(region) => self.state[region as usize],
+        };
+        base + (location.start * size_of::<f32>()) as u64
+    }
+}
+
+/// An f32 on the device, and whether the op may write there.
+#[derive(Debug, Clone, Copy)]
+pub struct Pointer {
+    address: u64,
+    writable: bool,
+}
+
+impl Pointer {
+    /// The pointer to `count` elements further on.
+    pub fn offset(self, count: usize) -> Self {
+        Pointer { address: self.address + (count * size_of::<f32>()) as u64, ..self }
+    }
+
+    /// Whether 16 bytes can be read or written at once.
+    pub fn is_aligned(self) -> bool {
+        self.address % 16 == 0
+    }
+}
+
+/// An input or output: element (p, c) lies at `pointer + p * stride + c`.
+#[derive(Debug, Clone, Copy)]
+pub struct Operand<'a> {
+    pub pointer: Pointer,
+    pub shape: &'a Shape,
+    /// Elements from one pixel to the next.
+    pub stride: usize,
+}
+
+impl Operand<'_> {
+    /// Pixels of all samples.
+    pub fn positions(&self) -> usize {
+        self.shape.positions()
+    }
+
+    /// Stored channels of a pixel.
+    pub fn channels(&self) -> usize {
+        self.shape.channels.stored()
+    }
+
+    /// Whether the pixels lie side by side.
+    pub fn is_dense(&self) -> bool {
+        self.stride == self.channels()
+    }
+
+    /// Whether each pixel starts at a multiple of 16 bytes and is a number of them long.
+    pub fn is_aligned(&self) -> bool {
+        self.pointer.is_aligned() && self.stride % 4 == 0 && self.channels() % 4 == 0
+    }
+}
+
+/// One run of an op: its operands, and the device.
+pub struct Launcher<'a> {
+    driver: &'a mut Driver,
+    plan: &'a Plan,
+    node: &'a Node,
+    planned: &'a PlannedNode,
+    addresses: Addresses,
+}
+
+impl<'a> Launcher<'a> {
+    pub(super) fn new(
+        driver: &'a mut Driver,
+        plan: &'a Plan,
+        planned: &'a PlannedNode,
+        addresses: Addresses,
+    ) -> Launcher<'a> {
+        Launcher { driver, plan, node: &plan.graph.nodes()[planned.index], planned, addresses }
+    }
+
+    fn operand(&self, value: ValueId, writable: bool) -> Operand<'a> {
+        let (location, shape) = (self.plan.location(value), self.plan.shape(value));
+        debug_assert!(span(shape, location.stride) <= MAX_ELEMENTS, "sizes were checked when the step was loaded");
+        Operand { pointer: Pointer { address: self.addresses.at(location), writable }, shape, stride: location.stride }
+    }
+
+    /// How many inputs there are.
+    pub fn inputs(&self) -> usize {
+        self.node.inputs.len()
+    }
+
+    /// Input `index`. An output that updates it in place has the same address.
+    pub fn input(&self, index: usize) -> Operand<'a> {
+        self.operand(self.node.inputs[index], false)
+    }
+
+    /// Output `index`.
+    pub fn output(&self, index: usize) -> Operand<'a> {
+        self.operand(self.node.outputs[index], true)
+    }
+
+    /// The scratch memory that the op asked for, at a multiple of 256 bytes. What stands in it is arbitrary.
+    pub fn workspace(&self) -> Pointer {
+        let start = self.planned.workspace.start;
+        let location = Location { memory: Memory::Arena, start, stride: 0 };
+        Pointer { address: self.addresses.at(location), writable: true }
+    }
+
+    /// Major and minor compute capability.
+    pub fn capability(&self) -> (i32, i32) {
+        self.driver.description.capability
+    }
+
+    /// How many multiprocessors the device has. The order of a sum must not depend on it.
+    pub fn multiprocessors(&self) -> usize {
+        self.driver.description.multiprocessors
+    }
+
+    /// Begins a launch; the arguments follow in the order of the kernel's parameters.
+    pub fn kernel(&mut self, kernel: Kernel) -> Launch<'_> {
+        Launch { driver: self.driver, op: self.node.op.name(), kernel, arguments: Vec::new(), shared: 0 }
+    }
+}
+
+enum Argument {
+    Pointer(Pointer),
+    Size(usize),
+    I32(i32),
+    F32(f32),
+}
+
+/// A launch of a kernel, argument by argument.
+pub struct Launch<'a> {
+    driver: &'a mut Driver,
+    op: &'static str,
+    kernel: Kernel,
+    arguments: Vec<Argument>,
+    shared: usize,
+}
+
+impl Launch<'_> {
+    /// Pointers, outputs first.
+    pub fn pointers(mut self, pointers: impl IntoIterator<Item = Pointer>) -> Self {
+        self.arguments.extend(pointers.into_iter().map(Argument::Pointer));
+        self
+    }
+
+    /// Sizes, strides, counts: `int` parameters.
+    pub fn sizes(mut self, sizes: impl IntoIterator<Item = usize>) -> Self {
+        self.arguments.extend(sizes.into_iter().map(Argument::Size));
+        self
+    }
+
+    /// A choice: an `int` parameter that is 0 or 1.
+    pub fn flag(self, flag: bool) -> Self {
+        self.sizes([usize::from(flag)])
+    }
+
+    /// `float` parameters.
+    pub fn floats(mut self, values: impl IntoIterator<Item = f32>) -> Self {
+        self.arguments.extend(values.into_iter().map(Argument::F32));
+        self
+    }
+
+    /// The bytes of dynamic shared memory that a block has.
+    pub fn shared(self, bytes: usize) -> Self {
+        Launch { shared: bytes, ..self }
+    }
+
+    /// Launches.
+    ///
+    /// # Errors
+    /// If a size is over 2^31 - 1, or the driver refuses the launch.
+    ///
+    /// # Panics
+    /// If the arguments are not the kernel's, which is a bug in the op.
+    pub fn launch(mut self, grid: Grid) -> Result<()> {
+        self.convert_sizes()?;
+        self.check_arguments();
+        let function = self.driver.function(self.kernel)?;
+        let error = |driver: &Driver, error| driver.error(&format!("{}: {}", self.op, self.kernel.name), error);
+        let shared = i32::try_from(self.shared).map_err(|_| self.size_error(self.shared))?;
+        if self.shared > SHARED_BYTES {
+            function
+                .set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared)
+                .map_err(|e| error(self.driver, e))?;
+        }
+        let config = LaunchConfig {
+            grid_dim: self.dimensions(grid.blocks)?,
+            block_dim: self.dimensions(grid.threads)?,
+            shared_mem_bytes: shared.unsigned_abs(),
+        };
+        let mut builder = self.driver.stream.launch_builder(&function);
+        for argument in &self.arguments {
+            match argument {
+                Argument::Pointer(pointer) => builder.arg(&pointer.address),
+                Argument::I32(value) => builder.arg(value),
+                Argument::F32(value) => builder.arg(value),
+                Argument::Size(_) => unreachable!("sizes were converted above"),
+            };
+        }
+        // SAFETY: the arguments are as many as the kernel's parameters and of their kinds. The pointers lead to the
+        // operands of a planned node, which have room for what their shapes say, and which the op may write where the
+        // kernel does; that the kernel keeps to them is what the op's author answers for and the tests look for.
+        unsafe { builder.launch(config) }.map_err(|e| error(self.driver, e))?;
+        Ok(())
+    }
+
+    fn size_error(&self, size: usize) -> Error {
+        Error::shape(self.op, format!("{size} is more than CUDA kernels count to: lower --batch or --size"))
+    }
+
+    fn convert_sizes(&mut self) -> Result<()> {
+        for index in 0..self.arguments.len() {
+            if let Argument::Size(size) = self.arguments[index] {
+                self.arguments[index] = Argument::I32(i32::try_from(size).map_err(|_| self.size_error(size))?);
+            }
+        }
+        Ok(())
+    }
+
+    fn dimensions(&self, sizes: [usize; 3]) -> Result<(u32, u32, u32)> {
+        // What every GPU allows: blocks along y and z are counted in 16 bits.
+        let limits = [i32::MAX as usize, 65535, 65535];
+        match sizes.into_iter().zip(limits).find(|&(size, limit)| size > limit) {
+            Some((size, _)) => Err(self.size_error(size)),
+            None => Ok((sizes[0] as u32, sizes[1] as u32, sizes[2] as u32)),
+        }
+    }
+
+    fn check_arguments(&self) {
+        let Kernel { name, parameters, .. } = self.kernel;
+        assert_eq!(self.arguments.len(), parameters.len(), "{}: arguments of {name}", self.op);
+        for (argument, parameter) in self.arguments.iter().zip(parameters) {
+            let fits = match argument {
+                Argument::Pointer(pointer) => {
+                    parameter.kind == Kind::Input || parameter.kind == Kind::Output && pointer.writable
+                }
+                Argument::I32(_) => parameter.kind == Kind::I32,
+                Argument::F32(_) => parameter.kind == Kind::F32,
+                Argument::Size(_) => false,
+            };
+            assert!(fits, "{}: argument {} of {name} is {:?}", self.op, parameter.name, parameter.kind);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! GPUs, through cudarc: one arena, one stream, and each step a CUDA graph.
+//!
+//! The kernels (`kernels/*.cu`) come compiled into the program. cudarc looks for the driver when a device is opened,
+//! so the program itself needs no CUDA to start. On a machine without a GPU, [`CudaDevice::emulator`] runs the same
+//! kernels, launches and graphs on the CPU; see [`super::emulator`].
+
+mod driver;
+mod grid;
+mod launch;
+mod memory;
+
+pub use driver::Description;
+pub use grid::{Chunks, Elements, Grid, PixelGrid};
+pub use launch::{Launch, Launcher, OnCuda, Operand, Pointer};
+
+use super::{Device, StepId, Steps};
+use crate::graph::{Graph, Region, ValueId};
+use crate::plan::{Location, Memory, Plan, shapes};
+use crate::tensor::Shape;
+use crate::{Error, Result};
+use cudarc::driver::CudaGraph;
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use driver::Driver;
+use launch::Addresses;
+use memory::DeviceMemory;
+
+/// Elements that one tensor may have, from its first to its last: kernels count them in 32 bits.
+const MAX_ELEMENTS: usize = i32::MAX as usize;
+
+/// How a step is run next.
+enum Progress {
+    /// Launch by launch: that loads the kernels, which a capture forbids.
+    Launch,
+    /// Launch by launch into a graph.
+    Capture,
+    Replay(StepGraph),
+}
+
+/// A captured step.
+struct StepGraph(CudaGraph);
+
+// SAFETY: a graph must not be used by two threads at once; a device is used by one at a time, through `&mut`, and
+// cudarc makes the device's context the calling thread's before each call.
+unsafe impl Send for StepGraph {}
+
+/// A GPU, or the emulator, as a device.
+pub struct CudaDevice {
+    // Before the driver, so that what they hold is freed while its context is there.
+    progress: Vec<Progress>,
+    arena: DeviceMemory,
+    state: [DeviceMemory; 3],
+    steps: Steps,
+    driver: Driver,
+}
+
+impl CudaDevice {
+    /// How many GPUs there are.
+    ///
+    /// # Errors
+    /// If there is no driver, or it is too old.
+    pub fn count() -> Result<usize> {
+        driver::count()
+    }
+
+    /// What GPU `ordinal` is.
+    ///
+    /// # Errors
+    /// If there is no driver, it is too old, or there is no such GPU.
+    pub fn describe(ordinal: usize) -> Result<Description> {
+        driver::describe(ordinal)
+    }
+
+    /// Opens GPU `ordinal`.
+    ///
+    /// # Errors
+    /// If there is no driver, it is too old, there is no such GPU, or the build has no kernels for it.
+    pub fn open(ordinal: usize) -> Result<Self> {
+        Self::with(Driver::open(ordinal)?)
+    }
+
+    /// Opens the CUDA emulator. A process uses either GPUs or the emulator, whichever it opened first.
+    ///
+    /// # Errors
+    /// If the build has no emulator, or the process uses GPUs.
+    pub fn emulator() -> Result<Self> {
+        Self::with(Driver::emulator()?)
+    }
+
+    fn with(driver: Driver) -> Result<Self> {
+        let state = std::array::from_fn(|_| DeviceMemory::new());
+        Ok(CudaDevice { progress: Vec::new(), arena: DeviceMemory::new(), state, steps: Steps::default(), driver })
+    }
+
+    /// Graphs hold addresses: where memory moved, they are captured again.
+    fn forget_graphs(&mut self) {
+        for progress in &mut self.progress {
+            if matches!(progress, Progress::Replay(_)) {
+                *progress = Progress::Capture;
+            }
+        }
+    }
+
+    /// Launches a step's nodes, or some of them, in order.
+    fn launch(&mut self, step: StepId, nodes: std::ops::Range<usize>) -> Result<()> {
+        let addresses = Addresses { arena: self.arena.address(), state: self.state.each_ref().map(|s| s.address()) };
+        let plan = self.steps.get(step);
+        for node in &plan.nodes[nodes] {
+            let op = &*plan.graph.nodes()[node.index].op;
+            op.launch(&mut Launcher::new(&mut self.driver, plan, node, addresses))?;
+        }
+        Ok(())
+    }
+
+    /// Captures a step: nothing runs.
+    fn capture(&mut self, step: StepId) -> Result<StepGraph> {
+        let nodes = self.steps.get(step).nodes.len();
+        let stream = self.driver.stream.clone();
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).map_err(|error| self.driver.error("graph capture", error))?;
+        let launched = self.launch(step, 0..nodes);
+        // The capture must end even where a launch failed.
+        let captured = stream.end_capture(CUgraphInstantiate_flags(0));
+        launched?;
+        let graph = captured.map_err(|error| self.driver.error("graph capture", error))?;
+        Ok(StepGraph(graph.expect("a capture that ended makes a graph")))
+    }
+
+    /// Where a value lies and how it is stored.
+    fn place(&self, step: StepId, value: ValueId) -> (Location, Shape) {
+        let plan = self.steps.get(step);
+        (plan.location(value), plan.shape(value).clone())
+    }
+}
+
+/// Elements from the first to the last of a tensor.
+fn span(shape: &Shape, stride: usize) -> usize {
+    (shape.positions() - 1) * stride + shape.channels.stored()
+}
+
+/// Refuses tensors that kernels could not count in 32 bits.
+fn check_sizes(plan: &Plan) -> Result<()> {
+    for planned in &plan.nodes {
+        let node = &plan.graph.nodes()[planned.index];
+        let values = node.inputs.iter().chain(&node.outputs);
+        let largest = values.map(|&value| span(plan.shape(value), plan.location(value).stride)).max().unwrap_or(0);
+        let largest = largest.max(planned.workspace.len());
+        if largest > MAX_ELEMENTS {
+            return Err(Error::shape(
+                node.op.name(),
+                format!("{largest} elements in one tensor, CUDA kernels count to {MAX_ELEMENTS}: lower --batch or --size"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+impl Device<f32> for CudaDevice {
+    fn name(&self) -> String {
+        self.driver.description.to_string()
+    }
+
+    fn allocate_state(&mut self, region: Region, count: usize) -> Result<()> {
+        if self.state[region as usize].grow(&self.driver, count, memory::Content::Kept)? {
+            self.forget_graphs();
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, graph: Graph, keep: &[ValueId]) -> Result<StepId> {
+        let needs: Vec<usize> = (0..graph.nodes().len())
+            .map(|index| {
+                let (inputs, outputs) = shapes(&graph, index);
+                OnCuda::workspace(&*graph.nodes()[index].op, &inputs, &outputs)
+            })
+            .collect();
+        let plan = Plan::new(graph, keep, |index| needs[index]);
+        check_sizes(&plan)?;
+        if self.arena.grow(&self.driver, plan.arena, memory::Content::Lost)? {
+            self.forget_graphs();
+        }
+        self.progress.push(Progress::Launch);
+        Ok(self.steps.add(plan))
+    }
+
+    fn plan(&self, step: StepId) -> &Plan {
+        self.steps.get(step)
+    }
+
+    fn write(&mut self, step: StepId, value: ValueId, data: &[f32]) -> Result<()> {
+        let (location, shape) = self.place(step, value);
+        assert_eq!(location.stride, shape.channels.stored(), "an input has a place of its own");
+        let mut stored = vec![0.0; span(&shape, location.stride)];
+        shape.scatter(data, &mut stored, location.stride);
+        let memory = match location.memory {
+            Memory::Arena => &mut self.arena,
+            Memory::State(region) => &mut self.state[region as usize],
+        };
+        memory.write(&self.driver, location.start, &stored)
+    }
+
+    fn run(&mut self, step: StepId) -> Result<()> {
+        let nodes = self.steps.get(step).nodes.len();
+        if let Progress::Launch = self.progress[step.0] {
+            self.launch(step, 0..nodes)?;
+            self.progress[step.0] = Progress::Capture;
+            return Ok(());
+        }
+        if let Progress::Capture = self.progress[step.0] {
+            self.progress[step.0] = Progress::Replay(self.capture(step)?);
+        }
+        match &self.progress[step.0] {
+            Progress::Replay(graph) => graph.0.launch().map_err(|error| self.driver.error("graph launch", error)),
+            _ => unreachable!("the step was captured above"),
+        }
+    }
+
+    fn read(&mut self, step: StepId, value: ValueId, data: &mut [f32]) -> Result<()> {
+        let (location, shape) = self.place(step, value);
+        let mut stored = vec![0.0; span(&shape, location.stride)];
+        let memory = match location.memory {
+            Memory::Arena => &self.arena,
+            Memory::State(region) => &self.state[region as usize],
+        };
+        memory.read(&self.driver, location.start, &mut stored)?;
+        shape.gather(&stored, location.stride, data);
+        Ok(())
+    }
+
+    fn write_state(&mut self, region: Region, start: usize, data: &[f32]) -> Result<()> {
+        self.state[region as usize].write(&self.driver, start, data)
+    }
+
+    fn read_state(&mut self, region: Region, start: usize, data: &mut [f32]) -> Result<()> {
+        self.state[region as usize].read(&self.driver, start, data)
+    }
+
+    fn poison(&mut self) -> Result<()> {
+        self.arena.poison(&self.driver)
+    }
+}
