@@ -20,7 +20,8 @@ fn main() {
     for path in ["build.rs", "build", "kernels"] {
         println!("cargo:rerun-if-changed={path}");
     }
-    for variable in ["CXX", "NVCC", "CUDA_HOME", "CUDA_PATH", "RARUNET_CUDA_ARCHS", "RARUNET_REQUIRE_NVCC"] {
+    let settings = ["RARUNET_CUDA_ARCHS", "RARUNET_REQUIRE_NVCC", "RARUNET_EMULATOR_CHECK_BOUNDS"];
+    for variable in ["CXX", "NVCC", "CUDA_HOME", "CUDA_PATH"].into_iter().chain(settings) {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     if let Err(message) = build() {

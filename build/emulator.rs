@@ -12,6 +12,9 @@ use super::kernel_source::KernelFile;
 pub struct Compiler {
     program: PathBuf,
     flags: Vec<String>,
+    /// Whether kernels check the indices of arrays of known length, `__shared__` ones above all. It makes
+    /// register-tiled kernels several times slower.
+    check_bounds: bool,
     /// kernels/
     kernels: PathBuf,
     headers: Vec<PathBuf>,
@@ -19,7 +22,7 @@ pub struct Compiler {
 
 impl Compiler {
     /// `$CXX`, c++, g++ or clang++; None if there is none. `root` is the crate's folder.
-    pub fn find(root: &Path) -> Option<Self> {
+    pub fn find(root: &Path, check_bounds: bool) -> Option<Self> {
         let wanted = std::env::var_os("CXX").map(PathBuf::from);
         let names = ["c++", "g++", "clang++"].map(PathBuf::from);
         let program = find_program(wanted.into_iter().chain(names))?;
@@ -27,12 +30,11 @@ impl Compiler {
         let emulator = kernels.join("emulator");
         let mut headers = files_with_extension(&kernels, &["cuh"]);
         headers.extend(files_with_extension(&emulator, &["hpp", "h"]));
-        let mut flags: Vec<String> = ["-std=c++17", "-O3", "-g1", "-fPIC", "-fno-strict-aliasing"].map(String::from).into();
-        flags.push(format!("-fmacro-prefix-map={}/=", root.display())); // __FILE__ as seen from the crate
+        let mut flags: Vec<String> = ["-std=c++17", "-g1", "-fPIC", "-fno-strict-aliasing"].map(String::from).into();
         flags.push(format!("-I{}", emulator.display()));
         flags.push(format!("-I{}", kernels.display()));
         flags.extend(instruction_set().map(String::from));
-        Some(Compiler { program, flags, kernels, headers })
+        Some(Compiler { program, flags, check_bounds, kernels, headers })
     }
 
     fn compile(&self, source: &Path, more_inputs: &[PathBuf], more_flags: &[&str], output: PathBuf) -> Job {
@@ -61,7 +63,7 @@ impl Compiler {
         let object = |source: &PathBuf| out.join(source.with_extension("o").file_name().unwrap_or_default());
         let objects: Vec<PathBuf> = sources.iter().map(object).collect();
         let jobs: Vec<Job> =
-            sources.iter().zip(&objects).map(|(source, object)| self.compile(source, &[], &[], object.clone())).collect();
+            sources.iter().zip(&objects).map(|(source, object)| self.compile(source, &[], &["-O3"], object.clone())).collect();
         run_all(&jobs)?;
         // Its worker threads live as long as the process, so it must never be unloaded.
         let flags = ["-Wl,-soname,libcuda.so.1", "-Wl,-z,nodelete", "-Wl,-z,defs"];
@@ -87,13 +89,18 @@ impl Compiler {
             write_if_changed(&source, &module_source(file))?;
             let object = source.with_extension("o");
             let mut flags = vec![
+                "-O2", // -O3 of GCC 12 halves the speed of register-tiled kernels
                 // static shared arrays of templates must stay this module's own
                 "-fvisibility=hidden",
                 "-fno-extern-tls-init",
                 "-Wno-unknown-pragmas",
+                "-fstack-clash-protection", // a large frame touches every page, so it cannot jump over a guard page
                 // found faults are reported by kernels/emulator/sanitizer.cpp
-                "-fsanitize=alignment,bounds,integer-divide-by-zero",
+                "-fsanitize=alignment,integer-divide-by-zero",
             ];
+            if self.check_bounds {
+                flags.push("-fsanitize=bounds");
+            }
             if is_gcc(&self.program) {
                 flags.push("-mtls-dialect=gnu2"); // cheaper access to __shared__ arrays
             }
@@ -119,7 +126,8 @@ pub fn compile_emulator(kernels: &[KernelFile], root: &Path, out: &Path) -> Opti
         println!("cargo:warning=the CUDA emulator runs on x86-64 Linux alone, not on {target}: left out");
         return None;
     }
-    let Some(compiler) = Compiler::find(root) else {
+    let check_bounds = std::env::var("RARUNET_EMULATOR_CHECK_BOUNDS").is_ok_and(|value| value == "1");
+    let Some(compiler) = Compiler::find(root, check_bounds) else {
         println!("cargo:warning=no C++ compiler ($CXX, c++, g++, clang++): the CUDA emulator is left out");
         return None;
     };

@@ -25,9 +25,8 @@
 #ifdef CUDA_EMULATOR
 #define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(emulator::current->block->dynamic_shared)
 #else
-#define DYNAMIC_SHARED(type, name)                                       \
-  extern __shared__ __align__(128) unsigned char dynamic_shared_memory[]; \
-  type* name = reinterpret_cast<type*>(dynamic_shared_memory)
+extern __shared__ __align__(128) unsigned char dynamic_shared_memory[];
+#define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(dynamic_shared_memory)
 #endif
 
 // ---- 16-byte accesses -------------------------------------------------------------------------------------------------

@@ -149,10 +149,11 @@ inline unsigned min(unsigned a, unsigned b) { return b < a ? b : a; }
 inline unsigned max(unsigned a, unsigned b) { return a < b ? b : a; }
 inline long long min(long long a, long long b) { return b < a ? b : a; }
 inline long long max(long long a, long long b) { return a < b ? b : a; }
-inline float min(float a, float b) { return fminf(a, b); }
-inline float max(float a, float b) { return fmaxf(a, b); }
-inline double min(double a, double b) { return fmin(a, b); }
-inline double max(double a, double b) { return fmax(a, b); }
+// As fminf and fmaxf: of a number and a NaN the number. Written out, since those would be calls.
+inline float min(float a, float b) { return a <= b || b != b ? a : b; }
+inline float max(float a, float b) { return a >= b || b != b ? a : b; }
+inline double min(double a, double b) { return a <= b || b != b ? a : b; }
+inline double max(double a, double b) { return a >= b || b != b ? a : b; }
 
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline float __expf(float x) { return expf(x); }

@@ -69,7 +69,7 @@ void report_fault(Block* block, const Thread* thread) {
   } else {
     snprintf(message, sizeof message, "illegal address %p: %s", block->fault_address, describe_address(address).c_str());
   }
-  report_failure(block, thread, code, message);
+  fail_launch(block, thread, code, message);
 }
 
 }  // namespace emulator

@@ -95,7 +95,8 @@ CUresult run(Launch& launch) {
   launch.block_count = static_cast<uint64_t>(launch.grid.x) * launch.grid.y * launch.grid.z;
   launch.block_order = order_blocks(launch.order, launch.block_count);
   pool->run(launch);
-  return static_cast<CUresult>(launch.failure.load());
+  auto failure = static_cast<CUresult>(launch.failure.load());
+  return failure == CUDA_SUCCESS ? CUDA_SUCCESS : report(failure, "%s", launch.failure_message.c_str());
 }
 
 }  // namespace emulator

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "kernel_table.hpp"
@@ -32,6 +33,7 @@ struct Launch {
   std::vector<uint32_t> block_order{};     // empty: forward
   std::atomic<uint64_t> next_block{0};
   std::atomic<int> failure{CUDA_SUCCESS};  // the first error of any block; the others then stop
+  std::string failure_message{};
 };
 
 // Runs all blocks and returns the first error. One launch at a time: the caller holds the driver's lock.
@@ -43,8 +45,8 @@ void run_block(Block* block, uint64_t number);
 // A block's memory: made once for each OS thread that runs blocks. In threads.cpp.
 Block* block_of_this_os_thread();
 
-// Reports an error in a kernel, naming block and thread (`thread` may be null). In threads.cpp.
-void report_failure(Block* block, const Thread* thread, CUresult code, const char* message);
+// Makes the launch fail, if it has not yet, naming block and thread (`thread` may be null). In threads.cpp.
+void fail_launch(Block* block, const Thread* thread, CUresult code, const char* message);
 
 // Makes faults inside kernels (an illegal address, say) errors of the launch. In faults.cpp.
 void catch_faults();

@@ -12,16 +12,15 @@ namespace emulator {
 namespace {
 
 // cuGetErrorString hands out pointers that stay valid for ever, so a message is never freed (the set shares equal ones).
-struct Messages {
-  std::mutex mutex;
-  std::set<std::string> all;
-  std::map<int, const char*> latest;
-};
-
-Messages& messages() {
-  static auto* instance = new Messages;
-  return *instance;
+const char* keep(const char* text) {
+  static std::mutex mutex;
+  static auto* kept = new std::set<std::string>;
+  std::lock_guard<std::mutex> lock(mutex);
+  return kept->insert(text).first->c_str();
 }
+
+// The latest report of each code on this thread, which is the one that made the call and will ask.
+thread_local std::map<int, const char*> latest;
 
 }  // namespace
 
@@ -32,9 +31,7 @@ CUresult report(CUresult code, const char* format, ...) {
   vsnprintf(text, sizeof text, format, arguments);
   va_end(arguments);
   fprintf(stderr, "cuda emulator: %s\n", text);
-  Messages& known = messages();
-  std::lock_guard<std::mutex> lock(known.mutex);
-  known.latest[code] = known.all.insert(text).first->c_str();
+  latest[code] = keep(text);
   return code;
 }
 
@@ -53,11 +50,9 @@ extern "C" CUresult cuGetErrorName(CUresult code, const char** name) {
 
 // The latest report of this code, which says more than CUDA's fixed strings: kernel, block, thread and address.
 extern "C" CUresult cuGetErrorString(CUresult code, const char** text) {
-  auto& known = emulator::messages();
-  std::lock_guard<std::mutex> lock(known.mutex);
-  auto latest = known.latest.find(code);
-  if (latest != known.latest.end()) {
-    *text = latest->second;
+  auto found = emulator::latest.find(code);
+  if (found != emulator::latest.end()) {
+    *text = found->second;
     return CUDA_SUCCESS;
   }
   switch (code) {

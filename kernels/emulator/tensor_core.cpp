@@ -1,6 +1,9 @@
+// The slow parts of asynchronous copies and matrix products.
 #include "tensor_core.hpp"
 
 #include <cstdlib>
+
+#include "float16.hpp"
 
 namespace emulator {
 
@@ -40,7 +43,15 @@ void wait_for_copies(unsigned groups_left) {
   pending->group_count = groups_left;
 }
 
-void multiply_tile(MatrixTile& tile, int depth) {
+namespace {
+
+struct Tile {
+  alignas(32) float a[16][16];
+  alignas(32) float b[16][8];
+  alignas(32) float d[16][8];
+};
+
+void multiply(Tile& tile, int depth) {
   typedef float Row __attribute__((vector_size(32)));
   for (int i = 0; i < 16; ++i) {
     Row& sum = reinterpret_cast<Row&>(tile.d[i]);
@@ -48,31 +59,79 @@ void multiply_tile(MatrixTile& tile, int depth) {
   }
 }
 
+// The sums are spread over the lanes alike for all types: rows group and group + 8, columns pair and pair + 1.
+void gather_sums(Tile& tile, unsigned char (*lanes)[lane_slot_bytes]) {
+  for (unsigned lane = 0; lane < warp_size; ++lane) {
+    const unsigned char* sums = lanes[lane] + offsetof(LaneOperands, d);
+    memcpy(&tile.d[lane / 4][lane % 4 * 2], sums, 8);
+    memcpy(&tile.d[lane / 4 + 8][lane % 4 * 2], sums + 8, 8);
+  }
+}
+
+void spread_sums(const Tile& tile, unsigned char (*lanes)[lane_slot_bytes]) {
+  for (unsigned lane = 0; lane < warp_size; ++lane) {
+    unsigned char* sums = lanes[lane] + offsetof(LaneOperands, d);
+    memcpy(sums, &tile.d[lane / 4][lane % 4 * 2], 8);
+    memcpy(sums + 8, &tile.d[lane / 4 + 8][lane % 4 * 2], 8);
+  }
+}
+
+// `convert` turns 8 16-bit elements into fp32; depth is 8 or 16.
+template <class Convert> void multiply_16bit(unsigned char (*lanes)[lane_slot_bytes], int depth, Convert convert) {
+  Tile tile;
+  gather_sums(tile, lanes);
+  for (unsigned lane = 0; lane < warp_size; ++lane) {
+    unsigned group = lane / 4, pair = lane % 4 * 2;
+    float a[8], b[8];
+    convert(lanes[lane] + offsetof(LaneOperands, a), a);
+    convert(lanes[lane] + offsetof(LaneOperands, b), b);  // 4 elements; the rest is not used
+    for (int part = 0; part < depth / 8; ++part) {        // columns of a, rows of b: pair.. and pair + 8..
+      memcpy(&tile.a[group][pair + part * 8], &a[part * 4], 8);
+      memcpy(&tile.a[group + 8][pair + part * 8], &a[part * 4 + 2], 8);
+      tile.b[pair + part * 8][group] = b[part * 2];
+      tile.b[pair + part * 8 + 1][group] = b[part * 2 + 1];
+    }
+  }
+  multiply(tile, depth);
+  spread_sums(tile, lanes);
+}
+
+}  // namespace
+
+void multiply_f16(unsigned char (*lanes)[lane_slot_bytes], int depth) {
+  multiply_16bit(lanes, depth, [](const unsigned char* from, float* to) {
+#ifdef __F16C__
+    _mm256_storeu_ps(to, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#else
+    uint16_t bits[8];
+    memcpy(bits, from, sizeof bits);
+    for (int i = 0; i < 8; ++i) to[i] = half_to_float(bits[i]);
+#endif
+  });
+}
+
+void multiply_bf16(unsigned char (*lanes)[lane_slot_bytes], int depth) {
+  multiply_16bit(lanes, depth, [](const unsigned char* from, float* to) {
+    uint16_t bits[8];
+    memcpy(bits, from, sizeof bits);
+    for (int i = 0; i < 8; ++i) to[i] = bfloat16_to_float(bits[i]);
+  });
+}
+
 void multiply_tf32(unsigned char (*lanes)[lane_slot_bytes]) {
-  MatrixTile tile;
-  auto to_float = [](unsigned bits) {
-    float value;
-    bits &= 0xFFFFE000;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-  };
+  Tile tile;
+  gather_sums(tile, lanes);
   for (unsigned lane = 0; lane < warp_size; ++lane) {
     LaneOperands operands;
     memcpy(&operands, lanes[lane], sizeof operands);
+    auto to_float = [](unsigned bits) { return bits_to_float(bits & 0xFFFFE000); };
     unsigned group = lane / 4, column = lane % 4;
     for (unsigned part = 0; part < 4; ++part)
       tile.a[group + part % 2 * 8][column + part / 2 * 4] = to_float(operands.a[part]);
     for (unsigned part = 0; part < 2; ++part) tile.b[column + part * 4][group] = to_float(operands.b[part]);
-    memcpy(&tile.d[group][column * 2], &operands.d[0], 8);
-    memcpy(&tile.d[group + 8][column * 2], &operands.d[2], 8);
   }
-  multiply_tile(tile, 8);
-  for (unsigned lane = 0; lane < warp_size; ++lane) {
-    unsigned group = lane / 4, column = lane % 4;
-    unsigned char* sums = lanes[lane] + offsetof(LaneOperands, d);
-    memcpy(sums, &tile.d[group][column * 2], 8);
-    memcpy(sums + 8, &tile.d[group + 8][column * 2], 8);
-  }
+  multiply(tile, 8);
+  spread_sums(tile, lanes);
 }
 
 }  // namespace emulator

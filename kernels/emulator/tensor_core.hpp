@@ -5,7 +5,6 @@
 
 #include <cstring>
 
-#include "float16.hpp"
 #include "threads.hpp"
 
 namespace emulator {
@@ -47,6 +46,7 @@ template <int count, bool transposed> inline void load_matrices(const char* oper
     fail(CUDA_ERROR_MISALIGNED_ADDRESS, "%s: row %p is not aligned to 16 bytes", operation, row);
   meet(operation, ~0u, &row, sizeof row, combine_nothing, [&](auto lanes) {
     unsigned lane = current->lane;
+#pragma GCC unroll 4
     for (int matrix = 0; matrix < count; ++matrix) {
       uint16_t pair[2];
       for (unsigned element = 0; element < 2; ++element) {
@@ -61,15 +61,8 @@ template <int count, bool transposed> inline void load_matrices(const char* oper
 }
 
 // ---- mma --------------------------------------------------------------------------------------------------------------
-// d[16][8] += a[16][depth] b[depth][8], all fp32 here; the lanes' registers are spread out and gathered around it.
-
-struct MatrixTile {
-  alignas(32) float a[16][16];
-  alignas(32) float b[16][8];
-  alignas(32) float d[16][8];
-};
-
-void multiply_tile(MatrixTile& tile, int depth);
+// d[16][8] += a[16][depth] b[depth][8]: the last lane to arrive gathers all lanes' registers, multiplies and spreads the
+// sums.
 
 // What a lane brings to an mma, and the sums it takes back.
 struct LaneOperands {
@@ -78,33 +71,9 @@ struct LaneOperands {
 };
 static_assert(sizeof(LaneOperands) <= lane_slot_bytes);
 
-// Runs in the last lane to arrive. `to_float` turns one 16-bit element into fp32; depth is 8 or 16.
-template <int depth, class ToFloat> void multiply_16bit(unsigned char (*lanes)[lane_slot_bytes], ToFloat to_float) {
-  MatrixTile tile;
-  for (unsigned lane = 0; lane < warp_size; ++lane) {
-    LaneOperands operands;
-    memcpy(&operands, lanes[lane], sizeof operands);
-    unsigned group = lane / 4, pair = lane % 4 * 2;
-    for (unsigned part = 0; part < depth / 4; ++part) {  // rows group, group + 8; columns pair.., pair + 8..
-      float* row = &tile.a[group + part % 2 * 8][pair + part / 2 * 8];
-      row[0] = to_float(operands.a[part] & 0xFFFF);
-      row[1] = to_float(operands.a[part] >> 16);
-    }
-    for (unsigned part = 0; part < depth / 8; ++part) {
-      tile.b[pair + part * 8][group] = to_float(operands.b[part] & 0xFFFF);
-      tile.b[pair + part * 8 + 1][group] = to_float(operands.b[part] >> 16);
-    }
-    memcpy(&tile.d[group][pair], &operands.d[0], 8);
-    memcpy(&tile.d[group + 8][pair], &operands.d[2], 8);
-  }
-  multiply_tile(tile, depth);
-  for (unsigned lane = 0; lane < warp_size; ++lane) {
-    unsigned group = lane / 4, pair = lane % 4 * 2;
-    unsigned char* sums = lanes[lane] + offsetof(LaneOperands, d);
-    memcpy(sums, &tile.d[group][pair], 8);
-    memcpy(sums + 8, &tile.d[group + 8][pair], 8);
-  }
-}
+// Run in the last lane to arrive.
+void multiply_f16(unsigned char (*lanes)[lane_slot_bytes], int depth);
+void multiply_bf16(unsigned char (*lanes)[lane_slot_bytes], int depth);
 
 // tf32: m16n8k8, one element a register, of which the tensor core ignores the low 13 bits.
 void multiply_tf32(unsigned char (*lanes)[lane_slot_bytes]);
@@ -120,28 +89,20 @@ inline void mma(const char* operation, float (&d)[4], const unsigned* a, int a_c
        [&](auto lanes) { memcpy(d, lanes[current->lane] + offsetof(LaneOperands, d), sizeof d); });
 }
 
-template <int depth> void multiply_f16(unsigned char (*lanes)[lane_slot_bytes]) {
-  multiply_16bit<depth>(lanes, [](unsigned bits) { return half_to_float(bits); });
-}
-
-template <int depth> void multiply_bf16(unsigned char (*lanes)[lane_slot_bytes]) {
-  multiply_16bit<depth>(lanes, [](unsigned bits) { return bfloat16_to_float(bits); });
-}
-
 }  // namespace emulator
 
 // ---- the functions of tensor_core.cuh ---------------------------------------------------------------------------------
 
 inline void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-  emulator::mma("mma.m16n8k16 bf16", d, a, 4, b, 2, emulator::multiply_bf16<16>);
+  emulator::mma("mma.m16n8k16 bf16", d, a, 4, b, 2, [](auto lanes) { emulator::multiply_bf16(lanes, 16); });
 }
 
 inline void mma_m16n8k16_f16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-  emulator::mma("mma.m16n8k16 f16", d, a, 4, b, 2, emulator::multiply_f16<16>);
+  emulator::mma("mma.m16n8k16 f16", d, a, 4, b, 2, [](auto lanes) { emulator::multiply_f16(lanes, 16); });
 }
 
 inline void mma_m16n8k8_f16(float (&d)[4], const unsigned (&a)[2], unsigned b) {
-  emulator::mma("mma.m16n8k8 f16", d, a, 2, &b, 1, emulator::multiply_f16<8>);
+  emulator::mma("mma.m16n8k8 f16", d, a, 2, &b, 1, [](auto lanes) { emulator::multiply_f16(lanes, 8); });
 }
 
 inline void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {

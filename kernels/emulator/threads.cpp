@@ -34,7 +34,10 @@ const uint32_t never_waits = 1;
 void* new_stack(Block* block) {
   uint32_t number = block->stacks_used++;
   unsigned char* bottom = block->stacks + number * stack_bytes;
-  mprotect(bottom, page_bytes, PROT_NONE);
+  if (number == block->stacks_guarded) {
+    mprotect(bottom, page_bytes, PROT_NONE);
+    ++block->stacks_guarded;
+  }
   return bottom + stack_bytes - 128 - number * 7 % 61 * 64;
 }
 
@@ -210,15 +213,17 @@ void run_block(Block* block, uint64_t number) {
   }
 }
 
-void report_failure(Block* block, const Thread* thread, CUresult code, const char* message) {
+void fail_launch(Block* block, const Thread* thread, CUresult code, const char* message) {
   Launch* launch = const_cast<Launch*>(block->launch);
   int none = CUDA_SUCCESS;
   if (!launch->failure.compare_exchange_strong(none, code)) return;  // one line a launch: the first error
-  char where[64] = "";
+  char where[256];
+  int length = snprintf(where, sizeof where, "kernel %s, block (%u,%u,%u)", launch->kernel->name, block->index.x,
+                        block->index.y, block->index.z);
   if (thread != nullptr)
-    snprintf(where, sizeof where, ", thread (%u,%u,%u)", thread->index.x, thread->index.y, thread->index.z);
-  report(code, "kernel %s, block (%u,%u,%u)%s: %s", launch->kernel->name, block->index.x, block->index.y,
-         block->index.z, where, message);
+    snprintf(where + length, sizeof where - length, ", thread (%u,%u,%u)", thread->index.x, thread->index.y,
+             thread->index.z);
+  launch->failure_message = std::string(where) + ": " + message;
 }
 
 void fail(CUresult code, const char* format, ...) {
@@ -228,7 +233,7 @@ void fail(CUresult code, const char* format, ...) {
   vsnprintf(message, sizeof message, format, arguments);
   va_end(arguments);
   Block* block = current->block;
-  report_failure(block, current, code, message);
+  fail_launch(block, current, code, message);
   give_up_block(block);
 }
 

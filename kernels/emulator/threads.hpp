@@ -72,7 +72,7 @@ struct Block {
   unsigned char* dynamic_shared;
   Context scheduler;  // where run_block goes on when the block has ended or failed
   unsigned char* stacks;
-  uint32_t stacks_used;
+  uint32_t stacks_used, stacks_guarded;
   int fault_signal;  // set by the signal handler
   void* fault_address;
   void* fault_instruction;

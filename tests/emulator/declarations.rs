@@ -1,0 +1,56 @@
+//! The build's reading of kernel declarations.
+
+use super::kernel_source::{Kernel, KernelFile, Parameter, rust_table, scan};
+
+fn kernel(name: &str, parameters: &[(&str, &'static str)]) -> Kernel {
+    let parameters = parameters.iter().map(|(name, kind)| Parameter { name: name.to_string(), kind }).collect();
+    Kernel { name: name.into(), parameters }
+}
+
+#[test]
+fn declarations_are_found_and_comments_are_not() {
+    let source = "
+        // KERNEL(in_a_comment)(int n) {}
+        /* KERNEL(in_another)(int n) {} */
+        #define MY_KERNEL(name) name
+        KERNEL(first)(
+            float* __restrict__ out,  // [n], out of (a, b)
+            const float *a, const __half* __restrict__ b, /* two, of them */
+            int n, unsigned int m, long long size, const float scale) { if (n) {} }
+        KERNEL_WITH_THREADS(second, TILE * (2 + 2))() {}
+        MY_KERNEL(not_one)(int n);";
+    let first = [
+        ("out", "Output"),
+        ("a", "Input"),
+        ("b", "Input"),
+        ("n", "I32"),
+        ("m", "U32"),
+        ("size", "I64"),
+        ("scale", "F32"),
+    ];
+    assert_eq!(scan(source), Ok(vec![kernel("first", &first), kernel("second", &[])]));
+}
+
+#[test]
+fn declarations_that_cannot_be_launched_are_refused() {
+    for (source, wanted) in [
+        ("KERNEL(k)(Shape shape) {}", "KERNEL(k): parameter `Shape shape`: must be a pointer"),
+        ("KERNEL(k)(double x) {}", "parameter `double x`"),
+        ("KERNEL(k) {}", "KERNEL(k): no parameter list"),
+        ("KERNEL(k)(int n", "KERNEL(k): no parameter list"),
+        ("KERNEL(k", "KERNEL( without )"),
+        ("KERNEL(k)() {} KERNEL(k)() {}", "KERNEL(k) is declared twice"),
+    ] {
+        let found = scan(source).expect_err(source);
+        assert!(found.contains(wanted), "{source}: {found}");
+    }
+}
+
+#[test]
+fn the_table_names_each_kernel_once() {
+    let file = |stem: &str| KernelFile { path: format!("kernels/{stem}.cu").into(), kernels: vec![kernel("k_f32", &[("n", "I32")])] };
+    let table = rust_table(&[file("op")], None).unwrap();
+    assert!(table.contains("pub const K_F32: Kernel = Kernel { name: \"k_f32\", file: \"op\""), "{table}");
+    assert!(table.contains("Parameter { name: \"n\", kind: Kind::I32 }"), "{table}");
+    assert!(rust_table(&[file("op"), file("other")], None).unwrap_err().contains("declared in another file too"));
+}
