@@ -47,19 +47,6 @@ __device__ __forceinline__ Pixel pixel_at(int index, const Axes& size) {
   return {plane / size.depth, {plane % size.depth, row % size.height, index % size.width}};
 }
 
-// The pixel `distance` further on; a loop that hardly ever runs twice, instead of divisions.
-__device__ __forceinline__ void advance(Pixel& pixel, int distance, const Axes& size) {
-  pixel.at.width += distance;
-  while (pixel.at.width >= size.width) {
-    pixel.at.width -= size.width;
-    if (++pixel.at.height < size.height) continue;
-    pixel.at.height = 0;
-    if (++pixel.at.depth < size.depth) continue;
-    pixel.at.depth = 0;
-    ++pixel.sample;
-  }
-}
-
 // ---- taps -------------------------------------------------------------------------------------------------------------
 
 // An axis that is so far outside that no tap or pixel brings it back.
@@ -126,6 +113,26 @@ __device__ __forceinline__ bool source_pixel(int& pixel, const Geometry& g, cons
   pixel = corner.pixel + offset;
   return is_inside(at.depth, g.source.depth) && is_inside(at.height, g.source.height) &&
          is_inside(at.width, g.source.width);
+}
+
+// ---- taps as bits -----------------------------------------------------------------------------------------------------
+// Without dilation, whether a tap meets a source pixel is asked of each axis alone, so that a bit for each of an axis's
+// positions says it for all taps of a window. For kernels whose depth, height and width add up to 32 at most.
+
+__device__ __forceinline__ unsigned bits_of(const Axes& tap, const Axes& kernel) {
+  return 1u << tap.depth | 1u << (kernel.depth + tap.height) | 1u << (kernel.depth + kernel.height + tap.width);
+}
+
+// The bits of all positions of a window that are inside; a tap meets a source pixel if its three bits are among them.
+__device__ __forceinline__ unsigned bits_inside(const Geometry& g, const Axes& corner) {
+  unsigned bits = 0;
+  for (int k = 0; k < g.kernel.depth; ++k)
+    bits |= static_cast<unsigned>(is_inside(corner.depth + k, g.source.depth)) << k;
+  for (int k = 0; k < g.kernel.height; ++k)
+    bits |= static_cast<unsigned>(is_inside(corner.height + k, g.source.height)) << (g.kernel.depth + k);
+  for (int k = 0; k < g.kernel.width; ++k)
+    bits |= static_cast<unsigned>(is_inside(corner.width + k, g.source.width)) << (g.kernel.depth + g.kernel.height + k);
+  return bits;
 }
 
 // ---- epilogue ---------------------------------------------------------------------------------------------------------
