@@ -49,3 +49,103 @@ template <class Body> __device__ __forceinline__ void for_each_pixel(int pixels,
   for (unsigned p = blockIdx.x * blockDim.y + threadIdx.y; p < static_cast<unsigned>(pixels); p += step)
     body(static_cast<int>(p));
 }
+
+// ---- element by element -----------------------------------------------------------------------------------------------
+// The operands have one shape, [pixels, channels], and a stride each; `out` may be one of the others.
+
+// out = function(a)
+template <int width, class Function>
+__device__ __forceinline__ void map_groups(float* out, const float* a, int pixels, int channels, int out_stride,
+                                           int a_stride, Function function) {
+  const int c = first_channel<width>();
+  if (c >= channels) return;
+  for_each_pixel(pixels, [&](int p) {
+    const Group<width> x = load<width>(a + p * a_stride + c);
+    Group<width> result;
+#pragma unroll
+    for (int k = 0; k < width; ++k) result[k] = function(x[k]);
+    store(out + p * out_stride + c, result);
+  });
+}
+
+template <class Function>
+__device__ __forceinline__ void map(float* out, const float* a, int pixels, int channels, int out_stride, int a_stride,
+                                    int width, Function function) {
+  if (width == 4) map_groups<4>(out, a, pixels, channels, out_stride, a_stride, function);
+  else map_groups<1>(out, a, pixels, channels, out_stride, a_stride, function);
+}
+
+// out = function(a, b)
+template <int width, class Function>
+__device__ __forceinline__ void zip_groups(float* out, const float* a, const float* b, int pixels, int channels,
+                                           int out_stride, int a_stride, int b_stride, Function function) {
+  const int c = first_channel<width>();
+  if (c >= channels) return;
+  for_each_pixel(pixels, [&](int p) {
+    const Group<width> x = load<width>(a + p * a_stride + c), y = load<width>(b + p * b_stride + c);
+    Group<width> result;
+#pragma unroll
+    for (int k = 0; k < width; ++k) result[k] = function(x[k], y[k]);
+    store(out + p * out_stride + c, result);
+  });
+}
+
+template <class Function>
+__device__ __forceinline__ void zip(float* out, const float* a, const float* b, int pixels, int channels,
+                                    int out_stride, int a_stride, int b_stride, int width, Function function) {
+  if (width == 4) zip_groups<4>(out, a, b, pixels, channels, out_stride, a_stride, b_stride, function);
+  else zip_groups<1>(out, a, b, pixels, channels, out_stride, a_stride, b_stride, function);
+}
+
+// ---- reductions over pixels -------------------------------------------------------------------------------------------
+// A block reduces a chunk of pixels (block x) of a sample (block z); a second kernel then reduces the chunks' results.
+
+// The pixels of the block's chunk, counted in its sample.
+struct Chunk {
+  int start, end;
+};
+
+__device__ __forceinline__ Chunk chunk_of(int index, int pixels, int chunk_pixels) {
+  const int start = index * chunk_pixels;
+  return {start, min(start + chunk_pixels, pixels)};
+}
+
+// Combines what the threads with the same channels hold, in a fixed order; those with threadIdx.y == 0 get the result.
+// All threads of the block have to call it.
+template <class T, class Combine> __device__ __forceinline__ T reduce_rows(T value, Combine combine) {
+  __shared__ T partial[THREADS];
+  T* own = partial + threadIdx.y * blockDim.x + threadIdx.x;
+  __syncthreads();  // an earlier call's results have been read
+  *own = value;
+  for (unsigned rows = blockDim.y; rows > 1;) {
+    const unsigned half = (rows + 1) / 2;
+    __syncthreads();
+    if (threadIdx.y + half < rows) {
+      value = combine(value, own[half * blockDim.x]);
+      *own = value;
+    }
+    rows = half;
+  }
+  return value;
+}
+
+// ---- reductions over channels -----------------------------------------------------------------------------------------
+// The blockDim.x (a power of two, at most 32) neighbouring threads of a pixel share its channels.
+
+// Combines what the threads of a pixel hold; all get the result. All lanes of the warp have to call it.
+template <class Combine> __device__ __forceinline__ float reduce_lanes(float value, Combine combine) {
+  for (int distance = blockDim.x / 2; distance > 0; distance /= 2)
+    value = combine(value, __shfl_xor_sync(ALL_LANES, value, distance));
+  return value;
+}
+
+// Calls body(p, inside) for the pixels, whatever the grid: as often for each thread of a block. Where `inside` is false,
+// p is the last pixel and nothing must be written.
+template <class Body> __device__ __forceinline__ void for_each_pixel_together(int pixels, Body body) {
+  const unsigned step = gridDim.x * blockDim.y;
+  for (unsigned first = blockIdx.x * blockDim.y; first < static_cast<unsigned>(pixels); first += step) {
+    const unsigned p = first + threadIdx.y;
+    const bool inside = p < static_cast<unsigned>(pixels);
+    body(inside ? static_cast<int>(p) : pixels - 1, inside);
+  }
+}

@@ -1,12 +1,13 @@
 //! Adam, over all parameters of a model at once. (Kingma and Ba, 2015, algorithm 1.)
 
 use super::Op;
+use crate::Result;
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
-use crate::device::cuda::{Launcher, OnCuda};
+use crate::device::cuda::{Launcher, OnCuda, PixelGrid};
+use crate::device::kernels::ADAM_UPDATE_F32;
 use crate::gradcheck::Case;
 use crate::graph::Region;
 use crate::tensor::Shape;
-use crate::{Error, Result};
 use rayon::prelude::*;
 
 pub const BETA1: f64 = 0.9;
@@ -63,8 +64,20 @@ impl<T: Real> OnCpu<T> for Adam {
 // ------------------------------------------------------------------ CUDA
 
 impl OnCuda for Adam {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let [parameters, first, second] = [0, 1, 2].map(|index| launcher.output(index));
+        let (gradients, rate) = (launcher.input(3), launcher.input(4));
+        let pointers = [parameters, first, second, gradients].map(|operand| operand.pointer);
+        let count = parameters.positions();
+        let wide = count % 4 == 0 && pointers.iter().all(|pointer| pointer.is_aligned());
+        let width = if wide { 4 } else { 1 };
+        launcher
+            .kernel(ADAM_UPDATE_F32)
+            .pointers(pointers)
+            .pointers([rate.pointer])
+            .sizes([count / width, width])
+            .floats([BETA1, BETA2, EPSILON].map(|value| value as f32))
+            .launch(PixelGrid::single(1).over(count / width, 1))
     }
 }
 

@@ -6,7 +6,11 @@
 
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
-use crate::device::cuda::{Launcher, OnCuda};
+use crate::device::cuda::{Chunks, Launcher, OnCuda, PixelGrid};
+use crate::device::kernels::{
+    BATCH_NORM_BACKWARD_CHUNKS_F32, BATCH_NORM_BACKWARD_F32, BATCH_NORM_BACKWARD_PARAMETERS_F32,
+    BATCH_NORM_FORWARD_CHUNKS_F32, BATCH_NORM_FORWARD_F32, BATCH_NORM_FORWARD_STATISTICS_F32, BATCH_NORM_INFERENCE_F32,
+};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, Region, ValueId};
 use crate::tensor::Shape;
@@ -243,21 +247,83 @@ impl<T: Real> OnCpu<T> for BatchNormInference {
 
 // ------------------------------------------------------------------ CUDA
 
+/// Two numbers for each chunk and channel.
+fn chunk_elements(x: &Shape) -> usize {
+    Chunks::new(x.positions()).count * 2 * x.channels.stored()
+}
+
 impl OnCuda for BatchNorm {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        chunk_elements(inputs[0])
+    }
+
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let [x, gamma, beta] = [0, 1, 2].map(|index| launcher.input(index));
+        let [out, mean, inverse, running_mean, running_variance] = [0, 1, 2, 3, 4].map(|index| launcher.output(index));
+        let (momentum, partial) = (launcher.input(5), launcher.workspace());
+        let (pixels, channels) = (x.positions(), x.channels());
+        let (chunks, grid) =
+            (Chunks::new(pixels), PixelGrid::new(channels, [&x, &out, &gamma, &beta, &mean, &inverse]));
+        launcher
+            .kernel(BATCH_NORM_FORWARD_CHUNKS_F32)
+            .pointers([partial, x.pointer])
+            .sizes([pixels, channels, x.stride, chunks.pixels, grid.width])
+            .launch(grid.with_blocks(chunks.count, 1))?;
+        launcher
+            .kernel(BATCH_NORM_FORWARD_STATISTICS_F32)
+            .pointers([mean, inverse, running_mean, running_variance].map(|operand| operand.pointer))
+            .pointers([partial, momentum.pointer])
+            .sizes([pixels, channels, chunks.pixels, chunks.count])
+            .floats([EPSILON as f32])
+            .launch(PixelGrid::merging(channels).with_blocks(1, 1))?;
+        launcher
+            .kernel(BATCH_NORM_FORWARD_F32)
+            .pointers([out, x, gamma, beta, mean, inverse].map(|operand| operand.pointer))
+            .sizes([pixels, channels, out.stride, x.stride, grid.width])
+            .launch(grid.over(pixels, 1))
     }
 }
 
 impl OnCuda for BatchNormGradient {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        chunk_elements(inputs[1])
+    }
+
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let [dout, x, gamma, mean, inverse] = [0, 1, 2, 3, 4].map(|index| launcher.input(index));
+        let ([dx, dgamma, dbeta], partial) = ([0, 1, 2].map(|index| launcher.output(index)), launcher.workspace());
+        let (pixels, channels, chunks) = (x.positions(), x.channels(), Chunks::new(x.positions()));
+        let grid = PixelGrid::new(channels, [&dx, &dgamma, &dbeta, &dout, &x, &gamma, &mean, &inverse]);
+        launcher
+            .kernel(BATCH_NORM_BACKWARD_CHUNKS_F32)
+            .pointers([partial, dout.pointer, x.pointer, mean.pointer])
+            .sizes([pixels, channels, dout.stride, x.stride, chunks.pixels, grid.width])
+            .launch(grid.with_blocks(chunks.count, 1))?;
+        launcher
+            .kernel(BATCH_NORM_BACKWARD_PARAMETERS_F32)
+            .pointers([dgamma.pointer, dbeta.pointer, partial, inverse.pointer])
+            .sizes([channels, chunks.count])
+            .launch(PixelGrid::merging(channels).with_blocks(1, 1))?;
+        launcher
+            .kernel(BATCH_NORM_BACKWARD_F32)
+            .pointers([dx, dout, x, gamma, dgamma, dbeta, mean, inverse].map(|operand| operand.pointer))
+            .sizes([pixels, channels, dx.stride, dout.stride, x.stride, grid.width])
+            .launch(grid.over(pixels, 1))
     }
 }
 
 impl OnCuda for BatchNormInference {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let [x, gamma, beta, mean, variance] = [0, 1, 2, 3, 4].map(|index| launcher.input(index));
+        let out = launcher.output(0);
+        let (pixels, channels) = (x.positions(), x.channels());
+        let grid = PixelGrid::new(channels, [&out, &x, &gamma, &beta, &mean, &variance]);
+        launcher
+            .kernel(BATCH_NORM_INFERENCE_F32)
+            .pointers([out, x, gamma, beta, mean, variance].map(|operand| operand.pointer))
+            .sizes([pixels, channels, out.stride, x.stride, grid.width])
+            .floats([EPSILON as f32])
+            .launch(grid.over(pixels, 1))
     }
 }
 

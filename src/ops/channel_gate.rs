@@ -3,7 +3,8 @@
 use super::sigmoid::sigmoid;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
-use crate::device::cuda::{Launcher, OnCuda};
+use crate::device::cuda::{Launcher, OnCuda, PixelGrid};
+use crate::device::kernels::{CHANNEL_GATE_BACKWARD_F32, CHANNEL_GATE_FORWARD_F32};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
@@ -73,14 +74,26 @@ impl<T: Real> OnCpu<T> for ChannelGateGradient {
 // ------------------------------------------------------------------ CUDA
 
 impl OnCuda for ChannelGate {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (out, x) = (launcher.output(0), launcher.input(0));
+        let (batch, channels) = (out.positions(), out.channels());
+        launcher
+            .kernel(CHANNEL_GATE_FORWARD_F32)
+            .pointers([out.pointer, x.pointer])
+            .sizes([batch, channels, out.shape.channels.count(), out.stride, x.stride])
+            .launch(PixelGrid::single(channels).over(batch, 1))
     }
 }
 
 impl OnCuda for ChannelGateGradient {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (dx, dout, out) = (launcher.output(0), launcher.input(0), launcher.input(1));
+        let (batch, channels) = (out.positions(), out.channels());
+        launcher
+            .kernel(CHANNEL_GATE_BACKWARD_F32)
+            .pointers([dx.pointer, dout.pointer, out.pointer])
+            .sizes([batch, channels, dx.stride, dout.stride, out.stride])
+            .launch(PixelGrid::single(channels).over(batch, 1))
     }
 }
 

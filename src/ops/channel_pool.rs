@@ -2,7 +2,8 @@
 
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
-use crate::device::cuda::{Launcher, OnCuda};
+use crate::device::cuda::{LaneGrid, Launcher, OnCuda};
+use crate::device::kernels::{CHANNEL_POOL_BACKWARD_F32, CHANNEL_POOL_FORWARD_F32};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
@@ -97,14 +98,27 @@ impl<T: Real> OnCpu<T> for ChannelPoolGradient {
 // ------------------------------------------------------------------ CUDA
 
 impl OnCuda for ChannelPool {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (out, x) = (launcher.output(0), launcher.input(0));
+        let grid = LaneGrid::new(x.channels(), [&x]);
+        launcher
+            .kernel(CHANNEL_POOL_FORWARD_F32)
+            .pointers([out.pointer, x.pointer])
+            .sizes([x.positions(), x.shape.channels.count(), out.stride, x.stride, grid.width])
+            .launch(grid.over(x.positions()))
     }
 }
 
 impl OnCuda for ChannelPoolGradient {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (dx, dout, x) = (launcher.output(0), launcher.input(0), launcher.input(1));
+        let grid = LaneGrid::new(x.channels(), [&dx, &x]);
+        launcher
+            .kernel(CHANNEL_POOL_BACKWARD_F32)
+            .pointers([dx.pointer, dout.pointer, x.pointer])
+            .sizes([x.positions(), x.shape.channels.count(), x.channels()])
+            .sizes([dx.stride, dout.stride, x.stride, grid.width])
+            .launch(grid.over(x.positions()))
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
-use crate::device::cuda::{Launcher, OnCuda};
+use crate::device::cuda::{Launcher, OnCuda, PixelGrid};
+use crate::device::kernels::CONCAT_COPY_F32;
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
@@ -128,8 +129,15 @@ impl OnCuda for Slice {
 }
 
 impl OnCuda for Copy {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (out, x) = (launcher.output(0), launcher.input(0));
+        let (pixels, channels) = (out.positions(), out.channels());
+        let grid = PixelGrid::new(channels, [&out, &x]);
+        launcher
+            .kernel(CONCAT_COPY_F32)
+            .pointers([out.pointer, x.pointer])
+            .sizes([pixels, channels, x.channels(), out.stride, x.stride, grid.width])
+            .launch(grid.over(pixels, 1))
     }
 }
 

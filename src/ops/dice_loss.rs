@@ -5,7 +5,11 @@
 
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
-use crate::device::cuda::{Launcher, OnCuda};
+use crate::device::cuda::{Grid, Launcher, OnCuda, PixelGrid};
+use crate::device::kernels::{
+    DICE_LOSS_BACKWARD_F32, DICE_LOSS_FORWARD_CHUNKS_F32, DICE_LOSS_FORWARD_F32, dice_loss::CHUNK_PIXELS,
+    pixels::THREADS,
+};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
@@ -120,15 +124,48 @@ impl<T: Real> OnCpu<T> for DiceLossGradient {
 
 // ------------------------------------------------------------------ CUDA
 
+fn chunks(prediction: &Shape) -> usize {
+    prediction.pixels().div_ceil(CHUNK_PIXELS)
+}
+
 impl OnCuda for DiceLoss {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    /// Two sums for each chunk.
+    fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        inputs[0].batch * chunks(inputs[0]) * 2
+    }
+
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let [prediction, target, weight] = [0, 1, 2].map(|index| launcher.input(index));
+        let outputs = [0, 1, 2].map(|index| launcher.output(index).pointer);
+        assert!(prediction.is_dense() && target.is_dense(), "masks lie densely");
+        let (batch, chunks, sums) = (prediction.shape.batch, chunks(prediction.shape), launcher.workspace());
+        launcher
+            .kernel(DICE_LOSS_FORWARD_CHUNKS_F32)
+            .pointers([sums, prediction.pointer, target.pointer])
+            .sizes([prediction.shape.pixels()])
+            .launch(Grid::new([chunks, 1, batch], THREADS))?;
+        launcher
+            .kernel(DICE_LOSS_FORWARD_F32)
+            .pointers(outputs)
+            .pointers([sums, weight.pointer])
+            .sizes([batch, chunks])
+            .floats([SMOOTH as f32])
+            .launch(Grid::new([1, 1, 1], THREADS))
     }
 }
 
 impl OnCuda for DiceLossGradient {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (dprediction, target) = (launcher.output(0), launcher.input(1));
+        assert!(dprediction.is_dense() && target.is_dense(), "masks lie densely");
+        let inputs = [0, 1, 2, 3].map(|index| launcher.input(index).pointer);
+        let pixels = target.shape.pixels();
+        launcher
+            .kernel(DICE_LOSS_BACKWARD_F32)
+            .pointers([dprediction.pointer])
+            .pointers(inputs)
+            .sizes([pixels])
+            .launch(PixelGrid::single(1).over(pixels, target.shape.batch))
     }
 }
 

@@ -3,7 +3,8 @@
 use super::window::Window;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
-use crate::device::cuda::{Launcher, OnCuda};
+use crate::device::cuda::{Launcher, OnCuda, PixelGrid};
+use crate::device::kernels::{MAX_POOL_BACKWARD_F32, MAX_POOL_FORWARD_F32};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
@@ -129,15 +130,36 @@ fn maximum<T: Real>(x: Input<T>, mut positions: impl Iterator<Item = usize>, out
 
 // ------------------------------------------------------------------ CUDA
 
+/// The sizes that say how windows lie: the input's and output's, the kernel's, its stride and padding.
+fn window_sizes(window: Window, x: &Shape, out: &Shape) -> impl Iterator<Item = usize> {
+    [x.spatial, out.spatial, window.kernel, window.stride, window.padding].into_iter().flatten()
+}
+
 impl OnCuda for MaxPool {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (out, x) = (launcher.output(0), launcher.input(0));
+        let (pixels, channels) = (out.positions(), out.channels());
+        let grid = PixelGrid::new(channels, [&out, &x]);
+        launcher
+            .kernel(MAX_POOL_FORWARD_F32)
+            .pointers([out.pointer, x.pointer])
+            .sizes([pixels, channels, out.stride, x.stride, grid.width])
+            .sizes(window_sizes(self.window, x.shape, out.shape))
+            .launch(grid.over(pixels, 1))
     }
 }
 
 impl OnCuda for MaxPoolGradient {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (dx, dout, x) = (launcher.output(0), launcher.input(0), launcher.input(1));
+        let (pixels, channels) = (x.positions(), x.channels());
+        let grid = PixelGrid::new(channels, [&dx, &dout, &x]);
+        launcher
+            .kernel(MAX_POOL_BACKWARD_F32)
+            .pointers([dx.pointer, dout.pointer, x.pointer])
+            .sizes([pixels, channels, dx.stride, dout.stride, x.stride, grid.width])
+            .sizes(window_sizes(self.window, x.shape, dout.shape))
+            .launch(grid.over(pixels, 1))
     }
 }
 

@@ -2,7 +2,11 @@
 
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
-use crate::device::cuda::{Launcher, OnCuda};
+use crate::device::cuda::{Chunks, Launcher, OnCuda, PixelGrid};
+use crate::device::kernels::{
+    PIXEL_POOL_BACKWARD_CHUNKS_F32, PIXEL_POOL_BACKWARD_F32, PIXEL_POOL_BACKWARD_PLACE_F32,
+    PIXEL_POOL_FORWARD_CHUNKS_F32, PIXEL_POOL_FORWARD_F32,
+};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
@@ -165,14 +169,55 @@ impl<T: Real> OnCpu<T> for PixelPoolGradient {
 // ------------------------------------------------------------------ CUDA
 
 impl OnCuda for PixelPool {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    /// A sum and a maximum for each chunk and channel.
+    fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        inputs[0].batch * Chunks::new(inputs[0].pixels()).count * 2 * inputs[0].channels.stored()
+    }
+
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (out, x, pooled) = (launcher.output(0), launcher.input(0), launcher.workspace());
+        let (batch, pixels, channels) = (x.shape.batch, x.shape.pixels(), x.channels());
+        let (chunks, grid) = (Chunks::new(pixels), PixelGrid::new(channels, [&x]));
+        launcher
+            .kernel(PIXEL_POOL_FORWARD_CHUNKS_F32)
+            .pointers([pooled, x.pointer])
+            .sizes([pixels, channels, x.stride, chunks.pixels, grid.width])
+            .launch(grid.with_blocks(chunks.count, batch))?;
+        launcher
+            .kernel(PIXEL_POOL_FORWARD_F32)
+            .pointers([out.pointer, pooled])
+            .sizes([pixels, channels, out.stride, chunks.count])
+            .launch(PixelGrid::merging(channels).with_blocks(1, batch))
     }
 }
 
 impl OnCuda for PixelPoolGradient {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    /// The place of each chunk's and channel's maximum, then of each channel's.
+    fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        inputs[1].batch * (Chunks::new(inputs[1].pixels()).count + 1) * inputs[1].channels.stored()
+    }
+
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (dx, dout, x, out) = (launcher.output(0), launcher.input(0), launcher.input(1), launcher.input(2));
+        let (batch, pixels, channels) = (x.shape.batch, x.shape.pixels(), x.channels());
+        let (chunks, grid) = (Chunks::new(pixels), PixelGrid::new(channels, [&dx, &dout, &x, &out]));
+        let places = launcher.workspace();
+        let place = places.offset(batch * chunks.count * channels);
+        launcher
+            .kernel(PIXEL_POOL_BACKWARD_CHUNKS_F32)
+            .pointers([places, x.pointer, out.pointer])
+            .sizes([pixels, channels, x.stride, out.stride, chunks.pixels, grid.width])
+            .launch(grid.with_blocks(chunks.count, batch))?;
+        launcher
+            .kernel(PIXEL_POOL_BACKWARD_PLACE_F32)
+            .pointers([place, places])
+            .sizes([channels, chunks.count])
+            .launch(PixelGrid::merging(channels).with_blocks(1, batch))?;
+        launcher
+            .kernel(PIXEL_POOL_BACKWARD_F32)
+            .pointers([dx.pointer, dout.pointer, place])
+            .sizes([pixels, channels, dx.stride, dout.stride, grid.width])
+            .launch(grid.over(pixels, batch))
     }
 }
 

@@ -2,7 +2,11 @@
 
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
-use crate::device::cuda::{Launcher, OnCuda};
+use crate::device::cuda::{Chunks, LaneGrid, Launcher, OnCuda, PixelGrid};
+use crate::device::kernels::{
+    PRODUCT_BACKWARD_MAP_CHANNEL_CHUNKS_F32, PRODUCT_BACKWARD_MAP_CHANNEL_F32, PRODUCT_BACKWARD_MAP_PIXEL_F32,
+    PRODUCT_FORWARD_CHANNEL_F32, PRODUCT_FORWARD_PIXEL_F32,
+};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
@@ -160,14 +164,56 @@ impl<T: Real> OnCpu<T> for ProductMapGradient {
 // ------------------------------------------------------------------ CUDA
 
 impl OnCuda for Product {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (out, x, map) = (launcher.output(0), launcher.input(0), launcher.input(1));
+        // A factor a channel goes sample by sample.
+        let (kernel, grid, samples) = match kind(x.shape, map.shape) {
+            Map::Pixel => (PRODUCT_FORWARD_PIXEL_F32, PixelGrid::new(x.channels(), [&out, &x]), 1),
+            Map::Channel => {
+                (PRODUCT_FORWARD_CHANNEL_F32, PixelGrid::new(x.channels(), [&out, &x, &map]), x.shape.batch)
+            }
+        };
+        let pixels = x.positions() / samples;
+        launcher
+            .kernel(kernel)
+            .pointers([out.pointer, x.pointer, map.pointer])
+            .sizes([pixels, x.channels(), out.stride, x.stride, map.stride, grid.width])
+            .launch(grid.over(pixels, samples))
     }
 }
 
 impl OnCuda for ProductMapGradient {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    /// A sum for each chunk and channel.
+    fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        let x = inputs[1];
+        match kind(x, &self.map) {
+            Map::Pixel => 0,
+            Map::Channel => x.batch * Chunks::new(x.pixels()).count * x.channels.stored(),
+        }
+    }
+
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (dmap, dout, x) = (launcher.output(0), launcher.input(0), launcher.input(1));
+        let (batch, pixels, channels) = (x.shape.batch, x.shape.pixels(), x.channels());
+        if kind(x.shape, &self.map) == Map::Pixel {
+            let grid = LaneGrid::new(channels, [&dout, &x]);
+            return launcher
+                .kernel(PRODUCT_BACKWARD_MAP_PIXEL_F32)
+                .pointers([dmap.pointer, dout.pointer, x.pointer])
+                .sizes([x.positions(), channels, dmap.stride, dout.stride, x.stride, grid.width])
+                .launch(grid.over(x.positions()));
+        }
+        let (chunks, grid, sums) = (Chunks::new(pixels), PixelGrid::new(channels, [&dout, &x]), launcher.workspace());
+        launcher
+            .kernel(PRODUCT_BACKWARD_MAP_CHANNEL_CHUNKS_F32)
+            .pointers([sums, dout.pointer, x.pointer])
+            .sizes([pixels, channels, dout.stride, x.stride, chunks.pixels, grid.width])
+            .launch(grid.with_blocks(chunks.count, batch))?;
+        launcher
+            .kernel(PRODUCT_BACKWARD_MAP_CHANNEL_F32)
+            .pointers([dmap.pointer, sums])
+            .sizes([channels, dmap.stride, chunks.count])
+            .launch(PixelGrid::merging(channels).with_blocks(1, batch))
     }
 }
 

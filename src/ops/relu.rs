@@ -1,12 +1,13 @@
 //! Rectified linear unit: `max(x, 0)`.
 
 use super::{Gradient, Op};
+use crate::Result;
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
-use crate::device::cuda::{Launcher, OnCuda};
+use crate::device::cuda::{Elements, Launcher, OnCuda};
+use crate::device::kernels::{RELU_BACKWARD_F32, RELU_FORWARD_F32};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
-use crate::{Error, Result};
 
 /// `out = max(x, 0)`
 #[derive(Debug)]
@@ -66,14 +67,20 @@ impl<T: Real> OnCpu<T> for ReluGradient {
 // ------------------------------------------------------------------ CUDA
 
 impl OnCuda for Relu {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let operands = [launcher.output(0), launcher.input(0)];
+        let elements = Elements::new(&operands);
+        let kernel = launcher.kernel(RELU_FORWARD_F32).pointers(operands.map(|operand| operand.pointer));
+        kernel.sizes(elements.sizes()).launch(elements.grid())
     }
 }
 
 impl OnCuda for ReluGradient {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let operands = [launcher.output(0), launcher.input(0), launcher.input(1)];
+        let elements = Elements::new(&operands);
+        let kernel = launcher.kernel(RELU_BACKWARD_F32).pointers(operands.map(|operand| operand.pointer));
+        kernel.sizes(elements.sizes()).launch(elements.grid())
     }
 }
 

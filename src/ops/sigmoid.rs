@@ -2,7 +2,8 @@
 
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
-use crate::device::cuda::{Launcher, OnCuda};
+use crate::device::cuda::{Elements, Launcher, OnCuda};
+use crate::device::kernels::{SIGMOID_BACKWARD_F32, SIGMOID_FORWARD_F32};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
@@ -77,14 +78,20 @@ impl<T: Real> OnCpu<T> for SigmoidGradient {
 // ------------------------------------------------------------------ CUDA
 
 impl OnCuda for Sigmoid {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let operands = [launcher.output(0), launcher.input(0)];
+        let elements = Elements::new(&operands);
+        let kernel = launcher.kernel(SIGMOID_FORWARD_F32).pointers(operands.map(|operand| operand.pointer));
+        kernel.sizes(elements.sizes()).launch(elements.grid())
     }
 }
 
 impl OnCuda for SigmoidGradient {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let operands = [launcher.output(0), launcher.input(0), launcher.input(1)];
+        let elements = Elements::new(&operands);
+        let kernel = launcher.kernel(SIGMOID_BACKWARD_F32).pointers(operands.map(|operand| operand.pointer));
+        kernel.sizes(elements.sizes()).launch(elements.grid())
     }
 }
 

@@ -14,7 +14,8 @@ fn emulator() -> Box<dyn Device<f32>> {
 #[test]
 fn cuda_gradients() {
     let op = std::env::var("RARUNET_OP").ok();
-    let checks = gradcheck::run::<f32>(|| Ok(emulator()), op.as_deref(), TOLERANCE, |case| eprintln!("{}", case.label()));
+    let checks =
+        gradcheck::run::<f32>(|| Ok(emulator()), op.as_deref(), TOLERANCE, |case| eprintln!("{}", case.label()));
     for check in checks.unwrap() {
         println!("{:24} {:3} cases, {:.2e}", check.op, check.cases, check.max_relative_error);
         assert!(check.passed, "{check:?}");

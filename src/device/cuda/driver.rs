@@ -68,7 +68,10 @@ fn driver_version(device: &str) -> Result<(i32, i32)> {
     let version_pair = (version / 1000, version % 1000 / 10);
     if version < OLDEST_DRIVER {
         let (major, minor) = version_pair;
-        return Err(message(device, format!("the driver is for CUDA {major}.{minor}: install one for CUDA 12 or later")));
+        return Err(message(
+            device,
+            format!("the driver is for CUDA {major}.{minor}: install one for CUDA 12 or later"),
+        ));
     }
     Ok(version_pair)
 }

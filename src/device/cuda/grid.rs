@@ -1,6 +1,7 @@
 //! How many blocks and threads a kernel is launched with; the kernels' side of it is `kernels/pixels.cuh`.
 
 use super::Operand;
+use crate::device::kernels::common::WARP_SIZE;
 use crate::device::kernels::pixels::{PIXELS_PER_THREAD, THREADS};
 
 /// The blocks of a launch, and the threads of a block, along x, y and z.
@@ -22,6 +23,9 @@ impl Grid {
     }
 }
 
+/// Channels of a block that merges chunks: 128 bytes, what memory delivers at once.
+const MERGE_COLUMNS: usize = 32;
+
 /// How threads share pixels and channels: along x, groups of `width` channels; along y, pixels. Threads and blocks
 /// along x cover all channels; along y, threads are as many as a block has room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +45,17 @@ impl PixelGrid {
         Self::with_width(channels, if wide { 4 } else { 1 })
     }
 
+    /// A channel at a time.
+    pub fn single(channels: usize) -> Self {
+        Self::with_width(channels, 1)
+    }
+
+    /// For merging chunks: few channels a block, so that many threads share the chunks of each.
+    pub fn merging(channels: usize) -> Self {
+        let columns = channels.min(MERGE_COLUMNS);
+        PixelGrid { width: 1, columns, rows: THREADS / columns, column_blocks: channels.div_ceil(columns) }
+    }
+
     fn with_width(channels: usize, width: usize) -> Self {
         let groups = channels.div_ceil(width);
         let column_blocks = groups.div_ceil(THREADS);
@@ -56,6 +71,28 @@ impl PixelGrid {
     /// `blocks` blocks for each sample.
     pub fn with_blocks(&self, blocks: usize, samples: usize) -> Grid {
         Grid { blocks: [blocks, self.column_blocks, samples], threads: [self.columns, self.rows, 1] }
+    }
+}
+
+/// How threads share the channels of a pixel that are reduced: neighbouring lanes along x, pixels along y.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneGrid {
+    /// Channels that a thread works on at once: 4 (16 bytes) or 1.
+    pub width: usize,
+    lanes: usize,
+}
+
+impl LaneGrid {
+    /// As [`PixelGrid::new`].
+    pub fn new<'a>(channels: usize, operands: impl IntoIterator<Item = &'a Operand<'a>>) -> Self {
+        let width = PixelGrid::new(channels, operands).width;
+        LaneGrid { width, lanes: channels.div_ceil(width).next_power_of_two().min(WARP_SIZE) }
+    }
+
+    /// Blocks that go over `pixels` pixels.
+    pub fn over(&self, pixels: usize) -> Grid {
+        let rows = THREADS / self.lanes;
+        Grid { blocks: [pixels.div_ceil(rows * PIXELS_PER_THREAD), 1, 1], threads: [self.lanes, rows, 1] }
     }
 }
 

@@ -10,7 +10,7 @@ mod launch;
 mod memory;
 
 pub use driver::Description;
-pub use grid::{Chunks, Elements, Grid, PixelGrid};
+pub use grid::{Chunks, Elements, Grid, LaneGrid, PixelGrid};
 pub use launch::{Launch, Launcher, OnCuda, Operand, Pointer};
 
 use super::{Device, StepId, Steps};
@@ -147,7 +147,9 @@ fn check_sizes(plan: &Plan) -> Result<()> {
         if largest > MAX_ELEMENTS {
             return Err(Error::shape(
                 node.op.name(),
-                format!("{largest} elements in one tensor, CUDA kernels count to {MAX_ELEMENTS}: lower --batch or --size"),
+                format!(
+                    "{largest} elements in one tensor, CUDA kernels count to {MAX_ELEMENTS}: lower --batch or --size"
+                ),
             ));
         }
     }

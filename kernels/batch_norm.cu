@@ -1,0 +1,277 @@
+// Batch normalisation of each channel over batch and pixels: one pass over the tensor for its statistics, one to
+// normalise it; backward likewise.
+
+#include "pixels.cuh"
+
+// ---- forward: statistics ----------------------------------------------------------------------------------------------
+
+// How many values were seen, their mean, and their summed squared deviations from it.
+template <int width> struct Moments {
+  float count;
+  Group<width> mean, squares;
+};
+
+// Welford's update by one value a channel.
+template <int width> static __device__ __forceinline__ void add_value(Moments<width>& moments, const Group<width>& x) {
+  moments.count += 1.0f;
+  const float share = 1.0f / moments.count;
+#pragma unroll
+  for (int k = 0; k < width; ++k) {
+    const float delta = x[k] - moments.mean[k];
+    moments.mean[k] += delta * share;
+    moments.squares[k] += delta * (x[k] - moments.mean[k]);
+  }
+}
+
+// Chan, Golub and LeVeque's merge of two sets' moments.
+template <int width> static __device__ Moments<width> merge(Moments<width> a, const Moments<width>& b) {
+  const float count = a.count + b.count;
+  const float share = count > 0.0f ? b.count / count : 0.0f;
+#pragma unroll
+  for (int k = 0; k < width; ++k) {
+    const float delta = b.mean[k] - a.mean[k];
+    a.mean[k] += delta * share;
+    a.squares[k] += b.squares[k] + delta * delta * a.count * share;
+  }
+  a.count = count;
+  return a;
+}
+
+template <int width>
+static __device__ void chunk_moments(float* partial, const float* x, int pixels, int channels, int x_stride,
+                                     int chunk_pixels) {
+  const int c = first_channel<width>();
+  const Chunk chunk = chunk_of(blockIdx.x, pixels, chunk_pixels);
+  Moments<width> moments = {};
+  if (c < channels)
+    for (int p = chunk.start + threadIdx.y; p < chunk.end; p += blockDim.y)
+      add_value(moments, load<width>(x + p * x_stride + c));
+  moments = reduce_rows(moments, merge<width>);
+  if (threadIdx.y > 0 || c >= channels) return;
+  float* own = partial + blockIdx.x * 2 * channels + c;
+  store(own, moments.mean);
+  store(own + channels, moments.squares);
+}
+
+// A block for each chunk (x).
+KERNEL_WITH_THREADS(batch_norm_forward_chunks_f32, THREADS)(
+    float* __restrict__ partial,  // [chunks, 2, channels]: mean, squared deviations
+    const float* __restrict__ x,  // [pixels, channels], stride x_stride
+    int pixels, int channels, int x_stride, int chunk_pixels, int width) {
+  if (width == 4) chunk_moments<4>(partial, x, pixels, channels, x_stride, chunk_pixels);
+  else chunk_moments<1>(partial, x, pixels, channels, x_stride, chunk_pixels);
+}
+
+// Threads along y share the chunks.
+KERNEL_WITH_THREADS(batch_norm_forward_statistics_f32, THREADS)(
+    float* __restrict__ mean,              // [channels]
+    float* __restrict__ inverse,           // [channels]: 1 / sqrt(variance + epsilon)
+    float* __restrict__ running_mean,      // [channels], updated
+    float* __restrict__ running_variance,  // [channels], updated
+    const float* __restrict__ partial,     // [chunks, 2, channels]
+    const float* __restrict__ momentum,    // [1]
+    int pixels, int channels, int chunk_pixels, int chunks,
+    float epsilon) {
+  const int c = first_channel<1>();
+  Moments<1> moments = {};
+  if (c < channels) {
+    for (int index = threadIdx.y; index < chunks; index += blockDim.y) {
+      const Chunk chunk = chunk_of(index, pixels, chunk_pixels);
+      const float* other = partial + index * 2 * channels + c;
+      const float count = static_cast<float>(chunk.end - chunk.start);
+      moments = merge(moments, Moments<1>{count, load<1>(other), load<1>(other + channels)});
+    }
+  }
+  moments = reduce_rows(moments, merge<1>);
+  if (threadIdx.y > 0 || c >= channels) return;
+  const float average = moments.mean[0], squares = moments.squares[0];
+  mean[c] = average;
+  inverse[c] = 1.0f / sqrtf(squares / pixels + epsilon);
+  running_mean[c] += *momentum * (average - running_mean[c]);
+  running_variance[c] += *momentum * (squares / max(pixels - 1, 1) - running_variance[c]);
+}
+
+// ---- forward: normalise -----------------------------------------------------------------------------------------------
+
+template <int width>
+static __device__ void normalise(float* out, const float* x, const float* gamma, const float* beta, const float* mean,
+                                 const float* inverse, int pixels, int channels, int out_stride, int x_stride) {
+  const int c = first_channel<width>();
+  if (c >= channels) return;
+  const Group<width> center = load<width>(mean + c), shift = load<width>(beta + c);
+  Group<width> scale = load<width>(gamma + c);
+  const Group<width> inverses = load<width>(inverse + c);
+#pragma unroll
+  for (int k = 0; k < width; ++k) scale[k] *= inverses[k];
+  for_each_pixel(pixels, [&](int p) {
+    Group<width> group = load<width>(x + p * x_stride + c);
+#pragma unroll
+    for (int k = 0; k < width; ++k) group[k] = (group[k] - center[k]) * scale[k] + shift[k];
+    store(out + p * out_stride + c, group);
+  });
+}
+
+KERNEL_WITH_THREADS(batch_norm_forward_f32, THREADS)(
+    float* __restrict__ out,            // [pixels, channels], stride out_stride
+    const float* __restrict__ x,        // [pixels, channels], stride x_stride
+    const float* __restrict__ gamma,    // [channels]
+    const float* __restrict__ beta,     // [channels]
+    const float* __restrict__ mean,     // [channels]
+    const float* __restrict__ inverse,  // [channels]
+    int pixels, int channels, int out_stride, int x_stride, int width) {
+  if (width == 4) normalise<4>(out, x, gamma, beta, mean, inverse, pixels, channels, out_stride, x_stride);
+  else normalise<1>(out, x, gamma, beta, mean, inverse, pixels, channels, out_stride, x_stride);
+}
+
+// ---- inference --------------------------------------------------------------------------------------------------------
+
+template <int width>
+static __device__ void infer(float* out, const float* x, const float* gamma, const float* beta, const float* mean,
+                             const float* variance, int pixels, int channels, int out_stride, int x_stride,
+                             float epsilon) {
+  const int c = first_channel<width>();
+  if (c >= channels) return;
+  const Group<width> means = load<width>(mean + c), variances = load<width>(variance + c);
+  Group<width> scale = load<width>(gamma + c), shift = load<width>(beta + c);
+#pragma unroll
+  for (int k = 0; k < width; ++k) {
+    scale[k] /= sqrtf(variances[k] + epsilon);
+    shift[k] -= means[k] * scale[k];
+  }
+  for_each_pixel(pixels, [&](int p) {
+    Group<width> group = load<width>(x + p * x_stride + c);
+#pragma unroll
+    for (int k = 0; k < width; ++k) group[k] = group[k] * scale[k] + shift[k];
+    store(out + p * out_stride + c, group);
+  });
+}
+
+KERNEL_WITH_THREADS(batch_norm_inference_f32, THREADS)(
+    float* __restrict__ out,             // [pixels, channels], stride out_stride
+    const float* __restrict__ x,         // [pixels, channels], stride x_stride
+    const float* __restrict__ gamma,     // [channels]
+    const float* __restrict__ beta,      // [channels]
+    const float* __restrict__ mean,      // [channels]: the running ones
+    const float* __restrict__ variance,  // [channels]
+    int pixels, int channels, int out_stride, int x_stride, int width,
+    float epsilon) {
+  if (width == 4) infer<4>(out, x, gamma, beta, mean, variance, pixels, channels, out_stride, x_stride, epsilon);
+  else infer<1>(out, x, gamma, beta, mean, variance, pixels, channels, out_stride, x_stride, epsilon);
+}
+
+// ---- backward: sums ---------------------------------------------------------------------------------------------------
+
+// Of dout, and of dout (x - mean).
+template <int width> struct Sums {
+  Group<width> dbeta, dgamma;
+};
+
+template <int width> static __device__ Sums<width> plus(Sums<width> a, const Sums<width>& b) {
+#pragma unroll
+  for (int k = 0; k < width; ++k) {
+    a.dbeta[k] += b.dbeta[k];
+    a.dgamma[k] += b.dgamma[k];
+  }
+  return a;
+}
+
+template <int width>
+static __device__ void chunk_sums(float* partial, const float* dout, const float* x, const float* mean, int pixels,
+                                  int channels, int dout_stride, int x_stride, int chunk_pixels) {
+  const int c = first_channel<width>();
+  const Chunk chunk = chunk_of(blockIdx.x, pixels, chunk_pixels);
+  Sums<width> sums = {};
+  if (c < channels) {
+    const Group<width> center = load<width>(mean + c);
+    for (int p = chunk.start + threadIdx.y; p < chunk.end; p += blockDim.y) {
+      const Group<width> gradient = load<width>(dout + p * dout_stride + c), group = load<width>(x + p * x_stride + c);
+#pragma unroll
+      for (int k = 0; k < width; ++k) {
+        sums.dbeta[k] += gradient[k];
+        sums.dgamma[k] += gradient[k] * (group[k] - center[k]);
+      }
+    }
+  }
+  sums = reduce_rows(sums, plus<width>);
+  if (threadIdx.y > 0 || c >= channels) return;
+  float* own = partial + blockIdx.x * 2 * channels + c;
+  store(own, sums.dbeta);
+  store(own + channels, sums.dgamma);
+}
+
+// A block for each chunk (x).
+KERNEL_WITH_THREADS(batch_norm_backward_chunks_f32, THREADS)(
+    float* __restrict__ partial,     // [chunks, 2, channels]: dbeta, dgamma times the deviation
+    const float* __restrict__ dout,  // [pixels, channels], stride dout_stride
+    const float* __restrict__ x,     // [pixels, channels], stride x_stride
+    const float* __restrict__ mean,  // [channels]
+    int pixels, int channels, int dout_stride, int x_stride, int chunk_pixels, int width) {
+  if (width == 4) chunk_sums<4>(partial, dout, x, mean, pixels, channels, dout_stride, x_stride, chunk_pixels);
+  else chunk_sums<1>(partial, dout, x, mean, pixels, channels, dout_stride, x_stride, chunk_pixels);
+}
+
+// Threads along y share the chunks.
+KERNEL_WITH_THREADS(batch_norm_backward_parameters_f32, THREADS)(
+    float* __restrict__ dgamma,         // [channels]
+    float* __restrict__ dbeta,          // [channels]
+    const float* __restrict__ partial,  // [chunks, 2, channels]
+    const float* __restrict__ inverse,  // [channels]
+    int channels, int chunks) {
+  const int c = first_channel<1>();
+  Sums<1> sums = {};
+  if (c < channels) {
+    for (int chunk = threadIdx.y; chunk < chunks; chunk += blockDim.y) {
+      const float* other = partial + chunk * 2 * channels + c;
+      sums = plus(sums, Sums<1>{load<1>(other), load<1>(other + channels)});
+    }
+  }
+  sums = reduce_rows(sums, plus<1>);
+  if (threadIdx.y > 0 || c >= channels) return;
+  dbeta[c] = sums.dbeta[0];
+  dgamma[c] = sums.dgamma[0] * inverse[c];
+}
+
+// ---- backward: dx -----------------------------------------------------------------------------------------------------
+// dx = gamma inverse (dout - mean(dout) - x_hat mean(dout x_hat)) = factor dout + slope (x - mean) + offset
+
+template <int width>
+static __device__ void differentiate(float* dx, const float* dout, const float* x, const float* gamma,
+                                     const float* dgamma, const float* dbeta, const float* mean, const float* inverse,
+                                     int pixels, int channels, int dx_stride, int dout_stride, int x_stride) {
+  const int c = first_channel<width>();
+  if (c >= channels) return;
+  const Group<width> center = load<width>(mean + c), inverses = load<width>(inverse + c);
+  Group<width> factor = load<width>(gamma + c), slope = load<width>(dgamma + c), offset = load<width>(dbeta + c);
+#pragma unroll
+  for (int k = 0; k < width; ++k) {
+    factor[k] *= inverses[k];
+    slope[k] *= -factor[k] * inverses[k] / pixels;
+    offset[k] *= -factor[k] / pixels;
+  }
+  for_each_pixel(pixels, [&](int p) {
+    const Group<width> gradient = load<width>(dout + p * dout_stride + c), group = load<width>(x + p * x_stride + c);
+    Group<width> result;
+#pragma unroll
+    for (int k = 0; k < width; ++k)
+      result[k] = factor[k] * gradient[k] + (slope[k] * (group[k] - center[k]) + offset[k]);
+    store(dx + p * dx_stride + c, result);
+  });
+}
+
+KERNEL_WITH_THREADS(batch_norm_backward_f32, THREADS)(
+    float* __restrict__ dx,             // [pixels, channels], stride dx_stride
+    const float* __restrict__ dout,     // [pixels, channels], stride dout_stride
+    const float* __restrict__ x,        // [pixels, channels], stride x_stride
+    const float* __restrict__ gamma,    // [channels]
+    const float* __restrict__ dgamma,   // [channels]
+    const float* __restrict__ dbeta,    // [channels]
+    const float* __restrict__ mean,     // [channels]
+    const float* __restrict__ inverse,  // [channels]
+    int pixels, int channels, int dx_stride, int dout_stride, int x_stride, int width) {
+  if (width == 4)
+    differentiate<4>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride, dout_stride,
+                     x_stride);
+  else
+    differentiate<1>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride, dout_stride,
+                     x_stride);
+}

@@ -1,0 +1,163 @@
+// CBAM's channel pooling: the mean and the maximum over the pixels of each channel of a sample.
+
+#include "pixels.cuh"
+
+// ---- forward ----------------------------------------------------------------------------------------------------------
+
+template <int width> struct Pooled {
+  Group<width> sum, maximum;
+};
+
+template <int width> static __device__ Pooled<width> nothing() {
+  Pooled<width> pooled;
+#pragma unroll
+  for (int k = 0; k < width; ++k) pooled.sum[k] = 0.0f, pooled.maximum[k] = -INFINITY;
+  return pooled;
+}
+
+template <int width> static __device__ Pooled<width> combine(Pooled<width> a, const Pooled<width>& b) {
+#pragma unroll
+  for (int k = 0; k < width; ++k) {
+    a.sum[k] += b.sum[k];
+    if (b.maximum[k] > a.maximum[k]) a.maximum[k] = b.maximum[k];
+  }
+  return a;
+}
+
+template <int width>
+static __device__ void pool_chunk(float* pooled, const float* x, int pixels, int channels, int x_stride,
+                                  int chunk_pixels) {
+  const int c = first_channel<width>(), n = blockIdx.z;
+  const Chunk chunk = chunk_of(blockIdx.x, pixels, chunk_pixels);
+  Pooled<width> result = nothing<width>();
+  if (c < channels) {
+    for (int p = chunk.start + threadIdx.y; p < chunk.end; p += blockDim.y) {
+      const Group<width> group = load<width>(x + (n * pixels + p) * x_stride + c);
+      result = combine(result, Pooled<width>{group, group});
+    }
+  }
+  result = reduce_rows(result, combine<width>);
+  if (threadIdx.y > 0 || c >= channels) return;
+  float* own = pooled + (n * gridDim.x + blockIdx.x) * 2 * channels + c;
+  store(own, result.sum);
+  store(own + channels, result.maximum);
+}
+
+// A block for each chunk (x) and sample (z).
+KERNEL_WITH_THREADS(pixel_pool_forward_chunks_f32, THREADS)(
+    float* __restrict__ pooled,   // [n, chunks, 2, channels]: sum, maximum
+    const float* __restrict__ x,  // [n, pixels, channels], stride x_stride
+    int pixels, int channels, int x_stride, int chunk_pixels, int width) {
+  if (width == 4) pool_chunk<4>(pooled, x, pixels, channels, x_stride, chunk_pixels);
+  else pool_chunk<1>(pooled, x, pixels, channels, x_stride, chunk_pixels);
+}
+
+// A block for each sample (z), threads along y sharing the chunks.
+KERNEL_WITH_THREADS(pixel_pool_forward_f32, THREADS)(
+    float* __restrict__ out,           // [2 n, channels], stride out_stride: means, then maxima
+    const float* __restrict__ pooled,  // [n, chunks, 2, channels]
+    int pixels, int channels, int out_stride, int chunks) {
+  const int c = first_channel<1>(), n = blockIdx.z;
+  Pooled<1> result = nothing<1>();
+  if (c < channels) {
+    for (int chunk = threadIdx.y; chunk < chunks; chunk += blockDim.y) {
+      const float* other = pooled + (n * chunks + chunk) * 2 * channels + c;
+      result = combine(result, Pooled<1>{load<1>(other), load<1>(other + channels)});
+    }
+  }
+  result = reduce_rows(result, combine<1>);
+  if (threadIdx.y > 0 || c >= channels) return;
+  out[n * out_stride + c] = result.sum[0] / pixels;
+  out[(gridDim.z + n) * out_stride + c] = result.maximum[0];
+}
+
+// ---- backward ---------------------------------------------------------------------------------------------------------
+// Which pixel holds a channel's first maximum, chunk by chunk, then of all; then dx, which needs x no more.
+
+constexpr int NOWHERE = 2147483647;
+
+template <int width> struct Places {
+  int values[width];
+};
+
+template <int width> static __device__ Places<width> earlier(Places<width> a, const Places<width>& b) {
+#pragma unroll
+  for (int k = 0; k < width; ++k) a.values[k] = min(a.values[k], b.values[k]);
+  return a;
+}
+
+template <int width>
+static __device__ void find_in_chunk(int* places, const float* x, const float* out, int pixels, int channels,
+                                     int x_stride, int out_stride, int chunk_pixels) {
+  const int c = first_channel<width>(), n = blockIdx.z;
+  const Chunk chunk = chunk_of(blockIdx.x, pixels, chunk_pixels);
+  Places<width> found;
+#pragma unroll
+  for (int k = 0; k < width; ++k) found.values[k] = NOWHERE;
+  if (c < channels) {
+    const Group<width> maxima = load<width>(out + (gridDim.z + n) * out_stride + c);
+    for (int p = chunk.start + threadIdx.y; p < chunk.end; p += blockDim.y) {
+      const Group<width> group = load<width>(x + (n * pixels + p) * x_stride + c);
+#pragma unroll
+      for (int k = 0; k < width; ++k)
+        if (group[k] == maxima[k]) found.values[k] = min(found.values[k], p);
+    }
+  }
+  found = reduce_rows(found, earlier<width>);
+  if (threadIdx.y > 0 || c >= channels) return;
+#pragma unroll
+  for (int k = 0; k < width; ++k) places[(n * gridDim.x + blockIdx.x) * channels + c + k] = found.values[k];
+}
+
+// A block for each chunk (x) and sample (z).
+KERNEL_WITH_THREADS(pixel_pool_backward_chunks_f32, THREADS)(
+    int* __restrict__ places,       // [n, chunks, channels]: the first maximum's pixel in the sample, or NOWHERE
+    const float* __restrict__ x,    // [n, pixels, channels], stride x_stride
+    const float* __restrict__ out,  // [2 n, channels], stride out_stride
+    int pixels, int channels, int x_stride, int out_stride, int chunk_pixels, int width) {
+  if (width == 4) find_in_chunk<4>(places, x, out, pixels, channels, x_stride, out_stride, chunk_pixels);
+  else find_in_chunk<1>(places, x, out, pixels, channels, x_stride, out_stride, chunk_pixels);
+}
+
+// A block for each sample (z), threads along y sharing the chunks.
+KERNEL_WITH_THREADS(pixel_pool_backward_place_f32, THREADS)(
+    int* __restrict__ place,         // [n, channels]
+    const int* __restrict__ places,  // [n, chunks, channels]
+    int channels, int chunks) {
+  const int c = first_channel<1>(), n = blockIdx.z;
+  Places<1> found = {{NOWHERE}};
+  if (c < channels)
+    for (int chunk = threadIdx.y; chunk < chunks; chunk += blockDim.y)
+      found = earlier(found, Places<1>{{places[(n * chunks + chunk) * channels + c]}});
+  found = reduce_rows(found, earlier<1>);
+  if (threadIdx.y == 0 && c < channels) place[n * channels + c] = found.values[0];
+}
+
+template <int width>
+static __device__ void pool_backward(float* dx, const float* dout, const int* place, int pixels, int channels,
+                                     int dx_stride, int dout_stride) {
+  const int c = first_channel<width>(), n = blockIdx.z;
+  if (c >= channels) return;
+  const Group<width> dmean = load<width>(dout + n * dout_stride + c);
+  const Group<width> dmaximum = load<width>(dout + (gridDim.z + n) * dout_stride + c);
+  const float scale = 1.0f / pixels;
+  int places[width];
+#pragma unroll
+  for (int k = 0; k < width; ++k) places[k] = place[n * channels + c + k];
+  for_each_pixel(pixels, [&](int p) {
+    Group<width> gradient;
+#pragma unroll
+    for (int k = 0; k < width; ++k) gradient[k] = dmean[k] * scale + (p == places[k] ? dmaximum[k] : 0.0f);
+    store(dx + (n * pixels + p) * dx_stride + c, gradient);
+  });
+}
+
+// Blocks for the pixels (x) of each sample (z).
+KERNEL_WITH_THREADS(pixel_pool_backward_f32, THREADS)(
+    float* __restrict__ dx,          // [n, pixels, channels], stride dx_stride
+    const float* __restrict__ dout,  // [2 n, channels], stride dout_stride
+    const int* __restrict__ place,   // [n, channels]
+    int pixels, int channels, int dx_stride, int dout_stride, int width) {
+  if (width == 4) pool_backward<4>(dx, dout, place, pixels, channels, dx_stride, dout_stride);
+  else pool_backward<1>(dx, dout, place, pixels, channels, dx_stride, dout_stride);
+}

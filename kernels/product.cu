@@ -1,0 +1,133 @@
+// A tensor times its attention map: one factor a pixel (spatial attention) or one a channel of a sample (channel
+// attention).
+
+#include "pixels.cuh"
+
+// ---- forward, a factor a pixel ----------------------------------------------------------------------------------------
+
+template <int width>
+static __device__ void multiply_pixels(float* out, const float* x, const float* map, int pixels, int channels,
+                                       int out_stride, int x_stride, int map_stride) {
+  const int c = first_channel<width>();
+  if (c >= channels) return;
+  for_each_pixel(pixels, [&](int p) {
+    const float factor = map[p * map_stride];
+    Group<width> group = load<width>(x + p * x_stride + c);
+#pragma unroll
+    for (int k = 0; k < width; ++k) group[k] *= factor;
+    store(out + p * out_stride + c, group);
+  });
+}
+
+KERNEL_WITH_THREADS(product_forward_pixel_f32, THREADS)(
+    float* __restrict__ out,        // [pixels, channels], stride out_stride
+    const float* __restrict__ x,    // [pixels, channels], stride x_stride
+    const float* __restrict__ map,  // [pixels, 1], stride map_stride
+    int pixels, int channels, int out_stride, int x_stride, int map_stride, int width) {
+  if (width == 4) multiply_pixels<4>(out, x, map, pixels, channels, out_stride, x_stride, map_stride);
+  else multiply_pixels<1>(out, x, map, pixels, channels, out_stride, x_stride, map_stride);
+}
+
+// ---- forward, a factor a channel --------------------------------------------------------------------------------------
+
+template <int width>
+static __device__ void multiply_channels(float* out, const float* x, const float* map, int pixels, int channels,
+                                         int out_stride, int x_stride, int map_stride) {
+  const int c = first_channel<width>(), n = blockIdx.z;
+  if (c >= channels) return;
+  const Group<width> factors = load<width>(map + n * map_stride + c);
+  for_each_pixel(pixels, [&](int p) {
+    Group<width> group = load<width>(x + (n * pixels + p) * x_stride + c);
+#pragma unroll
+    for (int k = 0; k < width; ++k) group[k] *= factors[k];
+    store(out + (n * pixels + p) * out_stride + c, group);
+  });
+}
+
+// Blocks for the pixels (x) of each sample (z).
+KERNEL_WITH_THREADS(product_forward_channel_f32, THREADS)(
+    float* __restrict__ out,        // [n, pixels, channels], stride out_stride
+    const float* __restrict__ x,    // [n, pixels, channels], stride x_stride
+    const float* __restrict__ map,  // [n, channels], stride map_stride
+    int pixels, int channels, int out_stride, int x_stride, int map_stride, int width) {
+  if (width == 4) multiply_channels<4>(out, x, map, pixels, channels, out_stride, x_stride, map_stride);
+  else multiply_channels<1>(out, x, map, pixels, channels, out_stride, x_stride, map_stride);
+}
+
+// ---- backward, a factor a pixel ---------------------------------------------------------------------------------------
+// dmap is the sum of dout * x over a pixel's channels, which neighbouring lanes share.
+
+template <int width>
+static __device__ void dot_pixels(float* dmap, const float* dout, const float* x, int pixels, int channels,
+                                  int dmap_stride, int dout_stride, int x_stride) {
+  for_each_pixel_together(pixels, [&](int p, bool inside) {
+    float sum = 0.0f;
+    for (int c = threadIdx.x * width; c < channels; c += blockDim.x * width) {
+      const Group<width> a = load<width>(dout + p * dout_stride + c), b = load<width>(x + p * x_stride + c);
+#pragma unroll
+      for (int k = 0; k < width; ++k) sum += a[k] * b[k];
+    }
+    sum = reduce_lanes(sum, [](float a, float b) { return a + b; });
+    if (inside && threadIdx.x == 0) dmap[p * dmap_stride] = sum;
+  });
+}
+
+KERNEL_WITH_THREADS(product_backward_map_pixel_f32, THREADS)(
+    float* __restrict__ dmap,        // [pixels, 1], stride dmap_stride
+    const float* __restrict__ dout,  // [pixels, channels], stride dout_stride
+    const float* __restrict__ x,     // [pixels, channels], stride x_stride
+    int pixels, int channels, int dmap_stride, int dout_stride, int x_stride, int width) {
+  if (width == 4) dot_pixels<4>(dmap, dout, x, pixels, channels, dmap_stride, dout_stride, x_stride);
+  else dot_pixels<1>(dmap, dout, x, pixels, channels, dmap_stride, dout_stride, x_stride);
+}
+
+// ---- backward, a factor a channel -------------------------------------------------------------------------------------
+// dmap is the sum of dout * x over a sample's pixels: chunk by chunk, then of all chunks.
+
+template <int width> static __device__ Group<width> plus(Group<width> a, const Group<width>& b) {
+#pragma unroll
+  for (int k = 0; k < width; ++k) a[k] += b[k];
+  return a;
+}
+
+template <int width>
+static __device__ void dot_chunk(float* sums, const float* dout, const float* x, int pixels, int channels,
+                                 int dout_stride, int x_stride, int chunk_pixels) {
+  const int c = first_channel<width>(), n = blockIdx.z;
+  const Chunk chunk = chunk_of(blockIdx.x, pixels, chunk_pixels);
+  Group<width> sum = {};
+  if (c < channels) {
+    for (int p = chunk.start + threadIdx.y; p < chunk.end; p += blockDim.y) {
+      const Group<width> a = load<width>(dout + (n * pixels + p) * dout_stride + c);
+      const Group<width> b = load<width>(x + (n * pixels + p) * x_stride + c);
+#pragma unroll
+      for (int k = 0; k < width; ++k) sum[k] += a[k] * b[k];
+    }
+  }
+  sum = reduce_rows(sum, plus<width>);
+  if (threadIdx.y == 0 && c < channels) store(sums + (n * gridDim.x + blockIdx.x) * channels + c, sum);
+}
+
+// A block for each chunk (x) and sample (z).
+KERNEL_WITH_THREADS(product_backward_map_channel_chunks_f32, THREADS)(
+    float* __restrict__ sums,        // [n, chunks, channels]
+    const float* __restrict__ dout,  // [n, pixels, channels], stride dout_stride
+    const float* __restrict__ x,     // [n, pixels, channels], stride x_stride
+    int pixels, int channels, int dout_stride, int x_stride, int chunk_pixels, int width) {
+  if (width == 4) dot_chunk<4>(sums, dout, x, pixels, channels, dout_stride, x_stride, chunk_pixels);
+  else dot_chunk<1>(sums, dout, x, pixels, channels, dout_stride, x_stride, chunk_pixels);
+}
+
+// A block for each sample (z), threads along y sharing the chunks.
+KERNEL_WITH_THREADS(product_backward_map_channel_f32, THREADS)(
+    float* __restrict__ dmap,        // [n, channels], stride dmap_stride
+    const float* __restrict__ sums,  // [n, chunks, channels]
+    int channels, int dmap_stride, int chunks) {
+  const int c = first_channel<1>(), n = blockIdx.z;
+  Group<1> sum = {};
+  if (c < channels)
+    for (int chunk = threadIdx.y; chunk < chunks; chunk += blockDim.y)
+      sum[0] += sums[(n * chunks + chunk) * channels + c];
+  sum = reduce_rows(sum, plus<1>);
+  if (threadIdx.y == 0 && c < channels) dmap[n * dmap_stride + c] = sum[0];
+}
