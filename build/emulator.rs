@@ -63,8 +63,11 @@ impl Compiler {
         let sources = files_with_extension(&self.kernels.join("emulator"), &["cpp"]);
         let object = |source: &PathBuf| out.join(source.with_extension("o").file_name().unwrap_or_default());
         let objects: Vec<PathBuf> = sources.iter().map(object).collect();
-        let jobs: Vec<Job> =
-            sources.iter().zip(&objects).map(|(source, object)| self.compile(source, &[], &["-O3"], object.clone())).collect();
+        let jobs: Vec<Job> = sources
+            .iter()
+            .zip(&objects)
+            .map(|(source, object)| self.compile(source, &[], &["-O3"], object.clone()))
+            .collect();
         run_all(&jobs)?;
         // Its worker threads live as long as the process, so it must never be unloaded.
         let flags = ["-Wl,-soname,libcuda.so.1", "-Wl,-z,nodelete", "-Wl,-z,defs"];
@@ -93,10 +96,9 @@ impl Compiler {
                 "-O2", // -O3 of GCC 12 halves the speed of register-tiled kernels
                 // static shared arrays of templates must stay this module's own
                 "-fvisibility=hidden",
-                "-fno-extern-tls-init",
                 "-Wno-unknown-pragmas",
                 "-fstack-clash-protection", // a large frame touches every page, so it cannot jump over a guard page
-                // found faults are reported by kernels/emulator/sanitizer.cpp
+                // what these checks find is reported by kernels/emulator/sanitizer.cpp
                 "-fsanitize=alignment,integer-divide-by-zero",
             ];
             if self.check_bounds {

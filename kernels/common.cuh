@@ -39,6 +39,10 @@ template <typename T> struct alignas(16) Vector16 {
   __device__ __forceinline__ const T& operator[](int index) const { return values[index]; }
 };
 
+__device__ __forceinline__ bool is_aligned16(const void* address) {
+  return reinterpret_cast<size_t>(address) % 16 == 0;
+}
+
 // `address` must be a multiple of 16 bytes.
 template <typename T> __device__ __forceinline__ Vector16<T> load16(const T* address) {
   Vector16<T> vector;

@@ -1,6 +1,8 @@
 // The emulated driver API: initialisation, devices and contexts.
 #include "driver.hpp"
 
+#include <cpuid.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -27,6 +29,17 @@ const DeviceLimits* device = &known_devices[2];
 CUcontext primary_context() {
   static char anchor;
   return reinterpret_cast<CUcontext>(&anchor);
+}
+
+// The build uses AVX2, FMA and F16C if its machine has them; this one may be another.
+bool processor_suffices() {
+#ifdef __AVX2__
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_FMA) || !(c & bit_F16C)) return false;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
+#else
+  return true;
+#endif
 }
 
 CUresult read_environment() {
@@ -76,6 +89,8 @@ using namespace emulator;
 CUDA_API cuInit(unsigned) {
   std::lock_guard<std::recursive_mutex> lock(driver_mutex());
   if (initialized) return CUDA_SUCCESS;
+  if (!processor_suffices())
+    return report(CUDA_ERROR_NOT_SUPPORTED, "built on another machine, with AVX2: run cargo clean and build again");
   if (CUresult error = read_environment()) return error;
   catch_faults();
   initialized = true;

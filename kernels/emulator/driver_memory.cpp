@@ -1,6 +1,4 @@
 // The emulated driver API: memory, copies and fills. Every device address is checked against the allocations.
-#include <sys/mman.h>
-
 #include <cstdlib>
 #include <cstring>
 #include <set>
@@ -125,10 +123,6 @@ CUDA_API cuMemFreeAsync(CUdeviceptr address, CUstream stream) {
   if (call.result) return call.result;
   if (CUresult error = check_not_capturing(stream, "cuMemFreeAsync (allocations in graphs are not emulated)")) return error;
   return address == 0 ? CUDA_SUCCESS : release(address);
-}
-
-CUDA_API cuMemAllocManaged(CUdeviceptr*, size_t, unsigned) {
-  return report(CUDA_ERROR_NOT_SUPPORTED, "managed memory is not emulated");
 }
 
 // ---- pinned host memory -----------------------------------------------------------------------------------------------

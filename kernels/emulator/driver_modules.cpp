@@ -195,10 +195,6 @@ CUDA_API cuModuleGetFunction(CUfunction* function, CUmodule module, const char* 
   return CUDA_SUCCESS;
 }
 
-CUDA_API cuModuleGetGlobal_v2(CUdeviceptr*, size_t*, CUmodule, const char* name) {
-  return report(CUDA_ERROR_NOT_SUPPORTED, "cuModuleGetGlobal of %s: global variables are not emulated", name);
-}
-
 // ---- functions --------------------------------------------------------------------------------------------------------
 
 CUDA_API cuFuncSetAttribute(CUfunction function, int attribute, int value) {
@@ -280,9 +276,4 @@ CUDA_API cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, u
     for (auto& copy : copies) pointers.push_back(copy.data());
     return launch_now(function, shape, pointers.data());
   });
-}
-
-CUDA_API cuLaunchCooperativeKernel(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
-                                   CUstream, void**) {
-  return report(CUDA_ERROR_NOT_SUPPORTED, "cooperative launches are not emulated");
 }

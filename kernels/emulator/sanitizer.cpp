@@ -1,5 +1,5 @@
-// The modules are compiled with -fsanitize=alignment,bounds,integer-divide-by-zero; the compiler then calls these
-// functions where a check fails. They stand in for the compiler's own runtime library, which knows nothing of blocks and
+// The modules are compiled with -fsanitize=alignment,integer-divide-by-zero, and with bounds where that was asked for;
+// the compiler then calls these functions where a check fails. They stand in for the compiler's own runtime library, which knows nothing of blocks and
 // threads. The data they are given is part of the ABI that GCC and Clang share.
 #include <cstdint>
 

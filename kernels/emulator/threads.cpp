@@ -23,8 +23,6 @@ __thread Thread* current;
 
 namespace {
 
-constexpr size_t stack_bytes = 64 << 10;
-constexpr size_t page_bytes = 4096;
 constexpr unsigned char poison = 0xFF;  // NaN in every floating-point type
 
 const uint32_t never_waits = 1;
@@ -33,7 +31,7 @@ const uint32_t never_waits = 1;
 // equal page offsets the stacks of a block would evict one another from the first-level cache.
 void* new_stack(Block* block) {
   uint32_t number = block->stacks_used++;
-  unsigned char* bottom = block->stacks + number * stack_bytes;
+  unsigned char* bottom = block->stacks + static_cast<size_t>(number) * stack_bytes;
   if (number == block->stacks_guarded) {
     mprotect(bottom, page_bytes, PROT_NONE);
     ++block->stacks_guarded;
@@ -127,10 +125,25 @@ Thread* find_runnable(Thread* after) {
 
 void poison_shared_memory(Block* block) {
   const Launch& launch = *block->launch;
-  if (launch.dynamic_shared > 0) memset(block->dynamic_shared, poison, launch.dynamic_shared);
+  size_t dynamic = (launch.dynamic_shared + dynamic_shared_alignment - 1) / dynamic_shared_alignment * dynamic_shared_alignment;
+  block->dynamic_shared = block->dynamic_shared_end - dynamic;
+  memset(block->dynamic_shared, poison, dynamic);
   if (launch.static_shared.bytes > 0) {
     size_t place[2] = {launch.static_shared.tls_module, 0};
     memset(__tls_get_addr(place), poison, launch.static_shared.bytes);
+  }
+}
+
+// The bytes between the end of the dynamic shared memory and the next multiple of its alignment.
+void check_end_of_shared_memory(Block* block) {
+  unsigned bytes = block->launch->dynamic_shared;
+  for (unsigned char* at = block->dynamic_shared + bytes; at < block->dynamic_shared_end; ++at) {
+    if (*at == poison) continue;
+    char message[160];
+    snprintf(message, sizeof message, "a write %zd bytes past the end of %u bytes of dynamic shared memory",
+             at - block->dynamic_shared - bytes, bytes);
+    fail_launch(block, nullptr, CUDA_ERROR_ILLEGAL_ADDRESS, message);
+    return;
   }
 }
 
@@ -187,7 +200,7 @@ Block* block_of_this_os_thread() {
   static __thread Block* block __attribute__((tls_model("initial-exec")));
   if (block != nullptr) return block;
   void* memory = mmap(nullptr, sizeof(Block), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  void* stacks = mmap(nullptr, max_threads_per_block * stack_bytes, PROT_READ | PROT_WRITE,
+  void* stacks = mmap(nullptr, size_t{max_threads_per_block} * stack_bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   void* shared = mmap(nullptr, max_shared_bytes + page_bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -197,7 +210,8 @@ Block* block_of_this_os_thread() {
   }
   block = new (memory) Block;  // anonymous memory is zero, which is what Block needs
   block->stacks = static_cast<unsigned char*>(stacks);
-  block->dynamic_shared = static_cast<unsigned char*>(shared);
+  block->dynamic_shared_end = static_cast<unsigned char*>(shared) + max_shared_bytes;
+  mprotect(block->dynamic_shared_end, page_bytes, PROT_NONE);
   catch_faults_on_this_os_thread();
   return block;
 }
@@ -210,6 +224,8 @@ void run_block(Block* block, uint64_t number) {
     const Thread* thread = current;
     current = nullptr;
     report_fault(block, thread);
+  } else if (!block->failed) {
+    check_end_of_shared_memory(block);
   }
 }
 

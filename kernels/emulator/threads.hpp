@@ -17,7 +17,10 @@ namespace emulator {
 constexpr unsigned warp_size = 32;
 constexpr unsigned max_threads_per_block = 1024;
 constexpr unsigned lane_slot_bytes = 64;  // what a lane can bring to a warp operation
-constexpr unsigned max_shared_bytes = 227 << 10;  // of any device that can be emulated
+constexpr unsigned max_shared_bytes = 228 << 10;  // more than any device that can be emulated gives a block
+constexpr unsigned dynamic_shared_alignment = 128;
+constexpr unsigned page_bytes = 4096;
+constexpr unsigned stack_bytes = 64 << 10;  // of a fiber, its lowest page without access
 
 struct Block;
 struct Warp;
@@ -69,7 +72,8 @@ struct Block {
   uint32_t thread_count, warp_count, started, live;
   uint32_t barrier_arrived, barrier_generation;
   const char* barrier_site;
-  unsigned char* dynamic_shared;
+  unsigned char* dynamic_shared;      // ends, but for alignment, where the memory with access ends
+  unsigned char* dynamic_shared_end;  // a page without access: going too far is a fault
   Context scheduler;  // where run_block goes on when the block has ended or failed
   unsigned char* stacks;
   uint32_t stacks_used, stacks_guarded;

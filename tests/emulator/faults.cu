@@ -78,6 +78,14 @@ KERNEL(shared_index)(
   out[0] = tile[index];
 }
 
+KERNEL(dynamic_shared_index)(
+    float* out,  // [1]
+    int index) {
+  DYNAMIC_SHARED(float, tile);
+  tile[index] = 1.0f;
+  out[0] = tile[index];
+}
+
 // ---- barriers and warps -----------------------------------------------------------------------------------------------
 
 KERNEL(divergent_barrier)(int* out) {  // [block]

@@ -1,7 +1,7 @@
 //! Faults in kernels: each makes the launch fail with the code that a GPU would give and a message that names the kernel,
 //! the block and the thread.
 
-use cudarc::driver::DriverError;
+use cudarc::driver::{DriverError, LaunchConfig};
 
 use super::{Device, launch, shape};
 
@@ -18,7 +18,11 @@ fn a_write_just_past_the_end_is_found_when_the_launch_ends() {
     let Some(device) = Device::open("faults") else { return };
     let mut out = device.fresh::<f32>(100);
     let result = launch!(device, device.function("write_at"), shape(1, 32), &mut out, &100i64);
-    assert_fails(result, "ILLEGAL_ADDRESS", &["kernel write_at", "0 bytes past the end of the allocation of 400 bytes"]);
+    assert_fails(
+        result,
+        "ILLEGAL_ADDRESS",
+        &["kernel write_at", "0 bytes past the end of the allocation of 400 bytes"],
+    );
     let result = launch!(device, device.function("write_at"), shape(1, 32), &mut out, &-1i64);
     assert_fails(result, "ILLEGAL_ADDRESS", &["kernel write_at", "4 bytes before the allocation of 400 bytes"]);
     launch!(device, device.function("write_at"), shape(1, 32), &mut out, &99i64).unwrap();
@@ -32,6 +36,7 @@ fn an_access_far_outside_names_the_thread() {
     let end = "0 bytes past the end of the nearest allocation of 256 bytes";
     assert_fails(result, "ILLEGAL_ADDRESS", &["kernel write_at", "block (0,0,0)", "thread (5,0,0)", end]);
     let result = launch!(device, device.function("read_at"), shape(1, 32), &mut out, &x, &1000i64);
+    // the line is there where binutils are
     assert_fails(result, "ILLEGAL_ADDRESS", &["kernel read_at", "thread (7,0,0)", "illegal address"]);
     launch!(device, device.function("read_at"), shape(1, 32), &mut out, &x, &63i64).unwrap();
 }
@@ -65,15 +70,43 @@ fn an_index_outside_a_shared_array_is_found() {
 }
 
 #[test]
+fn an_index_outside_the_dynamic_shared_memory_is_found() {
+    let Some(device) = Device::open("faults") else { return };
+    let mut out = device.fresh::<f32>(1);
+    let function = device.function("dynamic_shared_index");
+    let shape_with = |bytes| LaunchConfig { shared_mem_bytes: bytes, ..shape(1, 1) };
+    for bytes in [0, 128, 1024] {
+        let result = launch!(device, function, shape_with(bytes), &mut out, &(bytes as i32 / 4));
+        let wanted = format!("byte {bytes} of {bytes} bytes of dynamic shared memory");
+        assert_fails(result, "ILLEGAL_ADDRESS", &["thread (0,0,0)", &wanted]);
+    }
+    let result = launch!(device, function, shape_with(100), &mut out, &26i32);
+    assert_fails(result, "ILLEGAL_ADDRESS", &["a write 4 bytes past the end of 100 bytes of dynamic shared"]);
+    launch!(device, function, shape_with(100), &mut out, &24i32).unwrap();
+}
+
+#[test]
 fn deadlocks_and_divergence_are_named() {
     let Some(device) = Device::open("faults") else { return };
     let cases: [(&str, &str, &[&str]); 6] = [
-        ("divergent_barrier", "LAUNCH_TIMEOUT", &["deadlock: 16 of 64 threads wait at __syncthreads, ", "tests/emulator/faults.cu:"]),
+        (
+            "divergent_barrier",
+            "LAUNCH_TIMEOUT",
+            &["deadlock: 16 of 64 threads wait at __syncthreads, ", "tests/emulator/faults.cu:"],
+        ),
         ("two_barriers", "LAUNCH_FAILED", &["divergent barrier", "thread (32,0,0)"]),
-        ("barrier_against_shuffle", "LAUNCH_TIMEOUT", &["1 of 64 threads wait at __syncthreads", "31 of 64 threads wait at __shfl_sync"]),
+        (
+            "barrier_against_shuffle",
+            "LAUNCH_TIMEOUT",
+            &["1 of 64 threads wait at __syncthreads", "31 of 64 threads wait at __shfl_sync"],
+        ),
         ("lane_outside_mask", "LAUNCH_FAILED", &["__shfl_sync: lane 16 is not in its own mask 0x0000ffff"]),
         ("shuffle_after_return", "LAUNCH_FAILED", &["__shfl_xor_sync: lane 9 of the mask 0xffffffff has ended"]),
-        ("two_warp_operations", "LAUNCH_FAILED", &["__syncwarp: another lane of its mask 0xffffffff is at __shfl_sync"]),
+        (
+            "two_warp_operations",
+            "LAUNCH_FAILED",
+            &["__syncwarp: another lane of its mask 0xffffffff is at __shfl_sync"],
+        ),
     ];
     for (name, code, parts) in cases {
         let mut out = device.fresh::<i32>(64);

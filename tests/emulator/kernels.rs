@@ -80,7 +80,7 @@ fn atomics_of_all_blocks_add_up() {
     let Some(device) = Device::open("basics") else { return };
     let mut bins = device.stream.alloc_zeros::<u32>(8).unwrap();
     launch!(device, device.function("count_in_bins"), shape(40, 64), &mut bins, &100_003i32).unwrap();
-    let wanted: Vec<u32> = (0..8).map(|bin| (100_003 - bin + 7) / 8).collect();
+    let wanted: Vec<u32> = (0..8).map(|bin| (100_003u32 - bin).div_ceil(8)).collect();
     assert_eq!(device.stream.clone_dtoh(&bins).unwrap(), wanted);
 }
 
@@ -235,8 +235,18 @@ fn residual_addition_of_channel_slices() {
         let function = device.function(kernels::ADD_FORWARD_F32.name);
         let (pixels_, channels_) = (pixels as i32, channels as i32);
         launch!(
-            device, function, shape(2, 64), &mut out, &a_device, &b_device, &pixels_, &channels_, &out_stride, &a_stride,
-            &b_stride, &relu
+            device,
+            function,
+            shape(2, 64),
+            &mut out,
+            &a_device,
+            &b_device,
+            &pixels_,
+            &channels_,
+            &out_stride,
+            &a_stride,
+            &b_stride,
+            &relu
         )
         .unwrap();
         let out = device.stream.clone_dtoh(&out).unwrap();
@@ -264,7 +274,9 @@ fn all_of_it_holds_in_any_order() {
         sums.expect("blocks_reduce_rows prints its sums")
     };
     let wanted = run("forward", "1");
-    for (order, threads) in [("reversed", "1"), ("shuffled", "3"), ("shuffled:1", "1"), ("shuffled:2", "2"), ("forward", "7")] {
+    for (order, threads) in
+        [("reversed", "1"), ("shuffled", "3"), ("shuffled:1", "1"), ("shuffled:2", "2"), ("forward", "7")]
+    {
         assert_eq!(run(order, threads), wanted, "order {order}, {threads} threads");
     }
 }

@@ -80,7 +80,7 @@ pub fn shape(blocks: u32, threads: u32) -> LaunchConfig {
 /// they printed. The process's tests see `in_child()`.
 pub fn run_in_child(filter: &str, variables: &[(&str, &str)]) -> (bool, String) {
     let mut command = Command::new(std::env::current_exe().expect("tests run from a file"));
-    command.args([filter, "--nocapture", "--include-ignored"]).env("EMULATOR_TEST_CHILD", "1");
+    command.args([filter, "--nocapture"]).env("EMULATOR_TEST_CHILD", "1");
     for name in ["RARUNET_EMULATOR_ORDER", "RARUNET_EMULATOR_THREADS", "RARUNET_EMULATOR_COMPUTE_CAPABILITY"] {
         command.env_remove(name);
     }

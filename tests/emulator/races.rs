@@ -18,7 +18,16 @@ fn print_whether(kernel: &str, threads: usize, wanted: impl Fn(usize) -> f32) {
     let out = device.stream.clone_dtoh(&out).unwrap();
     let right = out.iter().enumerate().all(|(i, x)| *x == wanted(i));
     let nan = out.iter().any(|x| x.is_nan());
-    println!("result: {}", if right { "right" } else if nan { "NaN" } else { "wrong" });
+    println!(
+        "result: {}",
+        if right {
+            "right"
+        } else if nan {
+            "NaN"
+        } else {
+            "wrong"
+        }
+    );
 }
 
 #[test]
@@ -67,7 +76,8 @@ fn blocks_run_in_the_chosen_order() {
     let result = |order: [i32; 4]| order.iter().fold(0, |sum, block| (sum + block) * 2);
     assert_eq!(run("forward"), result([0, 1, 2, 3]));
     assert_eq!(run("reversed"), result([3, 2, 1, 0]));
-    let shuffled: std::collections::BTreeSet<i32> = ["shuffled:1", "shuffled:2", "shuffled:3", "shuffled:4"].map(run).into();
+    let shuffled: std::collections::BTreeSet<i32> =
+        ["shuffled:1", "shuffled:2", "shuffled:3", "shuffled:4"].map(run).into();
     assert!(shuffled.len() > 1, "{shuffled:?}");
 }
 
