@@ -172,7 +172,7 @@ pub fn save(network: &mut Network<f32>, preprocessing: &Preprocessing, path: &Pa
         );
     }
     let mut header = serde_json::Value::Object(header).to_string();
-    while header.len() % 8 != 0 {
+    while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
     write_atomically(path, |file| {

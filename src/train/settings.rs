@@ -67,7 +67,7 @@ impl Settings {
         let rate = self.learning_rate;
         positive("learning rate", rate > 0.0 && rate.is_finite(), rate.to_string())?;
         let Window { low, high, .. } = self.window;
-        if !(low < high) {
+        if low.is_nan() || high.is_nan() || low >= high {
             return Err(Error::Invalid(format!("window {low} to {high}: the lower end must be below the upper one")));
         }
         Ok(model)
