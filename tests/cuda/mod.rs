@@ -1,5 +1,7 @@
 //! The CUDA device, on the emulator.
 
+mod convolution;
+
 use rarunet_cuda::device::Device;
 use rarunet_cuda::device::cuda::CudaDevice;
 use rarunet_cuda::gradcheck;

@@ -66,9 +66,11 @@ fn the_table_names_each_kernel_once() {
     let file = |stem: &str| KernelFile {
         path: format!("kernels/{stem}.cu").into(),
         kernels: vec![kernel("k_f32", &[("n", "I32")])],
+        constants: vec![("THREADS".into(), 256)],
     };
-    let table = rust_table(&[file("op")], None).unwrap();
+    let table = rust_table(&[file("op")], &[], None).unwrap();
     assert!(table.contains("pub const K_F32: Kernel = Kernel { name: \"k_f32\", file: \"op\""), "{table}");
     assert!(table.contains("Parameter { name: \"n\", kind: Kind::I32 }"), "{table}");
-    assert!(rust_table(&[file("op"), file("other")], None).unwrap_err().contains("declared in another file too"));
+    assert!(table.contains("pub mod op {\n    pub const THREADS: usize = 256;\n}"), "{table}");
+    assert!(rust_table(&[file("op"), file("other")], &[], None).unwrap_err().contains("declared in another file too"));
 }
