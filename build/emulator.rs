@@ -31,7 +31,6 @@ impl Compiler {
         let mut headers = files_with_extension(&kernels, &["cuh"]);
         headers.extend(files_with_extension(&emulator, &["hpp", "h"]));
         let mut flags: Vec<String> = ["-std=c++17", "-g1", "-fPIC", "-fno-strict-aliasing"].map(String::from).into();
-        flags.push(format!("-fmacro-prefix-map={}/=", root.display())); // __FILE__ as seen from the crate
         flags.push(format!("-I{}", emulator.display()));
         flags.push(format!("-I{}", kernels.display()));
         flags.extend(instruction_set().map(String::from));

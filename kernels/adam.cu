@@ -25,11 +25,11 @@ static __device__ void update(float* parameters, float* first, float* second, co
 }
 
 KERNEL_WITH_THREADS(adam_update_f32, THREADS)(
-    float* __restrict__ parameters,       // [groups, width]
-    float* __restrict__ first,            // [groups, width]: the first moments
-    float* __restrict__ second,           // [groups, width]
-    const float* __restrict__ gradients,  // [groups, width]
-    const float* __restrict__ rate,       // [2]: the corrected learning rate, the second moments' correction
+    float* parameters,       // [groups, width]
+    float* first,            // [groups, width]: the first moments
+    float* second,           // [groups, width]
+    const float* gradients,  // [groups, width]
+    const float* rate,       // [2]: the corrected learning rate, the second moments' correction
     int groups, int width,
     float beta1, float beta2, float epsilon) {
   if (width == 4) update<4>(parameters, first, second, gradients, rate, groups, beta1, beta2, epsilon);

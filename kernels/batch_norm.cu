@@ -44,8 +44,9 @@ static __device__ void chunk_moments(float* partial, const float* x, int pixels,
   const Chunk chunk = chunk_of(blockIdx.x, pixels, chunk_pixels);
   Moments<width> moments = {};
   if (c < channels)
-    for (int p = chunk.start + threadIdx.y; p < chunk.end; p += blockDim.y)
-      add_value(moments, load<width>(x + p * x_stride + c));
+    for_each_in_chunk(
+        chunk, [&](int p) { return load<width>(x + p * x_stride + c); },
+        [&](int, const Group<width>& group) { add_value(moments, group); });
   moments = reduce_rows(moments, merge<width>);
   if (threadIdx.y > 0 || c >= channels) return;
   float* own = partial + blockIdx.x * 2 * channels + c;
@@ -55,8 +56,8 @@ static __device__ void chunk_moments(float* partial, const float* x, int pixels,
 
 // A block for each chunk (x).
 KERNEL_WITH_THREADS(batch_norm_forward_chunks_f32, THREADS)(
-    float* __restrict__ partial,  // [chunks, 2, channels]: mean, squared deviations
-    const float* __restrict__ x,  // [pixels, channels], stride x_stride
+    float* partial,  // [chunks, 2, channels]: mean, squared deviations
+    const float* x,  // [pixels, channels], stride x_stride
     int pixels, int channels, int x_stride, int chunk_pixels, int width) {
   if (width == 4) chunk_moments<4>(partial, x, pixels, channels, x_stride, chunk_pixels);
   else chunk_moments<1>(partial, x, pixels, channels, x_stride, chunk_pixels);
@@ -64,12 +65,12 @@ KERNEL_WITH_THREADS(batch_norm_forward_chunks_f32, THREADS)(
 
 // Threads along y share the chunks.
 KERNEL_WITH_THREADS(batch_norm_forward_statistics_f32, THREADS)(
-    float* __restrict__ mean,              // [channels]
-    float* __restrict__ inverse,           // [channels]: 1 / sqrt(variance + epsilon)
-    float* __restrict__ running_mean,      // [channels], updated
-    float* __restrict__ running_variance,  // [channels], updated
-    const float* __restrict__ partial,     // [chunks, 2, channels]
-    const float* __restrict__ momentum,    // [1]
+    float* mean,              // [channels]
+    float* inverse,           // [channels]: 1 / sqrt(variance + epsilon)
+    float* running_mean,      // [channels], updated
+    float* running_variance,  // [channels], updated
+    const float* partial,     // [chunks, 2, channels]
+    const float* momentum,    // [1]
     int pixels, int channels, int chunk_pixels, int chunks,
     float epsilon) {
   const int c = first_channel<1>();
@@ -103,21 +104,22 @@ static __device__ void normalise(float* out, const float* x, const float* gamma,
   const Group<width> inverses = load<width>(inverse + c);
 #pragma unroll
   for (int k = 0; k < width; ++k) scale[k] *= inverses[k];
-  for_each_pixel(pixels, [&](int p) {
-    Group<width> group = load<width>(x + p * x_stride + c);
+  for_each_pixel(
+      pixels, [&](int p) { return load<width>(x + p * x_stride + c); },
+      [&](int p, Group<width> group) {
 #pragma unroll
-    for (int k = 0; k < width; ++k) group[k] = (group[k] - center[k]) * scale[k] + shift[k];
-    store(out + p * out_stride + c, group);
-  });
+        for (int k = 0; k < width; ++k) group[k] = (group[k] - center[k]) * scale[k] + shift[k];
+        store(out + p * out_stride + c, group);
+      });
 }
 
 KERNEL_WITH_THREADS(batch_norm_forward_f32, THREADS)(
-    float* __restrict__ out,            // [pixels, channels], stride out_stride
-    const float* __restrict__ x,        // [pixels, channels], stride x_stride
-    const float* __restrict__ gamma,    // [channels]
-    const float* __restrict__ beta,     // [channels]
-    const float* __restrict__ mean,     // [channels]
-    const float* __restrict__ inverse,  // [channels]
+    float* out,            // [pixels, channels], stride out_stride
+    const float* x,        // [pixels, channels], stride x_stride
+    const float* gamma,    // [channels]
+    const float* beta,     // [channels]
+    const float* mean,     // [channels]
+    const float* inverse,  // [channels]
     int pixels, int channels, int out_stride, int x_stride, int width) {
   if (width == 4) normalise<4>(out, x, gamma, beta, mean, inverse, pixels, channels, out_stride, x_stride);
   else normalise<1>(out, x, gamma, beta, mean, inverse, pixels, channels, out_stride, x_stride);
@@ -138,21 +140,22 @@ static __device__ void infer(float* out, const float* x, const float* gamma, con
     scale[k] /= sqrtf(variances[k] + epsilon);
     shift[k] -= means[k] * scale[k];
   }
-  for_each_pixel(pixels, [&](int p) {
-    Group<width> group = load<width>(x + p * x_stride + c);
+  for_each_pixel(
+      pixels, [&](int p) { return load<width>(x + p * x_stride + c); },
+      [&](int p, Group<width> group) {
 #pragma unroll
-    for (int k = 0; k < width; ++k) group[k] = group[k] * scale[k] + shift[k];
-    store(out + p * out_stride + c, group);
-  });
+        for (int k = 0; k < width; ++k) group[k] = group[k] * scale[k] + shift[k];
+        store(out + p * out_stride + c, group);
+      });
 }
 
 KERNEL_WITH_THREADS(batch_norm_inference_f32, THREADS)(
-    float* __restrict__ out,             // [pixels, channels], stride out_stride
-    const float* __restrict__ x,         // [pixels, channels], stride x_stride
-    const float* __restrict__ gamma,     // [channels]
-    const float* __restrict__ beta,      // [channels]
-    const float* __restrict__ mean,      // [channels]: the running ones
-    const float* __restrict__ variance,  // [channels]
+    float* out,             // [pixels, channels], stride out_stride
+    const float* x,         // [pixels, channels], stride x_stride
+    const float* gamma,     // [channels]
+    const float* beta,      // [channels]
+    const float* mean,      // [channels]: the running ones
+    const float* variance,  // [channels]
     int pixels, int channels, int out_stride, int x_stride, int width,
     float epsilon) {
   if (width == 4) infer<4>(out, x, gamma, beta, mean, variance, pixels, channels, out_stride, x_stride, epsilon);
@@ -183,14 +186,18 @@ static __device__ void chunk_sums(float* partial, const float* dout, const float
   Sums<width> sums = {};
   if (c < channels) {
     const Group<width> center = load<width>(mean + c);
-    for (int p = chunk.start + threadIdx.y; p < chunk.end; p += blockDim.y) {
-      const Group<width> gradient = load<width>(dout + p * dout_stride + c), group = load<width>(x + p * x_stride + c);
+    for_each_in_chunk(
+        chunk,
+        [&](int p) {
+          return GroupPair<width>{load<width>(dout + p * dout_stride + c), load<width>(x + p * x_stride + c)};
+        },
+        [&](int, const GroupPair<width>& pair) {
 #pragma unroll
-      for (int k = 0; k < width; ++k) {
-        sums.dbeta[k] += gradient[k];
-        sums.dgamma[k] += gradient[k] * (group[k] - center[k]);
-      }
-    }
+          for (int k = 0; k < width; ++k) {
+            sums.dbeta[k] += pair.a[k];
+            sums.dgamma[k] += pair.a[k] * (pair.b[k] - center[k]);
+          }
+        });
   }
   sums = reduce_rows(sums, plus<width>);
   if (threadIdx.y > 0 || c >= channels) return;
@@ -201,10 +208,10 @@ static __device__ void chunk_sums(float* partial, const float* dout, const float
 
 // A block for each chunk (x).
 KERNEL_WITH_THREADS(batch_norm_backward_chunks_f32, THREADS)(
-    float* __restrict__ partial,     // [chunks, 2, channels]: dbeta, dgamma times the deviation
-    const float* __restrict__ dout,  // [pixels, channels], stride dout_stride
-    const float* __restrict__ x,     // [pixels, channels], stride x_stride
-    const float* __restrict__ mean,  // [channels]
+    float* partial,     // [chunks, 2, channels]: dbeta, dgamma times the deviation
+    const float* dout,  // [pixels, channels], stride dout_stride
+    const float* x,     // [pixels, channels], stride x_stride
+    const float* mean,  // [channels]
     int pixels, int channels, int dout_stride, int x_stride, int chunk_pixels, int width) {
   if (width == 4) chunk_sums<4>(partial, dout, x, mean, pixels, channels, dout_stride, x_stride, chunk_pixels);
   else chunk_sums<1>(partial, dout, x, mean, pixels, channels, dout_stride, x_stride, chunk_pixels);
@@ -212,10 +219,10 @@ KERNEL_WITH_THREADS(batch_norm_backward_chunks_f32, THREADS)(
 
 // Threads along y share the chunks.
 KERNEL_WITH_THREADS(batch_norm_backward_parameters_f32, THREADS)(
-    float* __restrict__ dgamma,         // [channels]
-    float* __restrict__ dbeta,          // [channels]
-    const float* __restrict__ partial,  // [chunks, 2, channels]
-    const float* __restrict__ inverse,  // [channels]
+    float* dgamma,         // [channels]
+    float* dbeta,          // [channels]
+    const float* partial,  // [chunks, 2, channels]
+    const float* inverse,  // [channels]
     int channels, int chunks) {
   const int c = first_channel<1>();
   Sums<1> sums = {};
@@ -248,25 +255,29 @@ static __device__ void differentiate(float* dx, const float* dout, const float* 
     slope[k] *= -factor[k] * inverses[k] / pixels;
     offset[k] *= -factor[k] / pixels;
   }
-  for_each_pixel(pixels, [&](int p) {
-    const Group<width> gradient = load<width>(dout + p * dout_stride + c), group = load<width>(x + p * x_stride + c);
-    Group<width> result;
+  for_each_pixel(
+      pixels,
+      [&](int p) {
+        return GroupPair<width>{load<width>(dout + p * dout_stride + c), load<width>(x + p * x_stride + c)};
+      },
+      [&](int p, const GroupPair<width>& pair) {
+        Group<width> result;
 #pragma unroll
-    for (int k = 0; k < width; ++k)
-      result[k] = factor[k] * gradient[k] + (slope[k] * (group[k] - center[k]) + offset[k]);
-    store(dx + p * dx_stride + c, result);
-  });
+        for (int k = 0; k < width; ++k)
+          result[k] = factor[k] * pair.a[k] + (slope[k] * (pair.b[k] - center[k]) + offset[k]);
+        store(dx + p * dx_stride + c, result);
+      });
 }
 
 KERNEL_WITH_THREADS(batch_norm_backward_f32, THREADS)(
-    float* __restrict__ dx,             // [pixels, channels], stride dx_stride
-    const float* __restrict__ dout,     // [pixels, channels], stride dout_stride
-    const float* __restrict__ x,        // [pixels, channels], stride x_stride
-    const float* __restrict__ gamma,    // [channels]
-    const float* __restrict__ dgamma,   // [channels]
-    const float* __restrict__ dbeta,    // [channels]
-    const float* __restrict__ mean,     // [channels]
-    const float* __restrict__ inverse,  // [channels]
+    float* dx,             // [pixels, channels], stride dx_stride
+    const float* dout,     // [pixels, channels], stride dout_stride
+    const float* x,        // [pixels, channels], stride x_stride
+    const float* gamma,    // [channels]
+    const float* dgamma,   // [channels]
+    const float* dbeta,    // [channels]
+    const float* mean,     // [channels]
+    const float* inverse,  // [channels]
     int pixels, int channels, int dx_stride, int dout_stride, int x_stride, int width) {
   if (width == 4)
     differentiate<4>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride, dout_stride,

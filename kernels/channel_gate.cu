@@ -5,8 +5,8 @@
 // ---- forward ----------------------------------------------------------------------------------------------------------
 
 KERNEL_WITH_THREADS(channel_gate_forward_f32, THREADS)(
-    float* __restrict__ out,      // [batch, channels], stride out_stride; zero from channel `used` on
-    const float* __restrict__ x,  // [2 batch, channels], stride x_stride: of the means, then of the maxima
+    float* out,      // [batch, channels], stride out_stride; zero from channel `used` on
+    const float* x,  // [2 batch, channels], stride x_stride: of the means, then of the maxima
     int batch, int channels, int used, int out_stride, int x_stride) {
   const int c = first_channel<1>();
   if (c >= channels) return;
@@ -19,9 +19,9 @@ KERNEL_WITH_THREADS(channel_gate_forward_f32, THREADS)(
 // ---- backward ---------------------------------------------------------------------------------------------------------
 
 KERNEL_WITH_THREADS(channel_gate_backward_f32, THREADS)(
-    float* __restrict__ dx,          // [2 batch, channels], stride dx_stride
-    const float* __restrict__ dout,  // [batch, channels], stride dout_stride
-    const float* __restrict__ out,   // [batch, channels], stride out_stride
+    float* dx,          // [2 batch, channels], stride dx_stride
+    const float* dout,  // [batch, channels], stride dout_stride
+    const float* out,   // [batch, channels], stride out_stride
     int batch, int channels, int dx_stride, int dout_stride, int out_stride) {
   const int c = first_channel<1>();
   if (c >= channels) return;

@@ -28,8 +28,8 @@ static __device__ void pool(float* out, const float* x, int pixels, int channels
 }
 
 KERNEL_WITH_THREADS(channel_pool_forward_f32, THREADS)(
-    float* __restrict__ out,      // [pixels, 2], stride out_stride: mean, maximum
-    const float* __restrict__ x,  // [pixels, channels], stride x_stride
+    float* out,      // [pixels, 2], stride out_stride: mean, maximum
+    const float* x,  // [pixels, channels], stride x_stride
     int pixels, int channels,     // without padding
     int out_stride, int x_stride, int width) {
   if (width == 4) pool<4>(out, x, pixels, channels, out_stride, x_stride);
@@ -81,9 +81,9 @@ static __device__ void pool_backward(float* dx, const float* dout, const float* 
 }
 
 KERNEL_WITH_THREADS(channel_pool_backward_f32, THREADS)(
-    float* __restrict__ dx,          // [pixels, stored], stride dx_stride; zero from channel `channels` on
-    const float* __restrict__ dout,  // [pixels, 2], stride dout_stride
-    const float* __restrict__ x,     // [pixels, channels], stride x_stride
+    float* dx,          // [pixels, stored], stride dx_stride; zero from channel `channels` on
+    const float* dout,  // [pixels, 2], stride dout_stride
+    const float* x,     // [pixels, channels], stride x_stride
     int pixels, int channels,        // without padding
     int stored, int dx_stride, int dout_stride, int x_stride, int width) {
   if (width == 4) pool_backward<4>(dx, dout, x, pixels, channels, stored, dx_stride, dout_stride, x_stride);

@@ -8,9 +8,9 @@ constexpr int CHUNK_PIXELS = 4096;  // of a block: 16 a thread, so that sums in 
 
 // A block for each chunk (x) and sample (z).
 KERNEL_WITH_THREADS(dice_loss_forward_chunks_f32, THREADS)(
-    float* __restrict__ sums,              // [n, chunks, 2]: of p t, of p + t
-    const float* __restrict__ prediction,  // [n, pixels]
-    const float* __restrict__ target,      // [n, pixels]
+    float* sums,              // [n, chunks, 2]: of p t, of p + t
+    const float* prediction,  // [n, pixels]
+    const float* target,      // [n, pixels]
     int pixels) {
   const int n = blockIdx.z;
   const Chunk chunk = chunk_of(blockIdx.x, pixels, CHUNK_PIXELS);
@@ -37,11 +37,11 @@ static __device__ __forceinline__ float dice_loss(double both, double all, float
 
 // One block; each warp takes every WARPS-th sample.
 KERNEL_WITH_THREADS(dice_loss_forward_f32, THREADS)(
-    float* __restrict__ loss,          // [1]
-    float* __restrict__ losses,        // [batch]
-    float* __restrict__ total,         // [2]: numerator, denominator
-    const float* __restrict__ sums,    // [batch, chunks, 2]
-    const float* __restrict__ weight,  // [batch]
+    float* loss,          // [1]
+    float* losses,        // [batch]
+    float* total,         // [2]: numerator, denominator
+    const float* sums,    // [batch, chunks, 2]
+    const float* weight,  // [batch]
     int batch, int chunks,
     float smooth) {
   __shared__ double pooled[WARPS][2];
@@ -76,11 +76,11 @@ KERNEL_WITH_THREADS(dice_loss_forward_f32, THREADS)(
 
 // Blocks for the pixels (x) of each sample (z).
 KERNEL_WITH_THREADS(dice_loss_backward_f32, THREADS)(
-    float* __restrict__ dprediction,   // [n, pixels]
-    const float* __restrict__ dloss,   // [1]
-    const float* __restrict__ target,  // [n, pixels]
-    const float* __restrict__ weight,  // [n]
-    const float* __restrict__ total,   // [2]
+    float* dprediction,   // [n, pixels]
+    const float* dloss,   // [1]
+    const float* target,  // [n, pixels]
+    const float* weight,  // [n]
+    const float* total,   // [2]
     int pixels) {
   const int n = blockIdx.z;
   const float inverse = 1.0f / total[1], scale = weight[n] * *dloss;

@@ -27,7 +27,7 @@ static __device__ __forceinline__ Place place_of(int p, int depth, int height, i
                                 p - static_cast<int>(x) * width}};
 }
 
-// Calls body(q) for the pixels of a window, in order.
+// Calls body(q) for the pixels of a window, in order. Not unrolled: many threads with few registers hide the loads' time.
 template <class Body>
 static __device__ __forceinline__ void for_each_in_window(const Pooling& pooling, const Place& window, Body body) {
   int first[3], last[3];
@@ -38,8 +38,11 @@ static __device__ __forceinline__ void for_each_in_window(const Pooling& pooling
     first[axis] = max(start, 0);
     last[axis] = min(start + a.kernel, a.size);
   }
+#pragma unroll 1
   for (int z = first[0]; z < last[0]; ++z)
+#pragma unroll 1
     for (int y = first[1]; y < last[1]; ++y)
+#pragma unroll 1
       for (int x = first[2]; x < last[2]; ++x) body(pooling.pixel(window.n, z, y, x));
 }
 
@@ -67,8 +70,8 @@ static __device__ void pool(float* out, const float* x, int pixels, int channels
 }
 
 KERNEL_WITH_THREADS(max_pool_forward_f32, THREADS)(
-    float* __restrict__ out,      // [n, out_d, out_h, out_w, channels], stride out_stride: `pixels` in all
-    const float* __restrict__ x,  // [n, d, h, w, channels], stride x_stride
+    float* out,      // [n, out_d, out_h, out_w, channels], stride out_stride: `pixels` in all
+    const float* x,  // [n, d, h, w, channels], stride x_stride
     int pixels, int channels, int out_stride, int x_stride, int width,
     int d, int h, int w, int out_d, int out_h, int out_w,
     int kernel_d, int kernel_h, int kernel_w, int stride_d, int stride_h, int stride_w,
@@ -98,36 +101,35 @@ static __device__ void pool_backward(float* dx, const float* dout, const float* 
       first[axis] = end < a.kernel ? 0 : (end - a.kernel) / a.stride + 1;
       last[axis] = min(end / a.stride + 1, a.out_size);
     }
+    const Group<width> own = load<width>(x + p * x_stride + c);
     Group<width> gradient = {};
+#pragma unroll 1
     for (int z = first[0]; z < last[0]; ++z)
+#pragma unroll 1
       for (int y = first[1]; y < last[1]; ++y)
+#pragma unroll 1
         for (int v = first[2]; v < last[2]; ++v) {
-          const Place window = {place.n, {z, y, v}};
-          Group<width> maximum;
-          int winner[width];
-          bool fresh = true;
-          for_each_in_window(pooling, window, [&](int q) {
-            const Group<width> group = load<width>(x + q * x_stride + c);
+          const int window =
+              ((place.n * pooling.axes[0].out_size + z) * pooling.axes[1].out_size + y) * pooling.axes[2].out_size + v;
+          Group<width> given = load<width>(dout + window * dout_stride + c);
+          for_each_in_window(pooling, {place.n, {z, y, v}}, [&](int q) {
+            const Group<width> other = load<width>(x + q * x_stride + c);
 #pragma unroll
             for (int k = 0; k < width; ++k)
-              if (fresh || group[k] > maximum[k]) maximum[k] = group[k], winner[k] = q;
-            fresh = false;
+              if (q < p ? other[k] >= own[k] : other[k] > own[k]) given[k] = 0.0f;
           });
-          const int from =
-              ((place.n * pooling.axes[0].out_size + z) * pooling.axes[1].out_size + y) * pooling.axes[2].out_size + v;
-          const Group<width> given = load<width>(dout + from * dout_stride + c);
 #pragma unroll
-          for (int k = 0; k < width; ++k)
-            if (winner[k] == p) gradient[k] += given[k];
+          for (int k = 0; k < width; ++k) gradient[k] += given[k];
         }
     store(dx + p * dx_stride + c, gradient);
   });
 }
 
-KERNEL_WITH_THREADS(max_pool_backward_f32, THREADS)(
-    float* __restrict__ dx,          // [n, d, h, w, channels], stride dx_stride: `pixels` in all
-    const float* __restrict__ dout,  // [n, out_d, out_h, out_w, channels], stride dout_stride
-    const float* __restrict__ x,     // [n, d, h, w, channels], stride x_stride
+// Without a bound on its threads, which would make the compiler spill registers.
+KERNEL(max_pool_backward_f32)(
+    float* dx,          // [n, d, h, w, channels], stride dx_stride: `pixels` in all
+    const float* dout,  // [n, out_d, out_h, out_w, channels], stride dout_stride
+    const float* x,     // [n, d, h, w, channels], stride x_stride
     int pixels, int channels, int dx_stride, int dout_stride, int x_stride, int width,
     int d, int h, int w, int out_d, int out_h, int out_w,
     int kernel_d, int kernel_h, int kernel_w, int stride_d, int stride_h, int stride_w,

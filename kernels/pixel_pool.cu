@@ -30,12 +30,10 @@ static __device__ void pool_chunk(float* pooled, const float* x, int pixels, int
   const int c = first_channel<width>(), n = blockIdx.z;
   const Chunk chunk = chunk_of(blockIdx.x, pixels, chunk_pixels);
   Pooled<width> result = nothing<width>();
-  if (c < channels) {
-    for (int p = chunk.start + threadIdx.y; p < chunk.end; p += blockDim.y) {
-      const Group<width> group = load<width>(x + (n * pixels + p) * x_stride + c);
-      result = combine(result, Pooled<width>{group, group});
-    }
-  }
+  if (c < channels)
+    for_each_in_chunk(
+        chunk, [&](int p) { return load<width>(x + (n * pixels + p) * x_stride + c); },
+        [&](int, const Group<width>& group) { result = combine(result, Pooled<width>{group, group}); });
   result = reduce_rows(result, combine<width>);
   if (threadIdx.y > 0 || c >= channels) return;
   float* own = pooled + (n * gridDim.x + blockIdx.x) * 2 * channels + c;
@@ -45,8 +43,8 @@ static __device__ void pool_chunk(float* pooled, const float* x, int pixels, int
 
 // A block for each chunk (x) and sample (z).
 KERNEL_WITH_THREADS(pixel_pool_forward_chunks_f32, THREADS)(
-    float* __restrict__ pooled,   // [n, chunks, 2, channels]: sum, maximum
-    const float* __restrict__ x,  // [n, pixels, channels], stride x_stride
+    float* pooled,   // [n, chunks, 2, channels]: sum, maximum
+    const float* x,  // [n, pixels, channels], stride x_stride
     int pixels, int channels, int x_stride, int chunk_pixels, int width) {
   if (width == 4) pool_chunk<4>(pooled, x, pixels, channels, x_stride, chunk_pixels);
   else pool_chunk<1>(pooled, x, pixels, channels, x_stride, chunk_pixels);
@@ -54,8 +52,8 @@ KERNEL_WITH_THREADS(pixel_pool_forward_chunks_f32, THREADS)(
 
 // A block for each sample (z), threads along y sharing the chunks.
 KERNEL_WITH_THREADS(pixel_pool_forward_f32, THREADS)(
-    float* __restrict__ out,           // [2 n, channels], stride out_stride: means, then maxima
-    const float* __restrict__ pooled,  // [n, chunks, 2, channels]
+    float* out,           // [2 n, channels], stride out_stride: means, then maxima
+    const float* pooled,  // [n, chunks, 2, channels]
     int pixels, int channels, int out_stride, int chunks) {
   const int c = first_channel<1>(), n = blockIdx.z;
   Pooled<1> result = nothing<1>();
@@ -96,12 +94,13 @@ static __device__ void find_in_chunk(int* places, const float* x, const float* o
   for (int k = 0; k < width; ++k) found.values[k] = NOWHERE;
   if (c < channels) {
     const Group<width> maxima = load<width>(out + (gridDim.z + n) * out_stride + c);
-    for (int p = chunk.start + threadIdx.y; p < chunk.end; p += blockDim.y) {
-      const Group<width> group = load<width>(x + (n * pixels + p) * x_stride + c);
+    for_each_in_chunk(
+        chunk, [&](int p) { return load<width>(x + (n * pixels + p) * x_stride + c); },
+        [&](int p, const Group<width>& group) {
 #pragma unroll
-      for (int k = 0; k < width; ++k)
-        if (group[k] == maxima[k]) found.values[k] = min(found.values[k], p);
-    }
+          for (int k = 0; k < width; ++k)
+            if (group[k] == maxima[k]) found.values[k] = min(found.values[k], p);
+        });
   }
   found = reduce_rows(found, earlier<width>);
   if (threadIdx.y > 0 || c >= channels) return;
@@ -111,9 +110,9 @@ static __device__ void find_in_chunk(int* places, const float* x, const float* o
 
 // A block for each chunk (x) and sample (z).
 KERNEL_WITH_THREADS(pixel_pool_backward_chunks_f32, THREADS)(
-    int* __restrict__ places,       // [n, chunks, channels]: the first maximum's pixel in the sample, or NOWHERE
-    const float* __restrict__ x,    // [n, pixels, channels], stride x_stride
-    const float* __restrict__ out,  // [2 n, channels], stride out_stride
+    int* places,       // [n, chunks, channels]: the first maximum's pixel in the sample, or NOWHERE
+    const float* x,    // [n, pixels, channels], stride x_stride
+    const float* out,  // [2 n, channels], stride out_stride
     int pixels, int channels, int x_stride, int out_stride, int chunk_pixels, int width) {
   if (width == 4) find_in_chunk<4>(places, x, out, pixels, channels, x_stride, out_stride, chunk_pixels);
   else find_in_chunk<1>(places, x, out, pixels, channels, x_stride, out_stride, chunk_pixels);
@@ -121,8 +120,8 @@ KERNEL_WITH_THREADS(pixel_pool_backward_chunks_f32, THREADS)(
 
 // A block for each sample (z), threads along y sharing the chunks.
 KERNEL_WITH_THREADS(pixel_pool_backward_place_f32, THREADS)(
-    int* __restrict__ place,         // [n, channels]
-    const int* __restrict__ places,  // [n, chunks, channels]
+    int* place,         // [n, channels]
+    const int* places,  // [n, chunks, channels]
     int channels, int chunks) {
   const int c = first_channel<1>(), n = blockIdx.z;
   Places<1> found = {{NOWHERE}};
@@ -154,9 +153,9 @@ static __device__ void pool_backward(float* dx, const float* dout, const int* pl
 
 // Blocks for the pixels (x) of each sample (z).
 KERNEL_WITH_THREADS(pixel_pool_backward_f32, THREADS)(
-    float* __restrict__ dx,          // [n, pixels, channels], stride dx_stride
-    const float* __restrict__ dout,  // [2 n, channels], stride dout_stride
-    const int* __restrict__ place,   // [n, channels]
+    float* dx,          // [n, pixels, channels], stride dx_stride
+    const float* dout,  // [2 n, channels], stride dout_stride
+    const int* place,   // [n, channels]
     int pixels, int channels, int dx_stride, int dout_stride, int width) {
   if (width == 4) pool_backward<4>(dx, dout, place, pixels, channels, dx_stride, dout_stride);
   else pool_backward<1>(dx, dout, place, pixels, channels, dx_stride, dout_stride);

@@ -35,6 +35,11 @@ template <int width> __device__ __forceinline__ void store(float* address, const
   }
 }
 
+// The groups of two tensors at one place.
+template <int width> struct GroupPair {
+  Group<width> a, b;
+};
+
 // ---- a thread's place -------------------------------------------------------------------------------------------------
 
 // The first of the thread's channels; threads beyond the last channel have nothing to do.
@@ -45,9 +50,23 @@ template <int width> __device__ __forceinline__ int first_channel() {
 // Calls body(p) for the thread's pixels among `pixels`, whatever the grid.
 template <class Body> __device__ __forceinline__ void for_each_pixel(int pixels, Body body) {
   const unsigned step = gridDim.x * blockDim.y;
-#pragma unroll 4
   for (unsigned p = blockIdx.x * blockDim.y + threadIdx.y; p < static_cast<unsigned>(pixels); p += step)
     body(static_cast<int>(p));
+}
+
+// Calls use(p, load(p)) likewise, the loads of several pixels first, so that they are under way at once. Kernels declare
+// their pointers without __restrict__: with it the compiler moves each load down to its use.
+template <class Load, class Use> __device__ __forceinline__ void for_each_pixel(int pixels, Load load, Use use) {
+  const unsigned step = gridDim.x * blockDim.y, end = pixels;
+  unsigned p = blockIdx.x * blockDim.y + threadIdx.y;
+  for (; p + (PIXELS_PER_THREAD - 1) * step < end; p += PIXELS_PER_THREAD * step) {
+    decltype(load(0)) loaded[PIXELS_PER_THREAD];
+#pragma unroll
+    for (int i = 0; i < PIXELS_PER_THREAD; ++i) loaded[i] = load(static_cast<int>(p + i * step));
+#pragma unroll
+    for (int i = 0; i < PIXELS_PER_THREAD; ++i) use(static_cast<int>(p + i * step), loaded[i]);
+  }
+  for (; p < end; p += step) use(static_cast<int>(p), load(static_cast<int>(p)));
 }
 
 // ---- element by element -----------------------------------------------------------------------------------------------
@@ -59,13 +78,13 @@ __device__ __forceinline__ void map_groups(float* out, const float* a, int pixel
                                            int a_stride, Function function) {
   const int c = first_channel<width>();
   if (c >= channels) return;
-  for_each_pixel(pixels, [&](int p) {
-    const Group<width> x = load<width>(a + p * a_stride + c);
-    Group<width> result;
+  for_each_pixel(
+      pixels, [&](int p) { return load<width>(a + p * a_stride + c); },
+      [&](int p, Group<width> x) {
 #pragma unroll
-    for (int k = 0; k < width; ++k) result[k] = function(x[k]);
-    store(out + p * out_stride + c, result);
-  });
+        for (int k = 0; k < width; ++k) x[k] = function(x[k]);
+        store(out + p * out_stride + c, x);
+      });
 }
 
 template <class Function>
@@ -81,13 +100,17 @@ __device__ __forceinline__ void zip_groups(float* out, const float* a, const flo
                                            int out_stride, int a_stride, int b_stride, Function function) {
   const int c = first_channel<width>();
   if (c >= channels) return;
-  for_each_pixel(pixels, [&](int p) {
-    const Group<width> x = load<width>(a + p * a_stride + c), y = load<width>(b + p * b_stride + c);
-    Group<width> result;
+  for_each_pixel(
+      pixels,
+      [&](int p) {
+        return GroupPair<width>{load<width>(a + p * a_stride + c), load<width>(b + p * b_stride + c)};
+      },
+      [&](int p, const GroupPair<width>& pair) {
+        Group<width> result;
 #pragma unroll
-    for (int k = 0; k < width; ++k) result[k] = function(x[k], y[k]);
-    store(out + p * out_stride + c, result);
-  });
+        for (int k = 0; k < width; ++k) result[k] = function(pair.a[k], pair.b[k]);
+        store(out + p * out_stride + c, result);
+      });
 }
 
 template <class Function>
@@ -108,6 +131,21 @@ struct Chunk {
 __device__ __forceinline__ Chunk chunk_of(int index, int pixels, int chunk_pixels) {
   const int start = index * chunk_pixels;
   return {start, min(start + chunk_pixels, pixels)};
+}
+
+// Calls use(p, load(p)) for the thread's pixels of a chunk, p counted in its sample, in order; the loads of several pixels
+// first, so that they are under way at once.
+template <class Load, class Use> __device__ __forceinline__ void for_each_in_chunk(Chunk chunk, Load load, Use use) {
+  const int step = blockDim.y;
+  int p = chunk.start + threadIdx.y;
+  for (; p + (PIXELS_PER_THREAD - 1) * step < chunk.end; p += PIXELS_PER_THREAD * step) {
+    decltype(load(0)) loaded[PIXELS_PER_THREAD];
+#pragma unroll
+    for (int i = 0; i < PIXELS_PER_THREAD; ++i) loaded[i] = load(p + i * step);
+#pragma unroll
+    for (int i = 0; i < PIXELS_PER_THREAD; ++i) use(p + i * step, loaded[i]);
+  }
+  for (; p < chunk.end; p += step) use(p, load(p));
 }
 
 // Combines what the threads with the same channels hold, in a fixed order; those with threadIdx.y == 0 get the result.

@@ -5,24 +5,32 @@
 
 // ---- forward, a factor a pixel ----------------------------------------------------------------------------------------
 
+template <int width> struct PixelAndFactor {
+  Group<width> group;
+  float factor;
+};
+
 template <int width>
 static __device__ void multiply_pixels(float* out, const float* x, const float* map, int pixels, int channels,
                                        int out_stride, int x_stride, int map_stride) {
   const int c = first_channel<width>();
   if (c >= channels) return;
-  for_each_pixel(pixels, [&](int p) {
-    const float factor = map[p * map_stride];
-    Group<width> group = load<width>(x + p * x_stride + c);
+  for_each_pixel(
+      pixels,
+      [&](int p) {
+        return PixelAndFactor<width>{load<width>(x + p * x_stride + c), map[p * map_stride]};
+      },
+      [&](int p, PixelAndFactor<width> pixel) {
 #pragma unroll
-    for (int k = 0; k < width; ++k) group[k] *= factor;
-    store(out + p * out_stride + c, group);
-  });
+        for (int k = 0; k < width; ++k) pixel.group[k] *= pixel.factor;
+        store(out + p * out_stride + c, pixel.group);
+      });
 }
 
 KERNEL_WITH_THREADS(product_forward_pixel_f32, THREADS)(
-    float* __restrict__ out,        // [pixels, channels], stride out_stride
-    const float* __restrict__ x,    // [pixels, channels], stride x_stride
-    const float* __restrict__ map,  // [pixels, 1], stride map_stride
+    float* out,        // [pixels, channels], stride out_stride
+    const float* x,    // [pixels, channels], stride x_stride
+    const float* map,  // [pixels, 1], stride map_stride
     int pixels, int channels, int out_stride, int x_stride, int map_stride, int width) {
   if (width == 4) multiply_pixels<4>(out, x, map, pixels, channels, out_stride, x_stride, map_stride);
   else multiply_pixels<1>(out, x, map, pixels, channels, out_stride, x_stride, map_stride);
@@ -36,19 +44,20 @@ static __device__ void multiply_channels(float* out, const float* x, const float
   const int c = first_channel<width>(), n = blockIdx.z;
   if (c >= channels) return;
   const Group<width> factors = load<width>(map + n * map_stride + c);
-  for_each_pixel(pixels, [&](int p) {
-    Group<width> group = load<width>(x + (n * pixels + p) * x_stride + c);
+  for_each_pixel(
+      pixels, [&](int p) { return load<width>(x + (n * pixels + p) * x_stride + c); },
+      [&](int p, Group<width> group) {
 #pragma unroll
-    for (int k = 0; k < width; ++k) group[k] *= factors[k];
-    store(out + (n * pixels + p) * out_stride + c, group);
-  });
+        for (int k = 0; k < width; ++k) group[k] *= factors[k];
+        store(out + (n * pixels + p) * out_stride + c, group);
+      });
 }
 
 // Blocks for the pixels (x) of each sample (z).
 KERNEL_WITH_THREADS(product_forward_channel_f32, THREADS)(
-    float* __restrict__ out,        // [n, pixels, channels], stride out_stride
-    const float* __restrict__ x,    // [n, pixels, channels], stride x_stride
-    const float* __restrict__ map,  // [n, channels], stride map_stride
+    float* out,        // [n, pixels, channels], stride out_stride
+    const float* x,    // [n, pixels, channels], stride x_stride
+    const float* map,  // [n, channels], stride map_stride
     int pixels, int channels, int out_stride, int x_stride, int map_stride, int width) {
   if (width == 4) multiply_channels<4>(out, x, map, pixels, channels, out_stride, x_stride, map_stride);
   else multiply_channels<1>(out, x, map, pixels, channels, out_stride, x_stride, map_stride);
@@ -73,9 +82,9 @@ static __device__ void dot_pixels(float* dmap, const float* dout, const float* x
 }
 
 KERNEL_WITH_THREADS(product_backward_map_pixel_f32, THREADS)(
-    float* __restrict__ dmap,        // [pixels, 1], stride dmap_stride
-    const float* __restrict__ dout,  // [pixels, channels], stride dout_stride
-    const float* __restrict__ x,     // [pixels, channels], stride x_stride
+    float* dmap,        // [pixels, 1], stride dmap_stride
+    const float* dout,  // [pixels, channels], stride dout_stride
+    const float* x,     // [pixels, channels], stride x_stride
     int pixels, int channels, int dmap_stride, int dout_stride, int x_stride, int width) {
   if (width == 4) dot_pixels<4>(dmap, dout, x, pixels, channels, dmap_stride, dout_stride, x_stride);
   else dot_pixels<1>(dmap, dout, x, pixels, channels, dmap_stride, dout_stride, x_stride);
@@ -97,12 +106,16 @@ static __device__ void dot_chunk(float* sums, const float* dout, const float* x,
   const Chunk chunk = chunk_of(blockIdx.x, pixels, chunk_pixels);
   Group<width> sum = {};
   if (c < channels) {
-    for (int p = chunk.start + threadIdx.y; p < chunk.end; p += blockDim.y) {
-      const Group<width> a = load<width>(dout + (n * pixels + p) * dout_stride + c);
-      const Group<width> b = load<width>(x + (n * pixels + p) * x_stride + c);
+    for_each_in_chunk(
+        chunk,
+        [&](int p) {
+          const int q = n * pixels + p;
+          return GroupPair<width>{load<width>(dout + q * dout_stride + c), load<width>(x + q * x_stride + c)};
+        },
+        [&](int, const GroupPair<width>& pair) {
 #pragma unroll
-      for (int k = 0; k < width; ++k) sum[k] += a[k] * b[k];
-    }
+          for (int k = 0; k < width; ++k) sum[k] += pair.a[k] * pair.b[k];
+        });
   }
   sum = reduce_rows(sum, plus<width>);
   if (threadIdx.y == 0 && c < channels) store(sums + (n * gridDim.x + blockIdx.x) * channels + c, sum);
@@ -110,9 +123,9 @@ static __device__ void dot_chunk(float* sums, const float* dout, const float* x,
 
 // A block for each chunk (x) and sample (z).
 KERNEL_WITH_THREADS(product_backward_map_channel_chunks_f32, THREADS)(
-    float* __restrict__ sums,        // [n, chunks, channels]
-    const float* __restrict__ dout,  // [n, pixels, channels], stride dout_stride
-    const float* __restrict__ x,     // [n, pixels, channels], stride x_stride
+    float* sums,        // [n, chunks, channels]
+    const float* dout,  // [n, pixels, channels], stride dout_stride
+    const float* x,     // [n, pixels, channels], stride x_stride
     int pixels, int channels, int dout_stride, int x_stride, int chunk_pixels, int width) {
   if (width == 4) dot_chunk<4>(sums, dout, x, pixels, channels, dout_stride, x_stride, chunk_pixels);
   else dot_chunk<1>(sums, dout, x, pixels, channels, dout_stride, x_stride, chunk_pixels);
@@ -120,8 +133,8 @@ KERNEL_WITH_THREADS(product_backward_map_channel_chunks_f32, THREADS)(
 
 // A block for each sample (z), threads along y sharing the chunks.
 KERNEL_WITH_THREADS(product_backward_map_channel_f32, THREADS)(
-    float* __restrict__ dmap,        // [n, channels], stride dmap_stride
-    const float* __restrict__ sums,  // [n, chunks, channels]
+    float* dmap,        // [n, channels], stride dmap_stride
+    const float* sums,  // [n, chunks, channels]
     int channels, int dmap_stride, int chunks) {
   const int c = first_channel<1>(), n = blockIdx.z;
   Group<1> sum = {};

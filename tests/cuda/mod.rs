@@ -1,25 +1,162 @@
-//! The CUDA device, on the emulator.
+//! The CUDA device, on the emulator: what its kernels compute and where they write, its graphs, memory and errors.
+//!
+//! `RARUNET_TEST_DEVICE=cuda:0` runs these tests on a GPU. Without either they say so and pass.
 
 mod convolution;
+mod errors;
+mod training;
 
-use rarunet_cuda::device::Device;
 use rarunet_cuda::device::cuda::CudaDevice;
+use rarunet_cuda::device::{Device, StepId, emulator};
 use rarunet_cuda::gradcheck;
+use rarunet_cuda::graph::{Graph, Region, ValueId};
+use rarunet_cuda::model::{Mode, Model, Network};
+use rarunet_cuda::ops::add::Add;
+use rarunet_cuda::plan::Plan;
+use rarunet_cuda::tensor::Shape;
 
-/// What f32 kernels and f64 central differences agree to.
-const TOLERANCE: f64 = 1e-4;
+/// What f32 kernels agree to with f64 and its central differences, of a tensor's largest magnitude.
+const TOLERANCE: f64 = 1e-5;
 
-fn emulator() -> Box<dyn Device<f32>> {
-    Box::new(CudaDevice::emulator().unwrap())
+/// The device that is tested; None, said on stderr, if there is none.
+pub fn open() -> Option<CudaDevice> {
+    let device = match std::env::var("RARUNET_TEST_DEVICE") {
+        Ok(name) => {
+            let ordinal = name.strip_prefix("cuda:").and_then(|ordinal| ordinal.parse().ok());
+            CudaDevice::open(ordinal.expect("RARUNET_TEST_DEVICE is cuda:<number>"))
+        }
+        Err(_) if emulator::LIBRARY.is_empty() => {
+            eprintln!("skipped: no CUDA emulator in this build");
+            return None;
+        }
+        Err(_) => CudaDevice::emulator(),
+    };
+    Some(device.unwrap())
 }
 
+/// Runs every step with its kernels watched, and forwards all else.
+struct Checked(CudaDevice);
+
+impl Device<f32> for Checked {
+    fn name(&self) -> String {
+        self.0.name()
+    }
+    fn allocate_state(&mut self, region: Region, count: usize) -> rarunet_cuda::Result<()> {
+        self.0.allocate_state(region, count)
+    }
+    fn load(&mut self, graph: Graph, keep: &[ValueId]) -> rarunet_cuda::Result<StepId> {
+        self.0.load(graph, keep)
+    }
+    fn plan(&self, step: StepId) -> &Plan {
+        self.0.plan(step)
+    }
+    fn write(&mut self, step: StepId, value: ValueId, data: &[f32]) -> rarunet_cuda::Result<()> {
+        self.0.write(step, value, data)
+    }
+    fn run(&mut self, step: StepId) -> rarunet_cuda::Result<()> {
+        self.0.run_checked(step)
+    }
+    fn read(&mut self, step: StepId, value: ValueId, data: &mut [f32]) -> rarunet_cuda::Result<()> {
+        self.0.read(step, value, data)
+    }
+    fn write_state(&mut self, region: Region, start: usize, data: &[f32]) -> rarunet_cuda::Result<()> {
+        self.0.write_state(region, start, data)
+    }
+    fn read_state(&mut self, region: Region, start: usize, data: &mut [f32]) -> rarunet_cuda::Result<()> {
+        self.0.read_state(region, start, data)
+    }
+    fn poison(&mut self) -> rarunet_cuda::Result<()> {
+        self.0.poison()
+    }
+}
+
+/// Every op's cases: outputs and gradients, and that kernels write nothing but their outputs and workspaces.
 #[test]
 fn cuda_gradients() {
-    let op = std::env::var("RARUNET_OP").ok();
-    let checks =
-        gradcheck::run::<f32>(|| Ok(emulator()), op.as_deref(), TOLERANCE, |case| eprintln!("{}", case.label()));
-    for check in checks.unwrap() {
-        println!("{:24} {:3} cases, {:.2e}", check.op, check.cases, check.max_relative_error);
-        assert!(check.passed, "{check:?}");
+    if open().is_none() {
+        return;
     }
+    let checked = || -> rarunet_cuda::Result<Box<dyn Device<f32>>> { Ok(Box::new(Checked(open().unwrap()))) };
+    let op = std::env::var("RARUNET_TEST_OP").ok();
+    let checks = gradcheck::run(checked, op.as_deref(), TOLERANCE, |case| eprintln!("{}", case.label())).unwrap();
+    for check in &checks {
+        println!("{:24} {:3} cases, {:.2e}", check.op, check.cases, check.max_relative_error);
+    }
+    let failed: Vec<_> = checks.iter().filter(|check| !check.passed).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+/// Whole networks write nothing but outputs and workspaces, in each mode.
+#[test]
+fn cuda_networks_write_their_outputs_alone() {
+    for name in ["rar-unet", "dense-unet"] {
+        let Some(device) = open() else { return };
+        let model = Model::new(name, [8, 9, 10, 16, 24]).unwrap();
+        let mut network = Network::new(model, Box::new(Checked(device))).unwrap();
+        network.initialise(1).unwrap();
+        for mode in [Mode::Train, Mode::Statistics, Mode::Evaluate] {
+            let step = network.load(mode, 2, [16, 32]).unwrap();
+            network.poison().unwrap();
+            let (image, target) = training::batch(2 * 16 * 32, 3);
+            network.write_batch(&step, &image, &target, &[1.0, 1.0]).unwrap();
+            match mode {
+                Mode::Train => drop(network.train(&step, 1e-3, 1).unwrap()),
+                Mode::Statistics => network.estimate_statistics(&step, 1).unwrap(),
+                Mode::Evaluate => drop(network.evaluate(&step).unwrap()),
+            }
+        }
+    }
+}
+
+/// A graph that adds `inputs` and their sum in state, and what to write and read.
+fn sum_graph(count: usize, start: usize) -> (Graph, ValueId, ValueId) {
+    let mut graph = Graph::new();
+    let shape = Shape::flat(count);
+    let (state, x) = (graph.state(shape.clone(), Region::Parameters, start), graph.input(shape));
+    let sum = graph.apply(Add::default(), &[state, x]).unwrap()[0];
+    (graph, x, sum)
+}
+
+/// Captured steps go on working when another step or more state makes the memory move.
+#[test]
+fn cuda_graphs_follow_memory_that_moves() {
+    let Some(mut device) = open() else { return };
+    device.allocate_state(Region::Parameters, 4).unwrap();
+    let (graph, x, sum) = sum_graph(4, 0);
+    let step = device.load(graph, &[sum]).unwrap();
+    let mut found = [0.0; 4];
+    let mut total = [0.0; 4];
+    for run in 0..9 {
+        if run == 3 {
+            device.allocate_state(Region::Parameters, 1 << 16).unwrap();
+        }
+        if run == 6 {
+            let (larger, _, sum) = sum_graph(1 << 16, 0);
+            device.load(larger, &[sum]).unwrap();
+            device.poison().unwrap();
+        }
+        let values = [run as f32, 1.0, -2.0, 0.5];
+        device.write(step, x, &values).unwrap();
+        device.run(step).unwrap();
+        device.read(step, sum, &mut found).unwrap();
+        // The sum is stored where the state is.
+        total.iter_mut().zip(values).for_each(|(total, value)| *total += value);
+        assert_eq!(found, total, "run {run}");
+    }
+}
+
+/// A step that reads what nobody wrote shows it.
+#[test]
+fn cuda_poison_is_not_a_number() {
+    let Some(mut device) = open() else { return };
+    let mut graph = Graph::new();
+    let (a, b) = (graph.input(Shape::flat(5)), graph.input(Shape::flat(5)));
+    let sum = graph.apply(Add::default(), &[a, b]).unwrap()[0];
+    let step = device.load(graph, &[sum]).unwrap();
+    device.poison().unwrap();
+    device.write(step, a, &[1.0; 5]).unwrap();
+    device.run(step).unwrap();
+    let mut found = [0.0; 5];
+    device.read(step, sum, &mut found).unwrap();
+    assert!(found.iter().all(|value| value.is_nan()), "{found:?}");
 }

@@ -248,6 +248,13 @@ fn golden_cpu_f32() {
     compare_all::<f32>(&cpu, &F32);
 }
 
+#[test]
+fn golden_cuda_f32() {
+    if crate::cuda::open().is_some() {
+        compare_all::<f32>(&|| Box::new(crate::cuda::open().expect("it opened before")), &F32);
+    }
+}
+
 /// A change of 1e-2 of any kind of value is noticed.
 #[test]
 fn golden_notices_a_changed_value() {

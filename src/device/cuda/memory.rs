@@ -25,7 +25,7 @@ impl DeviceMemory {
         DeviceMemory(None)
     }
 
-    fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.0.as_ref().map_or(0, CudaSlice::len)
     }
 
@@ -84,6 +84,9 @@ impl DeviceMemory {
     /// # Panics
     /// If there are no such elements, which is a bug.
     pub fn write(&mut self, driver: &Driver, start: usize, data: &[f32]) -> Result<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
         let memory = self.0.as_mut().expect("the memory was allocated");
         let mut part = memory.slice_mut(start..start + data.len());
         driver.stream.memcpy_htod(data, &mut part).map_err(|error| driver.error("copy to the device", error))
@@ -94,6 +97,9 @@ impl DeviceMemory {
     /// # Panics
     /// If there are no such elements, which is a bug.
     pub fn read(&self, driver: &Driver, start: usize, data: &mut [f32]) -> Result<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
         let memory = self.0.as_ref().expect("the memory was allocated");
         let part = memory.slice(start..start + data.len());
         driver.stream.memcpy_dtoh(&part, data).map_err(|error| driver.error("copy from the device", error))?;

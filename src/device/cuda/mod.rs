@@ -4,6 +4,7 @@
 //! so the program itself needs no CUDA to start. On a machine without a GPU, [`CudaDevice::emulator`] runs the same
 //! kernels, launches and graphs on the CPU; see [`super::emulator`].
 
+mod check;
 mod driver;
 mod grid;
 mod launch;

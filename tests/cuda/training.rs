@@ -1,0 +1,72 @@
+//! Training on the CUDA device: as on the CPU, and the same bits each time.
+
+use rarunet_cuda::device::Device;
+use rarunet_cuda::device::cpu::CpuDevice;
+use rarunet_cuda::model::{Losses, Mode, Model, Network};
+use std::collections::BTreeMap;
+
+const STEPS: usize = 20;
+const BATCH: usize = 3;
+const SIZE: [usize; 2] = [32, 48];
+/// How near the losses are to the CPU's, relatively.
+const TOLERANCE: f64 = 1e-4;
+
+/// Images and masks: bright discs on noise, the masks of them.
+pub fn batch(count: usize, seed: u32) -> (Vec<f32>, Vec<f32>) {
+    let mut state = seed;
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    let inside = |pixel: usize| {
+        let (y, x) = (pixel / SIZE[1] % SIZE[0], pixel % SIZE[1]);
+        (y as f32 - 14.0).powi(2) + (x as f32 - 20.0 - seed as f32).powi(2) < 80.0
+    };
+    let target: Vec<f32> = (0..count).map(|pixel| f32::from(u8::from(inside(pixel)))).collect();
+    let image = target.iter().map(|target| target + noise()).collect();
+    (image, target)
+}
+
+/// The losses of some steps, and the weights after them.
+fn train(device: Box<dyn Device<f32>>) -> (Vec<Losses<f32>>, BTreeMap<String, Vec<f32>>) {
+    let mut network = Network::new(Model::new("rar-unet", [8, 9, 16, 20, 24]).unwrap(), device).unwrap();
+    network.initialise(7).unwrap();
+    let step = network.load(Mode::Train, BATCH, SIZE).unwrap();
+    network.poison().unwrap();
+    let mut losses = Vec::new();
+    for number in 1..=STEPS {
+        let (image, target) = batch(BATCH * SIZE[0] * SIZE[1], number as u32 % 4);
+        let weight = if number % 5 == 0 { [1.0, 0.0, 1.0] } else { [1.0; 3] };
+        network.write_batch(&step, &image, &target, &weight).unwrap();
+        losses.push(network.train(&step, 1e-4, number as u64).unwrap());
+    }
+    (losses, network.weights().unwrap())
+}
+
+#[test]
+fn cuda_trains_as_the_cpu_does() {
+    let Some(device) = super::open() else { return };
+    let (cuda, _) = train(Box::new(device));
+    let (cpu, _) = train(Box::new(CpuDevice::new().unwrap()));
+    let mut worst = 0.0;
+    for (cuda, cpu) in cuda.iter().zip(&cpu) {
+        let pairs =
+            std::iter::once((cuda.batch, cpu.batch)).chain(cuda.samples.iter().copied().zip(cpu.samples.clone()));
+        for (cuda, cpu) in pairs {
+            let error = f64::from((cuda - cpu).abs() / cpu.abs());
+            assert!(error <= TOLERANCE, "{cuda} differs from {cpu} by {error:.1e}");
+            worst = f64::max(worst, error);
+        }
+    }
+    println!("loss from {} to {}, relative difference at most {worst:.1e}", cpu[0].batch, cpu[STEPS - 1].batch);
+    assert!(cpu[STEPS - 1].batch < cpu[0].batch, "training lowers the loss");
+}
+
+#[test]
+fn cuda_training_gives_the_same_bits_again() {
+    let (Some(first), Some(second)) = (super::open(), super::open()) else { return };
+    let (first, second) = (train(Box::new(first)), train(Box::new(second)));
+    assert_eq!(first.0, second.0);
+    assert_eq!(first.1, second.1);
+    assert!(first.0.iter().all(|losses| losses.batch.is_finite()));
+}
