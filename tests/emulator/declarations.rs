@@ -1,6 +1,6 @@
 //! The build's reading of kernel declarations.
 
-use super::kernel_source::{Kernel, KernelFile, Parameter, rust_table, scan};
+use super::kernel_source::{Kernel, KernelFile, Parameter, rust_table, scan, scan_constants};
 
 fn kernel(name: &str, parameters: &[(&str, &'static str)]) -> Kernel {
     let parameters = parameters.iter().map(|(name, kind)| Parameter { name: name.to_string(), kind }).collect();
@@ -62,13 +62,27 @@ fn declarations_that_cannot_be_launched_are_refused() {
 }
 
 #[test]
+fn constants_are_plain_numbers_of_file_scope() {
+    let source = "
+constexpr int THREADS = 256;  // of a block
+constexpr int DOUBLED = 2 * THREADS;
+// constexpr int REMOVED = 1;
+constexpr float SCALE = 3;
+  constexpr int INDENTED = 4;
+constexpr int STEP=5;";
+    assert_eq!(scan_constants(source), [("THREADS".to_string(), 256), ("STEP".to_string(), 5)]);
+}
+
+#[test]
 fn the_table_names_each_kernel_once() {
     let file = |stem: &str| KernelFile {
         path: format!("kernels/{stem}.cu").into(),
         kernels: vec![kernel("k_f32", &[("n", "I32")])],
+        constants: vec![("THREADS".to_string(), 128)],
     };
-    let table = rust_table(&[file("op")], None).unwrap();
+    let table = rust_table(&[file("op")], &[], None).unwrap();
     assert!(table.contains("pub const K_F32: Kernel = Kernel { name: \"k_f32\", file: \"op\""), "{table}");
     assert!(table.contains("Parameter { name: \"n\", kind: Kind::I32 }"), "{table}");
-    assert!(rust_table(&[file("op"), file("other")], None).unwrap_err().contains("declared in another file too"));
+    assert!(table.contains("pub mod op {\n    pub const THREADS: usize = 128;\n}"), "{table}");
+    assert!(rust_table(&[file("op"), file("other")], &[], None).unwrap_err().contains("declared in another file too"));
 }
