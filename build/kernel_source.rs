@@ -1,6 +1,7 @@
 //! Reads kernel declarations out of .cu files and writes the Rust table of them, `kernels.rs`.
 //!
-//! A kernel is declared as `KERNEL(name)(parameters) {` or `KERNEL_WITH_THREADS(name, threads)(parameters) {`.
+//! A kernel is declared as `KERNEL(name)(parameters) {` or `KERNEL_WITH_THREADS(name, threads)(parameters) {`. A macro
+//! may stand for parameters that several kernels share.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -37,7 +38,7 @@ impl KernelFile {
         let text = std::fs::read_to_string(path).map_err(|error| at(error.to_string()))?;
         // A header has macros that look like kernels, and no kernels.
         let is_header = path.extension().is_some_and(|extension| extension == "cuh");
-        let kernels = if is_header { Vec::new() } else { scan(&text).map_err(at)? };
+        let kernels = if is_header { Vec::new() } else { scan(&(headers(path, &text)? + &text)).map_err(at)? };
         Ok(KernelFile { path: path.to_path_buf(), kernels, constants: scan_constants(&text) })
     }
 
@@ -47,9 +48,42 @@ impl KernelFile {
     }
 }
 
+/// What the headers of the same folder define that `source` includes.
+fn headers(path: &Path, source: &str) -> Result<String, String> {
+    let names = source.lines().filter_map(|line| line.strip_prefix("#include \"")?.split('"').next());
+    let mut definitions = String::new();
+    for header in names.map(|name| path.with_file_name(name)).filter(|header| header.exists()) {
+        let text = std::fs::read_to_string(&header).map_err(|error| format!("{}: {error}", header.display()))?;
+        for (name, value) in macros(&without_comments(&text)) {
+            let _ = writeln!(definitions, "#define {name} {value}");
+        }
+    }
+    Ok(definitions)
+}
+
+/// Macros without parameters, and what they stand for.
+fn macros(text: &str) -> Vec<(String, String)> {
+    let joined = text.replace("\\\n", " ");
+    let definition = |line: &str| {
+        let (name, value) = line.strip_prefix("#define ")?.split_once(' ')?;
+        name.chars().all(is_identifier).then(|| (name.to_string(), value.trim().to_string()))
+    };
+    joined.lines().filter_map(definition).collect()
+}
+
+/// A list with its macros replaced by what they stand for.
+fn expand(list: &str, macros: &[(String, String)]) -> String {
+    let item = |item: &str| match macros.iter().find(|(name, _)| name == item.trim()) {
+        Some((_, value)) => expand(value, macros),
+        None => item.to_string(),
+    };
+    list.split(',').map(item).collect::<Vec<_>>().join(",")
+}
+
 /// All kernels declared in `source`.
 pub fn scan(source: &str) -> Result<Vec<Kernel>, String> {
     let text = without_comments(source);
+    let macros = macros(&text);
     let mut kernels: Vec<Kernel> = Vec::new();
     let mut rest = text.as_str();
     while let Some(start) = rest.find("KERNEL") {
@@ -63,6 +97,7 @@ pub fn scan(source: &str) -> Result<Vec<Kernel>, String> {
         let (head, tail) = parenthesized(after).ok_or("KERNEL( without )")?;
         let name = head.split(',').next().unwrap_or_default().trim().to_string();
         let (list, tail) = parenthesized(tail.trim_start()).ok_or(format!("KERNEL({name}): no parameter list"))?;
+        let list = expand(list, &macros);
         let parameters = list.split(',').map(str::trim).filter(|text| !text.is_empty());
         let parameters: Result<_, _> = parameters.map(parameter).collect();
         let parameters = parameters.map_err(|message| format!("KERNEL({name}): {message}"))?;

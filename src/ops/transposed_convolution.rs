@@ -5,12 +5,18 @@
 //! each input channel.
 
 use super::convolution::{BiasGradient, Convolution, ConvolutionWeightGradient, Weights};
+use super::convolution::{TILE_64X32, TILE_128X64, Tile};
 use super::window::Window;
 use super::{Gradient, Op};
 use crate::device::cpu::operand::Span;
 use crate::device::cpu::tile::{Product, Start};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Launcher, OnCuda};
+use crate::device::kernels::matrix_tile::TILE_INNER;
+use crate::device::kernels::{
+    TRANSPOSED_CONVOLUTION_FORWARD_64X32_F32, TRANSPOSED_CONVOLUTION_FORWARD_128X64_F32,
+    TRANSPOSED_CONVOLUTION_FORWARD_ANY_F32,
+};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
@@ -131,8 +137,30 @@ impl<T: Real> OnCpu<T> for TransposedConvolution {
 // ------------------------------------------------------------------ CUDA
 
 impl OnCuda for TransposedConvolution {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (out, x) = (launcher.output(0), launcher.input(0));
+        let (weight, bias) = (launcher.input(1).pointer, launcher.input(2).pointer);
+        let (pixels, taps, inputs, outputs) = (x.positions(), self.window().taps(), x.channels(), out.channels());
+        let aligned = out.is_aligned() && x.is_aligned() && weight.is_aligned() && bias.is_aligned();
+        let (kernel, grid) = if aligned && inputs % TILE_INNER == 0 {
+            let (tile, kernel) = match Tile::choose(pixels, taps * outputs, 1) {
+                TILE_64X32 => (TILE_64X32, TRANSPOSED_CONVOLUTION_FORWARD_64X32_F32),
+                _ => (TILE_128X64, TRANSPOSED_CONVOLUTION_FORWARD_128X64_F32),
+            };
+            (kernel, tile.grid(pixels, taps * outputs, 1, 1))
+        } else {
+            // Each tap's channels are rounded up to whole quads.
+            let columns = taps * outputs.next_multiple_of(4);
+            (TRANSPOSED_CONVOLUTION_FORWARD_ANY_F32, TILE_64X32.grid(pixels, columns, 1, 1))
+        };
+        launcher
+            .kernel(kernel)
+            .pointers([out.pointer, x.pointer, weight, bias])
+            .sizes([pixels])
+            .sizes(x.shape.spatial)
+            .sizes(self.kernel)
+            .sizes([inputs, outputs, out.stride, x.stride])
+            .launch(grid)
     }
 }
 

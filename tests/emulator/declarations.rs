@@ -32,6 +32,21 @@ fn declarations_are_found_and_comments_are_not() {
 }
 
 #[test]
+fn macros_stand_for_parameters() {
+    let source = "
+        #define SIZES int n, int m
+        #define PARAMETERS \\
+          float* out, /* [n, m] */ \\
+          SIZES
+        KERNEL(first)(PARAMETERS, float scale) {}
+        KERNEL(second)(SIZES) {}";
+    let source = source.replace("        #", "#");
+    let (n, m) = (("n", "I32"), ("m", "I32"));
+    let first = kernel("first", &[("out", "Output"), n, m, ("scale", "F32")]);
+    assert_eq!(scan(&source), Ok(vec![first, kernel("second", &[n, m])]));
+}
+
+#[test]
 fn declarations_that_cannot_be_launched_are_refused() {
     for (source, wanted) in [
         ("KERNEL(k)(Shape shape) {}", "KERNEL(k): parameter `Shape shape`: must be a pointer"),

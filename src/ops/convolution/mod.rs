@@ -5,13 +5,14 @@
 //! a column for each output channel.
 
 mod cpu;
+mod cuda;
 
 pub(super) use cpu::Weights;
+pub(super) use cuda::{TILE_64X32, TILE_128X64, Tile};
 
 use super::relu::ReluGradient;
 use super::window::Window;
 use super::{Gradient, Op};
-use crate::device::cuda::{Launcher, OnCuda};
 use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
@@ -165,32 +166,6 @@ impl Op for BiasGradient {
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         Ok(vec![Shape::vector(inputs[0].channels.clone())])
-    }
-}
-
-// ------------------------------------------------------------------ CUDA
-
-impl OnCuda for Convolution {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
-    }
-}
-
-impl OnCuda for ConvolutionInputGradient {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
-    }
-}
-
-impl OnCuda for ConvolutionWeightGradient {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
-    }
-}
-
-impl OnCuda for BiasGradient {
-    fn launch(&self, _: &mut Launcher) -> Result<()> {
-        Err(Error::Device { device: "cuda".into(), message: format!("{} has no CUDA code yet", self.name()) })
     }
 }
 

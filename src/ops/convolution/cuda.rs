@@ -1,0 +1,386 @@
+//! Convolution on CUDA: which kernel of `kernels/convolution.cu` a shape gets, and with how many blocks.
+
+use super::{BiasGradient, Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, Window};
+use crate::Result;
+use crate::device::cuda::{Grid, Launcher, OnCuda, Operand, Pointer};
+use crate::device::kernels::convolution::{
+    FEW_WEIGHTS_THREADS, NARROW_LANES, NARROW_OUTPUTS, NARROW_THREADS, SHALLOW_COLUMNS, SHALLOW_INNER, SHALLOW_PIXELS,
+    SHALLOW_THREADS, SUM_THREADS, VECTORS_PIXELS, VECTORS_THREADS,
+};
+use crate::device::kernels::matrix_tile::{TILE_INNER, TILE_THREADS};
+use crate::device::kernels::*;
+use crate::tensor::{CHANNEL_ALIGNMENT, Shape};
+
+/// Lanes of a warp.
+const WARP: usize = 32;
+/// Two blocks for each multiprocessor of the largest GPUs: with fewer, smaller tiles are better.
+const ENOUGH_BLOCKS: usize = 256;
+
+// ------------------------------------------------------------------ tiles
+
+/// Rows and columns of a matrix product that a block computes; `Tile` in `kernels/matrix_tile.cuh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::ops) struct Tile {
+    rows: usize,
+    columns: usize,
+}
+
+pub(in crate::ops) const TILE_128X64: Tile = Tile { rows: 128, columns: 64 };
+const TILE_128X32: Tile = Tile { rows: 128, columns: 32 };
+pub(in crate::ops) const TILE_64X32: Tile = Tile { rows: 64, columns: 32 };
+
+impl Tile {
+    /// The largest tile that wastes no columns and gives enough blocks.
+    pub(in crate::ops) fn choose(rows: usize, columns: usize, copies: usize) -> Tile {
+        let wide = columns.next_multiple_of(TILE_128X64.columns) == columns.next_multiple_of(TILE_128X32.columns);
+        let tile = if wide { TILE_128X64 } else { TILE_128X32 };
+        if rows > TILE_64X32.rows && tile.blocks(rows, columns) * copies >= ENOUGH_BLOCKS { tile } else { TILE_64X32 }
+    }
+
+    fn blocks(self, rows: usize, columns: usize) -> usize {
+        rows.div_ceil(self.rows) * columns.div_ceil(self.columns)
+    }
+
+    /// Blocks along x for the rows, along y for `groups` times the columns, along z for `parts`.
+    pub(in crate::ops) fn grid(self, rows: usize, columns: usize, groups: usize, parts: usize) -> Grid {
+        Grid::new([rows.div_ceil(self.rows), groups * columns.div_ceil(self.columns), parts], TILE_THREADS)
+    }
+}
+
+// ------------------------------------------------------------------ geometry
+
+/// `Geometry` in `kernels/window.cuh`: target pixels are written, source pixels are read.
+struct Geometry {
+    /// Of the target, all samples together.
+    pixels: usize,
+    source: [usize; 3],
+    target: [usize; 3],
+    window: Window,
+    dilation: [usize; 3],
+}
+
+impl Geometry {
+    /// What a convolution reads and writes; its weight gradient reads both.
+    fn forward(window: Window, x: &Shape, out: &Shape) -> Self {
+        Geometry { pixels: out.positions(), source: x.spatial, target: out.spatial, window, dilation: [1; 3] }
+    }
+
+    /// The flipped window that reads `dout` and writes `dx`.
+    fn backward(window: Window, dout: &Shape, dx: &Shape) -> Self {
+        let Window { kernel, stride, padding } = window;
+        let padding = std::array::from_fn(|axis| kernel[axis] - 1 - padding[axis]);
+        let window = Window { kernel, stride: [1; 3], padding };
+        Geometry { pixels: dx.positions(), source: dout.spatial, target: dx.spatial, window, dilation: stride }
+    }
+
+    /// In the order of `GEOMETRY_PARAMETERS`.
+    fn sizes(&self) -> impl Iterator<Item = usize> {
+        let Window { kernel, stride, padding } = self.window;
+        let axes = [self.source, self.target, kernel, stride, padding, self.dilation];
+        std::iter::once(self.pixels).chain(axes.into_iter().flatten())
+    }
+
+    fn is_plain(&self) -> bool {
+        self.dilation == [1; 3]
+    }
+
+    /// Whether the axes of a tap fit in the bits of one word; see `bits_of` in `kernels/window.cuh`.
+    fn fits_bits(&self) -> bool {
+        self.window.kernel.iter().sum::<usize>() <= 32
+    }
+
+    /// Whether each pixel meets one pixel of the same place.
+    fn is_pointwise(&self) -> bool {
+        self.window.taps() == 1 && self.window.stride == [1; 3] && self.is_plain()
+    }
+}
+
+// ------------------------------------------------------------------ forward and input gradient
+
+/// The kernels of one direction, by what they are for.
+struct Kernels {
+    tile_128x64: Kernel,
+    tile_128x32: Kernel,
+    tile_64x32: Kernel,
+    any: Kernel,
+    shallow: Kernel,
+    narrow: Kernel,
+    narrow_deep: Option<Kernel>,
+    vectors: Kernel,
+    /// Columns of the weights that a block of `vectors` has.
+    vectors_columns: usize,
+}
+
+const FORWARD: Kernels = Kernels {
+    tile_128x64: CONVOLUTION_FORWARD_128X64_F32,
+    tile_128x32: CONVOLUTION_FORWARD_128X32_F32,
+    tile_64x32: CONVOLUTION_FORWARD_64X32_F32,
+    any: CONVOLUTION_FORWARD_ANY_F32,
+    shallow: CONVOLUTION_FORWARD_SHALLOW_F32,
+    narrow: CONVOLUTION_FORWARD_NARROW_F32,
+    narrow_deep: Some(CONVOLUTION_FORWARD_NARROW_DEEP_F32),
+    vectors: CONVOLUTION_FORWARD_VECTORS_F32,
+    vectors_columns: WARP,
+};
+
+const BACKWARD_INPUT: Kernels = Kernels {
+    tile_128x64: CONVOLUTION_BACKWARD_INPUT_128X64_F32,
+    tile_128x32: CONVOLUTION_BACKWARD_INPUT_128X32_F32,
+    tile_64x32: CONVOLUTION_BACKWARD_INPUT_64X32_F32,
+    any: CONVOLUTION_BACKWARD_INPUT_ANY_F32,
+    shallow: CONVOLUTION_BACKWARD_INPUT_SHALLOW_F32,
+    narrow: CONVOLUTION_BACKWARD_INPUT_NARROW_F32,
+    narrow_deep: None,
+    vectors: CONVOLUTION_BACKWARD_INPUT_VECTORS_F32,
+    vectors_columns: VECTORS_THREADS / WARP,
+};
+
+/// Pixels that `vectors` is used for at most: a tile would hardly be filled.
+const MOST_VECTORS: usize = 64;
+
+/// A convolution from source to target pixels.
+struct Correlation<'a> {
+    kernels: &'static Kernels,
+    geometry: Geometry,
+    groups: usize,
+    target: Operand<'a>,
+    source: Operand<'a>,
+    weight: Pointer,
+    bias: Option<Pointer>,
+}
+
+impl Correlation<'_> {
+    /// Channels of a group of the source and of the target.
+    fn channels(&self) -> (usize, usize) {
+        (self.source.channels() / self.groups, self.target.channels() / self.groups)
+    }
+
+    /// Whether everything that a tile loads or stores comes in whole pieces of 16 bytes.
+    fn is_aligned(&self) -> bool {
+        let (inputs, outputs) = self.channels();
+        let operands = self.source.is_aligned() && self.target.is_aligned();
+        let parameters = self.weight.is_aligned() && self.bias.is_none_or(Pointer::is_aligned);
+        let geometry = self.geometry.is_plain() && self.geometry.fits_bits();
+        operands && parameters && geometry && inputs % TILE_INNER == 0 && outputs % 4 == 0
+    }
+
+    fn kernel(&self) -> (Kernel, Grid) {
+        let (inputs, outputs) = self.channels();
+        let pixels = self.geometry.pixels;
+        let taps = self.geometry.window.taps();
+        if self.groups == 1 && self.geometry.is_pointwise() && pixels <= MOST_VECTORS {
+            let blocks = [outputs.div_ceil(self.kernels.vectors_columns), pixels.div_ceil(VECTORS_PIXELS), 1];
+            return (self.kernels.vectors, Grid::new(blocks, VECTORS_THREADS));
+        }
+        if self.groups == 1 && self.geometry.is_plain() && outputs <= NARROW_OUTPUTS {
+            let deep = self.kernels.narrow_deep.filter(|_| self.source.is_aligned() && inputs >= 4 * NARROW_LANES);
+            let lanes = if deep.is_some() { NARROW_LANES } else { 1 };
+            return (deep.unwrap_or(self.kernels.narrow), Grid::over(pixels * lanes, NARROW_THREADS));
+        }
+        let few_inputs = inputs < CHANNEL_ALIGNMENT && taps * inputs <= SHALLOW_INNER;
+        if self.groups == 1 && self.geometry.is_plain() && few_inputs && self.target.is_aligned() {
+            let quads = outputs.min(SHALLOW_COLUMNS) / 4;
+            let per_block = SHALLOW_THREADS / quads * SHALLOW_PIXELS;
+            let blocks = [pixels.div_ceil(per_block), outputs.div_ceil(SHALLOW_COLUMNS), 1];
+            return (self.kernels.shallow, Grid::new(blocks, SHALLOW_THREADS));
+        }
+        if !self.is_aligned() {
+            return (self.kernels.any, TILE_64X32.grid(pixels, outputs, self.groups, 1));
+        }
+        let tile = Tile::choose(pixels, outputs, self.groups);
+        let kernel = match tile {
+            TILE_128X64 => self.kernels.tile_128x64,
+            TILE_128X32 => self.kernels.tile_128x32,
+            _ => self.kernels.tile_64x32,
+        };
+        (kernel, tile.grid(pixels, outputs, self.groups, 1))
+    }
+
+    /// Launches; `flags` are the parameters that end the kernel's list.
+    fn launch(&self, launcher: &mut Launcher, flags: &[bool]) -> Result<()> {
+        let (kernel, grid) = self.kernel();
+        let (inputs, outputs) = self.channels();
+        let launch = launcher
+            .kernel(kernel)
+            .pointers([self.target.pointer, self.source.pointer, self.weight])
+            .pointers(self.bias);
+        let launch = if kernel == self.kernels.vectors {
+            launch.sizes([self.geometry.pixels])
+        } else {
+            launch.sizes(self.geometry.sizes()).sizes([self.groups])
+        };
+        let launch = launch.sizes([inputs, outputs, self.target.stride, self.source.stride]);
+        flags.iter().fold(launch, |launch, &flag| launch.flag(flag)).launch(grid)
+    }
+}
+
+impl OnCuda for Convolution {
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (out, x, weight) = (launcher.output(0), launcher.input(0), launcher.input(1));
+        let has_bias = launcher.inputs() > 2;
+        // Without a bias the kernel gets a pointer that it does not read.
+        let bias = if has_bias { launcher.input(2).pointer } else { weight.pointer };
+        let correlation = Correlation {
+            kernels: &FORWARD,
+            geometry: Geometry::forward(self.window, x.shape, out.shape),
+            groups: self.groups,
+            target: out,
+            source: x,
+            weight: weight.pointer,
+            bias: Some(bias),
+        };
+        correlation.launch(launcher, &[has_bias, self.relu])
+    }
+}
+
+impl OnCuda for ConvolutionInputGradient {
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (dx, dout, weight) = (launcher.output(0), launcher.input(0), launcher.input(1));
+        let correlation = Correlation {
+            kernels: &BACKWARD_INPUT,
+            geometry: Geometry::backward(self.window, dout.shape, dx.shape),
+            groups: self.groups,
+            target: dx,
+            source: dout,
+            weight: weight.pointer,
+            bias: None,
+        };
+        correlation.launch(launcher, &[])
+    }
+}
+
+// ------------------------------------------------------------------ weight gradient
+
+/// Weights that have a thread each at most.
+const FEW_WEIGHTS: usize = 1024;
+/// Blocks to make of all parts: four for each multiprocessor of the largest GPUs.
+const PART_BLOCKS: usize = 512;
+/// Pixels of a part at least, which pay for writing and adding its sums.
+const PART_PIXELS: usize = 256;
+/// All parts' sums together have at most this many elements, 64 MiB, if there are several.
+const PART_ELEMENTS: usize = 1 << 24;
+
+/// How the pixels are divided: by shape alone, as the order of the sum depends on it.
+struct Division {
+    /// Rows and columns, of a group, of the matrix of weights.
+    rows: usize,
+    columns: usize,
+    few: bool,
+    tile: Tile,
+    parts: usize,
+    /// Rows of the image in a part.
+    part_rows: usize,
+}
+
+impl Division {
+    fn new(op: &ConvolutionWeightGradient, dout: &Shape, x: &Shape) -> Self {
+        let ConvolutionWeightGradient { window, groups } = *op;
+        let (rows, columns) = (window.taps() * x.channels.stored() / groups, dout.channels.stored() / groups);
+        let elements = rows * columns * groups;
+        let few = groups == 1 && elements <= FEW_WEIGHTS;
+        let image_rows = dout.positions() / dout.spatial[2];
+        let most_parts = dout.positions().div_ceil(PART_PIXELS).min(image_rows).min((PART_ELEMENTS / elements).max(1));
+        let tile = Tile::choose(rows, columns, groups * most_parts);
+        let blocks = if few { elements.div_ceil(FEW_WEIGHTS_THREADS) } else { tile.blocks(rows, columns) * groups };
+        let parts = PART_BLOCKS.div_ceil(blocks).min(most_parts);
+        let part_rows = image_rows.div_ceil(parts);
+        Division { rows, columns, few, tile, parts: image_rows.div_ceil(part_rows), part_rows }
+    }
+}
+
+impl OnCuda for ConvolutionWeightGradient {
+    fn workspace(&self, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
+        let Division { parts, .. } = Division::new(self, inputs[0], inputs[1]);
+        if parts == 1 { 0 } else { parts * outputs[0].elements() }
+    }
+
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (dweight, dout, x) = (launcher.output(0), launcher.input(0), launcher.input(1));
+        let Division { rows, columns, few, tile, parts, part_rows } = Division::new(self, dout.shape, x.shape);
+        let sums = Sums::new(launcher, dweight, parts);
+        let inputs = rows / self.window.taps();
+        let aligned = dout.is_aligned() && x.is_aligned() && sums.parts.is_aligned();
+        let aligned = aligned && inputs % 4 == 0 && columns % 4 == 0;
+        let (kernel, grid) = if few {
+            let blocks = [(rows * columns).div_ceil(FEW_WEIGHTS_THREADS), parts, 1];
+            (CONVOLUTION_BACKWARD_WEIGHT_FEW_F32, Grid::new(blocks, FEW_WEIGHTS_THREADS))
+        } else if aligned {
+            let kernel = match tile {
+                TILE_128X64 => CONVOLUTION_BACKWARD_WEIGHT_128X64_F32,
+                TILE_128X32 => CONVOLUTION_BACKWARD_WEIGHT_128X32_F32,
+                _ => CONVOLUTION_BACKWARD_WEIGHT_64X32_F32,
+            };
+            (kernel, tile.grid(rows, columns, self.groups, parts))
+        } else {
+            // Each tap's channels are rounded up to whole quads.
+            let rows = self.window.taps() * inputs.next_multiple_of(4);
+            (CONVOLUTION_BACKWARD_WEIGHT_ANY_F32, TILE_64X32.grid(rows, columns, self.groups, parts))
+        };
+        launcher
+            .kernel(kernel)
+            .pointers([sums.parts, dout.pointer, x.pointer])
+            .sizes(Geometry::forward(self.window, x.shape, dout.shape).sizes())
+            .sizes([self.groups, inputs, columns, dout.stride, x.stride, part_rows])
+            .launch(grid)?;
+        sums.launch(launcher)
+    }
+}
+
+// ------------------------------------------------------------------ bias gradient, and the sums of parts
+
+/// Pixels of a part of the bias gradient at least, and parts at most.
+const BIAS_PART_PIXELS: usize = 1024;
+const BIAS_PARTS: usize = 512;
+
+/// Pixels of a part.
+fn bias_part(dout: &Shape) -> usize {
+    dout.positions().div_ceil(BIAS_PARTS).max(BIAS_PART_PIXELS)
+}
+
+impl OnCuda for BiasGradient {
+    fn workspace(&self, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
+        let parts = inputs[0].positions().div_ceil(bias_part(inputs[0]));
+        if parts == 1 { 0 } else { parts * outputs[0].elements() }
+    }
+
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (dbias, dout) = (launcher.output(0), launcher.input(0));
+        let (pixels, part_pixels) = (dout.positions(), bias_part(dout.shape));
+        let parts = pixels.div_ceil(part_pixels);
+        let sums = Sums::new(launcher, dbias, parts);
+        launcher
+            .kernel(CONVOLUTION_BACKWARD_BIAS_F32)
+            .pointers([sums.parts, dout.pointer])
+            .sizes([pixels, dout.channels(), dout.stride, part_pixels])
+            .launch(Grid::new([dout.channels().div_ceil(WARP), parts, 1], SUM_THREADS))?;
+        sums.launch(launcher)
+    }
+}
+
+/// A gradient that is summed in parts: in the workspace, or in place if there is one part.
+struct Sums {
+    out: Pointer,
+    parts: Pointer,
+    count: usize,
+    part_count: usize,
+}
+
+impl Sums {
+    fn new(launcher: &Launcher, out: Operand, part_count: usize) -> Self {
+        assert!(out.is_dense(), "gradients of parameters are stored densely");
+        let parts = if part_count == 1 { out.pointer } else { launcher.workspace() };
+        Sums { out: out.pointer, parts, count: out.shape.elements(), part_count }
+    }
+
+    /// Adds the parts.
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        if self.part_count == 1 {
+            return Ok(());
+        }
+        launcher
+            .kernel(CONVOLUTION_SUM_PARTS_F32)
+            .pointers([self.out, self.parts])
+            .sizes([self.count, self.part_count])
+            .launch(Grid::new([self.count.div_ceil(WARP), 1, 1], SUM_THREADS))
+    }
+}
