@@ -47,6 +47,9 @@ impl Device<f32> for Checked {
     fn load(&mut self, graph: Graph, keep: &[ValueId]) -> rarunet_cuda::Result<StepId> {
         self.0.load(graph, keep)
     }
+    fn planned_bytes(&self) -> u64 {
+        self.0.planned_bytes()
+    }
     fn plan(&self, step: StepId) -> &Plan {
         self.0.plan(step)
     }

@@ -3,6 +3,7 @@
 use rarunet_cuda::Result;
 use rarunet_cuda::device::Device;
 use rarunet_cuda::device::cpu::{Call, Cpu, CpuDevice, OnCpu, Real};
+use rarunet_cuda::device::cuda::{Launcher, OnCuda};
 use rarunet_cuda::gradcheck::{Case, Check, TOLERANCE_F64, run, run_cases};
 use rarunet_cuda::graph::{Graph, ValueId};
 use rarunet_cuda::ops::{self, Gradient, Op};
@@ -72,6 +73,18 @@ impl<T: Real> OnCpu<T> for SquareGradient {
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
         let factor = T::from_f64(self.factor);
         call.zip(|dout, x| factor * dout * x);
+    }
+}
+
+impl OnCuda for Square {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        unreachable!("the op is only run on the CPU")
+    }
+}
+
+impl OnCuda for SquareGradient {
+    fn launch(&self, _: &mut Launcher) -> Result<()> {
+        unreachable!("the op is only run on the CPU")
     }
 }
 
