@@ -1,11 +1,11 @@
 //! Adam, over all parameters of a model at once. (Kingma and Ba, 2015, algorithm 1.)
 
 use super::Op;
+use super::case::Case;
 use crate::Result;
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Launcher, OnCuda, PixelGrid};
 use crate::device::kernels::ADAM_UPDATE_F32;
-use crate::gradcheck::Case;
 use crate::graph::Region;
 use crate::tensor::Shape;
 use rayon::prelude::*;
@@ -92,7 +92,7 @@ pub fn cases() -> Vec<Case> {
             let moments = [0, count].map(|start| state(graph, Region::Moments, start));
             graph.apply(Adam, &[parameters, moments[0], moments[1], inputs[0], inputs[1]])
         })
-        .positive(1)
+        .fraction(1)
         .forward_only()
     });
     cases.collect()

@@ -4,6 +4,7 @@
 //! Weights are stored as that convolution's: a row for each kernel element and output channel, a column for
 //! each input channel.
 
+use super::case::Case;
 use super::convolution::{BiasGradient, Convolution, ConvolutionWeightGradient, Weights};
 use super::convolution::{TILE_64X32, TILE_128X64, Tile};
 use super::window::Window;
@@ -17,7 +18,6 @@ use crate::device::kernels::{
     TRANSPOSED_CONVOLUTION_FORWARD_64X32_F32, TRANSPOSED_CONVOLUTION_FORWARD_128X64_F32,
     TRANSPOSED_CONVOLUTION_FORWARD_ANY_F32,
 };
-use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};

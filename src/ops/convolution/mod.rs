@@ -13,8 +13,8 @@ pub(super) use cuda::{TILE_64X32, TILE_128X64, Tile};
 use super::relu::ReluGradient;
 use super::window::Window;
 use super::{Gradient, Op};
-use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
+use crate::ops::case::Case;
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
 
