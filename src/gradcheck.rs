@@ -7,7 +7,7 @@ use crate::device::Device;
 use crate::device::cpu::{CpuDevice, Real};
 use crate::graph::{Graph, Placement, Region, ValueId};
 use crate::ops;
-use crate::tensor::Shape;
+use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -28,6 +28,7 @@ pub struct Case {
     distinct: bool,
     positive: Vec<usize>,
     constant: Vec<usize>,
+    rows: Vec<(usize, Channels)>,
     /// How many of the outputs, from the first, take part in the loss.
     seeded: usize,
 }
@@ -48,6 +49,7 @@ impl Case {
             distinct: false,
             positive: Vec::new(),
             constant: Vec::new(),
+            rows: Vec::new(),
             seeded: usize::MAX,
         }
     }
@@ -74,6 +76,13 @@ impl Case {
         self
     }
 
+    /// Input `index` is a matrix with a row for each stored channel, again and again: the rows of padding are zero,
+    /// as those of a network's weights are.
+    pub fn rows(mut self, index: usize, channels: Channels) -> Self {
+        self.rows.push((index, channels));
+        self
+    }
+
     /// Only the first `count` outputs take part in the loss.
     pub fn seeded(self, count: usize) -> Self {
         Case { seeded: count, ..self }
@@ -88,7 +97,7 @@ impl Case {
     /// The values of the inputs, a function of the case alone. Away from zero and, if wanted, from one
     /// another by more than the differences' step, so that no ReLU or maximum has its kink in between.
     fn values(&self, random: &mut impl Rng) -> Vec<Vec<f64>> {
-        let mut values = Vec::new();
+        let mut values: Vec<Vec<f64>> = Vec::new();
         for (index, shape) in self.inputs.iter().enumerate() {
             let count = shape.values();
             let mut ranks: Vec<usize> = (0..count).collect();
@@ -111,6 +120,12 @@ impl Case {
                     })
                     .collect(),
             );
+        }
+        for (index, channels) in &self.rows {
+            let mut padding = vec![true; channels.stored()];
+            channels.stored_indices().for_each(|channel| padding[channel] = false);
+            let rows = values[*index].chunks_exact_mut(self.inputs[*index].channels.count());
+            rows.zip(padding.iter().cycle()).filter(|&(_, &padding)| padding).for_each(|(row, _)| row.fill(0.0));
         }
         values
     }
