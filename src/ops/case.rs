@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::graph::{Graph, ValueId};
-use crate::tensor::Shape;
+use crate::tensor::{Channels, Shape};
 use rand::{Rng, RngExt};
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ pub struct Case {
     distinct: bool,
     fractions: Vec<usize>,
     pub(crate) binary: Vec<usize>,
+    rows: Vec<(usize, Channels)>,
     /// How many of the outputs, from the first, take part in the loss.
     pub(crate) seeded: usize,
 }
@@ -39,6 +40,7 @@ impl Case {
             distinct: false,
             fractions: Vec::new(),
             binary: Vec::new(),
+            rows: Vec::new(),
             seeded: usize::MAX,
         }
     }
@@ -65,6 +67,13 @@ impl Case {
         self
     }
 
+    /// Input `index` is a matrix with a row for each stored channel, again and again: the rows of padding are zero,
+    /// as those of a network's weights are.
+    pub fn rows(mut self, index: usize, channels: Channels) -> Self {
+        self.rows.push((index, channels));
+        self
+    }
+
     /// Only the first `count` outputs take part in the loss.
     pub fn seeded(self, count: usize) -> Self {
         Case { seeded: count, ..self }
@@ -79,7 +88,7 @@ impl Case {
     /// The values of the inputs, a function of the case alone. Away from zero and, if wanted, from one
     /// another by more than the differences' step, so that no ReLU or maximum has its kink in between.
     pub(crate) fn values(&self, random: &mut impl Rng) -> Vec<Vec<f64>> {
-        let mut values = Vec::new();
+        let mut values: Vec<Vec<f64>> = Vec::new();
         for (index, shape) in self.inputs.iter().enumerate() {
             let count = shape.values();
             let mut ranks: Vec<usize> = (0..count).collect();
@@ -102,6 +111,12 @@ impl Case {
                     })
                     .collect(),
             );
+        }
+        for (index, channels) in &self.rows {
+            let mut padding = vec![true; channels.stored()];
+            channels.stored_indices().for_each(|channel| padding[channel] = false);
+            let rows = values[*index].chunks_exact_mut(self.inputs[*index].channels.count());
+            rows.zip(padding.iter().cycle()).filter(|&(_, &padding)| padding).for_each(|(row, _)| row.fill(0.0));
         }
         values
     }

@@ -177,7 +177,8 @@ pub fn cases() -> Vec<Case> {
     cases.push((TransposedConvolution { kernel: [2, 2, 2], out: Channels::new(2) }, volume));
     let cases = cases.into_iter().map(|(op, x)| {
         let inputs = [x.clone(), op.weight_shape(&x.channels), Shape::vector(op.out.clone())];
-        Case::new("transposed_convolution", inputs, move |graph, inputs| graph.apply(op.clone(), inputs))
+        let out = op.out.clone();
+        Case::new("transposed_convolution", inputs, move |graph, inputs| graph.apply(op.clone(), inputs)).rows(1, out)
     });
     cases.collect()
 }
