@@ -2,6 +2,7 @@
 //!
 //! `RARUNET_TEST_DEVICE=cuda:0` runs these tests on a GPU. Without either they say so and pass.
 
+mod checked;
 mod convolution;
 mod errors;
 mod training;

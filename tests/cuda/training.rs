@@ -28,13 +28,13 @@ pub fn batch(count: usize, seed: u32) -> (Vec<f32>, Vec<f32>) {
 }
 
 /// The losses of some steps, and the weights after them.
-fn train(device: Box<dyn Device<f32>>) -> (Vec<Losses<f32>>, BTreeMap<String, Vec<f32>>) {
+fn train(device: Box<dyn Device<f32>>, steps: usize) -> (Vec<Losses<f32>>, BTreeMap<String, Vec<f32>>) {
     let mut network = Network::new(Model::new("rar-unet", [8, 9, 16, 20, 24]).unwrap(), device).unwrap();
     network.initialise(7).unwrap();
     let step = network.load(Mode::Train, BATCH, SIZE).unwrap();
     network.poison().unwrap();
     let mut losses = Vec::new();
-    for number in 1..=STEPS {
+    for number in 1..=steps {
         let (image, target) = batch(BATCH * SIZE[0] * SIZE[1], number as u32 % 4);
         let weight = if number % 5 == 0 { [1.0, 0.0, 1.0] } else { [1.0; 3] };
         network.write_batch(&step, &image, &target, &weight).unwrap();
@@ -46,8 +46,8 @@ fn train(device: Box<dyn Device<f32>>) -> (Vec<Losses<f32>>, BTreeMap<String, Ve
 #[test]
 fn cuda_trains_as_the_cpu_does() {
     let Some(device) = super::open() else { return };
-    let (cuda, _) = train(Box::new(device));
-    let (cpu, _) = train(Box::new(CpuDevice::new().unwrap()));
+    let (cuda, _) = train(Box::new(device), STEPS);
+    let (cpu, _) = train(Box::new(CpuDevice::new().unwrap()), STEPS);
     let mut worst = 0.0;
     for (cuda, cpu) in cuda.iter().zip(&cpu) {
         let pairs =
@@ -65,8 +65,40 @@ fn cuda_trains_as_the_cpu_does() {
 #[test]
 fn cuda_training_gives_the_same_bits_again() {
     let (Some(first), Some(second)) = (super::open(), super::open()) else { return };
-    let (first, second) = (train(Box::new(first)), train(Box::new(second)));
+    let (first, second) = (train(Box::new(first), STEPS), train(Box::new(second), STEPS));
     assert_eq!(first.0, second.0);
     assert_eq!(first.1, second.1);
     assert!(first.0.iter().all(|losses| losses.batch.is_finite()));
+}
+
+/// Steps that are compared between orders: the first is launched, the second captured and replayed.
+const ORDER_STEPS: usize = 3;
+
+/// All bits of the losses and weights after a few steps.
+fn fingerprint() -> String {
+    let (losses, weights) = train(Box::new(super::open().unwrap()), ORDER_STEPS);
+    let losses = losses.iter().flat_map(|losses| losses.samples.iter().chain([&losses.batch]));
+    let bits = losses.chain(weights.values().flatten()).map(|value| u64::from(value.to_bits()));
+    format!("{:016x}", bits.fold(0, |hash: u64, bits| (hash ^ bits).wrapping_mul(0x0100_0000_01b3).rotate_left(23)))
+}
+
+/// Prints the fingerprint: run by the next test in processes of their own.
+#[test]
+#[ignore = "run by cuda_training_does_not_depend_on_the_order_of_threads"]
+fn cuda_fingerprint() {
+    println!("fingerprint: {}", fingerprint());
+}
+
+/// A race between threads or blocks would show.
+#[test]
+fn cuda_training_does_not_depend_on_the_order_of_threads() {
+    if super::open().is_none() || std::env::var_os("RARUNET_TEST_DEVICE").is_some() {
+        return;
+    }
+    let expected = format!("fingerprint: {}", fingerprint());
+    for (order, threads) in [("forward", "1"), ("reversed", "2"), ("shuffled:5", "2")] {
+        let variables = [("RARUNET_EMULATOR_ORDER", order), ("RARUNET_EMULATOR_THREADS", threads)];
+        let (passed, printed) = crate::emulator::run_in_child("cuda::training::cuda_fingerprint", &variables);
+        assert!(passed && printed.contains(&expected), "{order}, {expected}:\n{printed}");
+    }
 }
