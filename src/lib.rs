@@ -1,4 +1,4 @@
-//! RAR-U-Net in hand-written CUDA: spine CT segmentation that learns from noisy labels.
+//! RAR-U-Net in hand-written CUDA and Rust: vertebra segmentation in CT, without a machine learning framework.
 //!
 //! The paper: Wang, Zhang, Voiculescu, "RAR-U-Net: a residual encoder to attention decoder by residual
 //! connections framework for spine segmentation under noisy labels".
