@@ -110,7 +110,9 @@ impl Elements {
         let first = &operands[0];
         assert!(operands.iter().all(|operand| operand.shape == first.shape), "element-wise operands have one shape");
         let elements = first.shape.elements();
-        if operands.iter().all(|operand| operand.is_dense() && operand.pointer.is_aligned()) && elements.is_multiple_of(4) {
+        if operands.iter().all(|operand| operand.is_dense() && operand.pointer.is_aligned())
+            && elements.is_multiple_of(4)
+        {
             // Where all lie densely, any split into pixels will do; this one always allows 16 bytes at once.
             let grid = PixelGrid::with_width(4, 4);
             return Elements { pixels: elements / 4, channels: 4, strides: vec![4; operands.len()], grid };

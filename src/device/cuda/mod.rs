@@ -10,6 +10,7 @@ mod grid;
 mod launch;
 mod memory;
 
+pub use check::Padding;
 pub use driver::Description;
 pub use grid::{Chunks, Elements, Grid, LaneGrid, PixelGrid};
 pub use launch::{Launch, Launcher, OnCuda, Operand, Pointer};
@@ -196,6 +197,11 @@ impl Device<f32> for CudaDevice {
         }
         self.progress.push(Progress::Launch);
         Ok(self.steps.add(plan))
+    }
+
+    fn planned_bytes(&self) -> u64 {
+        let memories = self.state.iter().chain([&self.arena]);
+        memories.map(|memory| (memory.len() * size_of::<f32>()) as u64).sum()
     }
 
     fn plan(&self, step: StepId) -> &Plan {

@@ -300,7 +300,7 @@ impl OnCuda for ConvolutionWeightGradient {
         let sums = Sums::new(launcher, dweight, parts);
         let inputs = rows / self.window.taps();
         let aligned = dout.is_aligned() && x.is_aligned() && sums.parts.is_aligned();
-        let aligned = aligned && inputs % 4 == 0 && columns % 4 == 0;
+        let aligned = aligned && inputs.is_multiple_of(4) && columns % 4 == 0;
         let (kernel, grid) = if few {
             let blocks = [(rows * columns).div_ceil(FEW_WEIGHTS_THREADS), parts, 1];
             (CONVOLUTION_BACKWARD_WEIGHT_FEW_F32, Grid::new(blocks, FEW_WEIGHTS_THREADS))

@@ -192,15 +192,24 @@ pub fn cases() -> Vec<Case> {
     let volume = Shape { batch: 2, spatial: [3, 4, 5], channels: Channels::new(2) };
     cases.push(case(Convolution::new(Window::cube(3, 1, 1), 3), volume.clone()));
     cases.push(case(Convolution::new(Window::cube(3, 2, 1), 3), volume));
+    // Some pixels of the input meet no tap; and vectors.
+    cases.push(case(Convolution::new(Window::square(2, 3, 1), 5), Shape::image(1, 7, 8, 3)));
+    cases.push(case(Convolution::new(Window::same(1), 9).relu(), Shape::image(5, 1, 1, 33)));
     for groups in [2, 8] {
         let op = Convolution { groups, ..Convolution::new(Window::square(3, 2, 1), 16) };
         cases.push(case(op, Shape::image(2, 5, 4, 8)));
     }
-    // Without a bias, as in CBAM's spatial attention; and of a concatenation.
+    // Without a bias, as in CBAM's spatial attention; to and from a concatenation.
     let op = Convolution::new(Window::same(3), 3);
     let x = Shape::image(2, 3, 4, 3);
     let inputs = [x.clone(), op.weight_shape(&x.channels)];
     cases.push(Case::new("convolution", inputs, move |graph, inputs| graph.apply(op.clone(), inputs)));
+    let (op, other) = (Convolution::new(Window::same(3), 9).relu(), Shape::image(2, 3, 4, 3));
+    let inputs = [x.clone(), op.weight_shape(&x.channels), Shape::vector(Channels::new(9)), other];
+    cases.push(Case::new("convolution", inputs, move |graph, inputs| {
+        let out = graph.apply_one(op.clone(), &inputs[..3])?;
+        Ok(vec![graph.concat(&[inputs[3], out])?])
+    }));
     let (op, a, b) = (Convolution::new(Window::same(3), 3), Shape::image(1, 3, 4, 1), Shape::image(1, 3, 4, 9));
     let joined = Channels::concat([&a.channels, &b.channels]);
     let inputs = [a, b, op.weight_shape(&joined), Shape::vector(Channels::new(3))];

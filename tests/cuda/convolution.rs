@@ -1,0 +1,244 @@
+//! Convolution at shapes that need each of its kernels, against the CPU in f64, whose gradients gradcheck answers for.
+//!
+//! All values are multiples of 1/8 up to 1, so that f32 sums of their products are exact as far as 2^18: results are
+//! equal, and nothing wrong can hide in rounding.
+
+use crate::emulator::{in_child, run_in_child};
+use rarunet_cuda::device::Device;
+use rarunet_cuda::device::cpu::{CpuDevice, Real};
+use rarunet_cuda::graph::{Graph, ValueId};
+use rarunet_cuda::ops::add::Add;
+use rarunet_cuda::ops::convolution::Convolution;
+use rarunet_cuda::ops::transposed_convolution::TransposedConvolution;
+use rarunet_cuda::ops::window::Window;
+use rarunet_cuda::tensor::{Channels, Shape};
+
+/// An op with weights and a bias, and its input. `sliced`: its input and output are slices of wider buffers.
+struct Setup {
+    op: Layer,
+    x: Shape,
+    sliced: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Layer {
+    Convolution(Convolution),
+    Transposed(TransposedConvolution),
+}
+
+impl Layer {
+    fn parameters(&self, x: &Shape) -> [Shape; 2] {
+        match self {
+            Layer::Convolution(op) => [op.weight_shape(&x.channels), Shape::vector(op.out.clone())],
+            Layer::Transposed(op) => [op.weight_shape(&x.channels), Shape::vector(op.out.clone())],
+        }
+    }
+
+    fn apply(&self, graph: &mut Graph, inputs: &[ValueId]) -> ValueId {
+        let outputs = match self {
+            Layer::Convolution(op) => graph.apply(op.clone(), inputs),
+            Layer::Transposed(op) => graph.apply(op.clone(), inputs),
+        };
+        outputs.unwrap()[0]
+    }
+}
+
+/// A setup's graph.
+struct Built {
+    graph: Graph,
+    inputs: Vec<ValueId>,
+    kept: Vec<ValueId>,
+}
+
+impl Setup {
+    fn build(&self) -> Built {
+        let mut graph = Graph::new();
+        let parameters = self.op.parameters(&self.x);
+        let mut inputs: Vec<ValueId> =
+            std::iter::once(&self.x).chain(&parameters).map(|shape| graph.input(shape.clone())).collect();
+        let mut x = inputs[0];
+        if self.sliced {
+            x = graph.apply_one(Add::default(), &[x, x]).unwrap();
+            let other = graph.input(self.x.with_channels(Channels::new(16)));
+            inputs.push(other);
+            let other = graph.apply_one(Add::default(), &[other, other]).unwrap();
+            graph.concat(&[other, x]).unwrap();
+        }
+        let mut out = self.op.apply(&mut graph, &[x, inputs[1], inputs[2]]);
+        if self.sliced {
+            let other = graph.input(graph.shape(out).with_channels(Channels::new(24)));
+            inputs.push(other);
+            out = graph.concat(&[out, other]).unwrap();
+        }
+        let seed = graph.input(graph.shape(out).clone());
+        let gradients = graph.differentiate(&[(out, seed)], &inputs[..3]).unwrap();
+        inputs.push(seed);
+        let kept = std::iter::once(out).chain(gradients.into_iter().flatten()).collect();
+        Built { graph, inputs, kept }
+    }
+}
+
+/// Multiples of 1/8 from -1 to 1, in an order without pattern.
+fn values<T: Real>(count: usize, seed: usize) -> Vec<T> {
+    let mut state = seed as u64;
+    let next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        T::from_f64(((state >> 33) % 17) as f64 / 8.0 - 1.0)
+    };
+    std::iter::repeat_with(next).take(count).collect()
+}
+
+/// Everything that was kept, after a run on memory that was poisoned.
+fn run<T: Real>(setup: &Setup, mut device: Box<dyn Device<T>>) -> Vec<Vec<f64>> {
+    let Built { graph, inputs, kept } = setup.build();
+    let shapes: Vec<Shape> = inputs.iter().map(|&input| graph.shape(input).clone()).collect();
+    let counts: Vec<usize> = kept.iter().map(|&value| graph.shape(value).values()).collect();
+    let step = device.load(graph, &kept).unwrap();
+    device.poison().unwrap();
+    for (index, (&input, shape)) in inputs.iter().zip(&shapes).enumerate() {
+        device.write(step, input, &values::<T>(shape.values(), index)).unwrap();
+    }
+    device.run(step).unwrap();
+    let read = |(&value, &count): (&ValueId, &usize)| {
+        let mut data = vec![T::ZERO; count];
+        device.read(step, value, &mut data).unwrap();
+        data.into_iter().map(T::to_f64).collect()
+    };
+    kept.iter().zip(&counts).map(read).collect()
+}
+
+fn check(setups: &[Setup]) {
+    for setup in setups {
+        let Some(device) = super::open() else { return };
+        let found = run::<f32>(setup, Box::new(super::Checked(device)));
+        let expected = run::<f64>(setup, Box::new(CpuDevice::new().unwrap()));
+        assert_eq!(found.len(), expected.len());
+        for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            let wrong = found.iter().zip(expected).filter(|(found, expected)| found != expected).count();
+            let what = ["out", "dx", "dweight", "dbias"][index];
+            assert_eq!(wrong, 0, "{:?} of {}: wrong elements of {} of {what}", setup.op, setup.x, found.len());
+        }
+    }
+}
+
+fn convolution(window: Window, out: usize, x: Shape) -> Setup {
+    Setup { op: Layer::Convolution(Convolution::new(window, out)), x, sliced: false }
+}
+
+fn transposed(kernel: [usize; 3], out: usize, x: Shape) -> Setup {
+    let op = TransposedConvolution { kernel, out: Channels::new(out) };
+    Setup { op: Layer::Transposed(op), x, sliced: false }
+}
+
+fn sliced(setup: Setup) -> Setup {
+    Setup { sliced: true, ..setup }
+}
+
+fn volume(spatial: [usize; 3], channels: usize) -> Shape {
+    Shape { batch: 2, spatial, channels: Channels::new(channels) }
+}
+
+fn relu(window: Window, out: usize, x: Shape) -> Setup {
+    Setup { op: Layer::Convolution(Convolution::new(window, out).relu()), ..convolution(window, out, x) }
+}
+
+fn grouped(window: Window, groups: usize, out: usize, x: Shape) -> Setup {
+    let op = Convolution { groups, ..Convolution::new(window, out) };
+    Setup { op: Layer::Convolution(op), ..convolution(window, out, x) }
+}
+
+#[test]
+fn tiles() {
+    check(&[
+        // Forward and input gradient 128 x 32.
+        convolution(Window::same(3), 32, Shape::image(2, 128, 129, 8)),
+        // Forward 128 x 64, weight gradient 128 x 64 in parts.
+        relu(Window::same(3), 500, Shape::image(1, 63, 67, 16)),
+        // Input gradient 128 x 64.
+        convolution(Window::same(3), 8, Shape::image(1, 63, 67, 500)),
+        // Weight gradient 128 x 32 in parts.
+        convolution(Window::same(3), 96, Shape::image(2, 61, 63, 33)),
+        // 64 x 32, of slices.
+        sliced(relu(Window::same(3), 40, Shape::image(2, 9, 13, 33))),
+        sliced(convolution(Window::same(1), 70, Shape::image(3, 5, 7, 24))),
+        convolution(Window::square(3, 2, 1), 24, Shape::image(2, 9, 12, 16)),
+        convolution(Window::square(3, 1, 0), 24, Shape::image(2, 9, 12, 16)),
+        convolution(Window::cube(3, 1, 1), 16, volume([5, 6, 7], 16)),
+        grouped(Window::same(3), 2, 48, Shape::image(2, 9, 7, 32)),
+    ]);
+}
+
+#[test]
+fn anything_goes() {
+    check(&[
+        convolution(Window::same(3), 5, Shape::image(2, 17, 9, 3)),
+        sliced(convolution(Window::square(3, 2, 1), 11, Shape::image(2, 13, 8, 9))),
+        convolution(Window::square(1, 2, 0), 9, Shape::image(2, 13, 8, 9)),
+        convolution(Window::square(2, 3, 1), 40, Shape::image(1, 13, 11, 40)),
+        convolution(Window::cube(3, 2, 1), 6, volume([5, 6, 7], 10)),
+        convolution(Window::cube(2, 2, 0), 17, volume([4, 5, 6], 5)),
+        // Too large for bits.
+        convolution(Window::same(17), 8, Shape::image(1, 11, 12, 8)),
+        grouped(Window::same(3), 8, 24, Shape::image(2, 9, 7, 16)),
+        grouped(Window::square(3, 2, 1), 4, 8, Shape::image(2, 9, 7, 48)),
+        // Channel by channel, in several parts.
+        grouped(Window::same(3), 40, 40, Shape::image(1, 30, 41, 40)),
+    ]);
+}
+
+#[test]
+fn few_channels() {
+    check(&[
+        // The first layer, its weights and bias in several parts.
+        relu(Window::same(3), 32, Shape::image(3, 50, 60, 1)),
+        convolution(Window::same(3), 72, Shape::image(2, 9, 11, 7)),
+        sliced(convolution(Window::square(5, 2, 2), 16, Shape::image(2, 9, 11, 8))),
+        convolution(Window::square(7, 2, 3), 16, Shape::image(2, 19, 21, 1)),
+        convolution(Window::cube(3, 1, 1), 24, volume([3, 4, 5], 2)),
+        // The head, and CBAM's spatial attention.
+        convolution(Window::same(1), 1, Shape::image(3, 50, 60, 96)),
+        convolution(Window::same(7), 1, Shape::image(2, 33, 20, 2)),
+        relu(Window::same(3), 3, Shape::image(2, 9, 11, 40)),
+        convolution(Window::same(3), 4, Shape::image(2, 9, 11, 4)),
+        convolution(Window::square(3, 2, 1), 2, Shape::image(2, 9, 11, 96)),
+    ]);
+}
+
+#[test]
+fn few_pixels() {
+    check(&[
+        relu(Window::same(1), 64, Shape::image(16, 1, 1, 512)),
+        convolution(Window::same(1), 512, Shape::image(16, 1, 1, 64)),
+        convolution(Window::same(1), 4, Shape::image(5, 1, 1, 33)),
+        convolution(Window::same(1), 33, Shape::image(5, 1, 1, 4)),
+        convolution(Window::same(3), 33, Shape::image(3, 1, 1, 33)),
+        convolution(Window::same(3), 24, Shape::image(1, 1, 9, 16)),
+    ]);
+}
+
+#[test]
+fn transposed_convolution() {
+    check(&[
+        transposed([1, 2, 2], 256, Shape::image(1, 33, 64, 16)),
+        sliced(transposed([1, 2, 2], 33, Shape::image(2, 9, 7, 40))),
+        transposed([2, 3, 1], 9, volume([3, 4, 5], 20)),
+        transposed([2, 2, 2], 3, volume([3, 4, 5], 6)),
+        transposed([1, 2, 2], 8, Shape::image(2, 9, 7, 3)),
+        transposed([1, 2, 2], 1, Shape::image(2, 9, 7, 32)),
+    ]);
+}
+
+/// Threads and blocks in other orders show a missing barrier.
+#[test]
+fn any_order_of_threads() {
+    if in_child() || std::env::var_os("RARUNET_TEST_DEVICE").is_some() {
+        return;
+    }
+    for order in ["reversed", "shuffled:7"] {
+        for test in ["tiles", "anything_goes", "few_channels", "few_pixels", "transposed_convolution"] {
+            let (passed, printed) =
+                run_in_child(&format!("cuda::convolution::{test}"), &[("RARUNET_EMULATOR_ORDER", order)]);
+            assert!(passed && printed.contains("1 passed"), "{order}: {printed}");
+        }
+    }
+}
