@@ -4,7 +4,7 @@ use super::open;
 use rarunet_cuda::Result;
 use rarunet_cuda::device::Device;
 use rarunet_cuda::device::cpu::{Call, Cpu, OnCpu, Real};
-use rarunet_cuda::device::cuda::{Launcher, OnCuda, PixelGrid};
+use rarunet_cuda::device::cuda::{Launcher, OnCuda, Padding, PixelGrid};
 use rarunet_cuda::device::kernels::CONCAT_COPY_F32;
 use rarunet_cuda::graph::Graph;
 use rarunet_cuda::ops::Op;
@@ -49,11 +49,13 @@ fn message(op: Stray) -> Option<String> {
     let mut graph = Graph::new();
     let shape = Shape::image(1, 8, 8, 9);
     let x = graph.input(shape.clone());
+    // Smaller than the output, and so behind it in the arena.
+    let _behind = graph.input(Shape::flat(64));
     let out = graph.apply(op, &[x]).unwrap()[0];
     let step = device.load(graph, &[out]).unwrap();
     device.poison().unwrap();
     device.write(step, x, &vec![1.0; shape.values()]).unwrap();
-    Some(device.run_checked(step).unwrap_err().to_string())
+    Some(device.run_checked(step, Padding::Zero).unwrap_err().to_string())
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod grid;
 mod launch;
 mod memory;
 
+pub use check::Padding;
 pub use driver::Description;
 pub use grid::{Chunks, Elements, Grid, LaneGrid, PixelGrid};
 pub use launch::{Launch, Launcher, OnCuda, Operand, Pointer};
