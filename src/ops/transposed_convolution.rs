@@ -142,7 +142,7 @@ impl OnCuda for TransposedConvolution {
         let (weight, bias) = (launcher.input(1).pointer, launcher.input(2).pointer);
         let (pixels, taps, inputs, outputs) = (x.positions(), self.window().taps(), x.channels(), out.channels());
         let aligned = out.is_aligned() && x.is_aligned() && weight.is_aligned() && bias.is_aligned();
-        let (kernel, grid) = if aligned && inputs % TILE_INNER == 0 {
+        let (kernel, grid) = if aligned && inputs.is_multiple_of(TILE_INNER) {
             let (tile, kernel) = match Tile::choose(pixels, taps * outputs, 1) {
                 TILE_64X32 => (TILE_64X32, TRANSPOSED_CONVOLUTION_FORWARD_64X32_F32),
                 _ => (TILE_128X64, TRANSPOSED_CONVOLUTION_FORWARD_128X64_F32),
