@@ -110,7 +110,7 @@ fn run<T: Real>(setup: &Setup, mut device: Box<dyn Device<T>>) -> Vec<Vec<f64>> 
 fn check(setups: &[Setup]) {
     for setup in setups {
         let Some(device) = super::open() else { return };
-        let found = run::<f32>(setup, Box::new(super::Checked(device)));
+        let found = run::<f32>(setup, Box::new(super::Checked(device, super::Padding::Any)));
         let expected = run::<f64>(setup, Box::new(CpuDevice::new().unwrap()));
         assert_eq!(found.len(), expected.len());
         for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
