@@ -1,7 +1,6 @@
 //! What has to work: kernels give the right results, in any order of threads and blocks.
 
 use cudarc::driver::LaunchConfig;
-use cudarc::nvrtc::Ptx;
 use half::{bf16, f16};
 
 use super::{Device, in_child, launch, numbers, run_in_child, shape};
