@@ -1,19 +1,19 @@
-// Convolution of any window, stride, padding and groups, with bias and ReLU, and its gradients. Weights are a matrix: a row
-// for each tap and input channel (tap slowest), a column for each output channel. Padded channels are channels like any
-// other here: their weights and inputs are zero, and so are their results.
+// Convolution of any window, stride, padding and groups, with bias and ReLU, and its gradients. Weights are a matrix: a
+// row for each tap and input channel (tap slowest), a column for each output channel. Padded channels are channels like
+// any other here: their weights and inputs are zero, and so are their results.
 //
-// Forward and input gradient are one matrix product, `correlate`: its rows are target pixels, its columns target channels,
-// and its inner dimension is (tap, source channel), whose elements are read where they lie. The weight gradient's inner
-// dimension is the pixels, in parts that are summed in order at the end.
-// `outputs` and `inputs` count the channels of a group, of the side that is written and of the side that is read.
+// Forward and input gradient are one matrix product, `correlate`: its rows are target pixels, its columns target
+// channels, and its inner dimension is (tap, source channel), whose elements are read where they lie. The weight
+// gradient's inner dimension is the pixels, in parts that are summed in order at the end. `outputs` and `inputs` count
+// the channels of a group, of the side that is written and of the side that is read.
 
 #include "window.cuh"
 #include "matrix_tile.cuh"
 
 // ---- the matrix product of forward and input gradient -----------------------------------------------------------------
-// Grid: pixels in tiles; groups, each with its target channels in tiles. The weight of a source channel c, a target channel
-// n and a tap: forward in row (tap, c) and column n; transposed, for the input gradient, in row (the tap counted from the
-// last one, n) and column c.
+// Grid: pixels in tiles; groups, each with its target channels in tiles. The weight of a source channel c, a target
+// channel n and a tap: forward in row (tap, c) and column n; transposed, for the input gradient, in row (the tap
+// counted from the last one, n) and column c.
 
 // Where a block's tile lies, and how many channels there are.
 template <class T> struct TilePlace {
@@ -29,8 +29,8 @@ template <class T> struct TilePlace {
   }
 };
 
-// Loads where source channels come by 8, target channels by 4, all at multiples of 16 bytes, without dilation: a step of the
-// inner dimension has one tap, the same for all threads, and what depends on the thread does not change.
+// Loads where source channels come by 8, target channels by 4, all at multiples of 16 bytes, without dilation: a step
+// of the inner dimension has one tap, the same for all threads, and what depends on the thread does not change.
 template <class T_, bool transposed_> struct AlignedOperands {
   using T = T_;
   static constexpr bool transposed = transposed_, aligned = true;
@@ -83,8 +83,8 @@ template <class T_, bool transposed_> struct AlignedOperands {
   }
 };
 
-// Loads whatever there is, one by one. Each tap's source channels are rounded up to quads, of which each thread follows its
-// own.
+// Loads whatever there is, one by one. Each tap's source channels are rounded up to quads, of which each thread follows
+// its own.
 template <class T_, bool transposed_> struct AnyOperands {
   using T = T_;
   static constexpr bool transposed = transposed_, aligned = false, dilated = transposed;
@@ -190,7 +190,8 @@ KERNEL_WITH_THREADS(convolution_forward_any_f32, TILE_THREADS)(FORWARD_PARAMETER
 }
 
 // ---- input gradient ---------------------------------------------------------------------------------------------------
-// The window is the flipped one: stride 1, the convolution's stride as the dilation, and kernel - 1 - padding as padding.
+// The window is the flipped one: stride 1, the convolution's stride as the dilation, and kernel - 1 - padding as
+// padding.
 
 #define BACKWARD_INPUT_PARAMETERS                                                                                \
   float* __restrict__ dx,               /* [pixels, groups * outputs], stride dx_stride */                       \
@@ -198,7 +199,8 @@ KERNEL_WITH_THREADS(convolution_forward_any_f32, TILE_THREADS)(FORWARD_PARAMETER
       const float* __restrict__ weight, /* [taps * outputs, groups * inputs] */                                  \
       GEOMETRY_PARAMETERS, int groups, int inputs, int outputs, int dx_stride, int dout_stride
 
-#define BACKWARD_INPUT_ARGUMENTS dx, dout, weight, nullptr, GEOMETRY, groups, inputs, outputs, dx_stride, dout_stride, 0, 0
+#define BACKWARD_INPUT_ARGUMENTS \
+  dx, dout, weight, nullptr, GEOMETRY, groups, inputs, outputs, dx_stride, dout_stride, 0, 0
 
 KERNEL_WITH_THREADS(convolution_backward_input_128x64_f32, TILE_THREADS)(BACKWARD_INPUT_PARAMETERS) {
   correlate<AlignedOperands<Tile128x64, true>>(BACKWARD_INPUT_ARGUMENTS);
@@ -297,8 +299,8 @@ KERNEL_WITH_THREADS(convolution_backward_input_shallow_f32, SHALLOW_THREADS)(BAC
 }
 
 // ---- few target channels: the head, CBAM's spatial attention ----------------------------------------------------------
-// Each pixel's sum is shared by `lanes` lanes, a power of two: 8 lanes read 32 channels by aligned quads, 1 lane reads any
-// number one by one. Weights come from the first-level cache. One group. Grid: pixels.
+// Each pixel's sum is shared by `lanes` lanes, a power of two: 8 lanes read 32 channels by aligned quads, 1 lane reads
+// any number one by one. Weights come from the first-level cache. One group. Grid: pixels.
 
 constexpr int NARROW_THREADS = 256;
 constexpr int NARROW_OUTPUTS = 4;  // target channels at most, all of which a thread holds
@@ -357,7 +359,8 @@ KERNEL_WITH_THREADS(convolution_backward_input_narrow_f32, NARROW_THREADS)(BACKW
 }
 
 // ---- few pixels: a matrix times vectors, CBAM's shared MLP ------------------------------------------------------------
-// 1x1 kernels of one group. Latency decides: a block has a few columns and divides the inner dimension among its threads.
+// 1x1 kernels of one group. Latency decides: a block has a few columns and divides the inner dimension among its
+// threads.
 
 constexpr int VECTORS_THREADS = 256;
 constexpr int VECTORS_WARPS = VECTORS_THREADS / WARP_SIZE;
@@ -417,10 +420,10 @@ KERNEL_WITH_THREADS(convolution_backward_input_vectors_f32, VECTORS_THREADS)(
 }
 
 // ---- weight gradient --------------------------------------------------------------------------------------------------
-// Rows are (tap, input channel), columns output channels; the inner dimension is the pixels of dout (the target), each row
-// of the image rounded up to whole steps. It is divided into parts of `part_rows` image rows (of all samples); each part's
-// sums go to a matrix of their own, for sum_parts, or to the gradient itself if there is one part. Grid: rows in tiles;
-// groups, each with its columns in tiles; parts. `aligned`: all channels come by 4, at multiples of 16 bytes.
+// Rows are (tap, input channel), columns output channels; the inner dimension is the pixels of dout (the target), each
+// row of the image rounded up to whole steps. It is divided into parts of `part_rows` image rows (of all samples); each
+// part's sums go to a matrix of their own, for sum_parts, or to the gradient itself if there is one part. Grid: rows in
+// tiles; groups, each with its columns in tiles; parts. `aligned`: all channels come by 4, at multiples of 16 bytes.
 
 #define BACKWARD_WEIGHT_PARAMETERS                                                                               \
   float* __restrict__ parts,          /* [parts, taps * inputs, groups * outputs] */                             \
@@ -528,8 +531,8 @@ KERNEL_WITH_THREADS(convolution_backward_weight_any_f32, TILE_THREADS)(BACKWARD_
   correlate_weights<Tile64x32, false>(BACKWARD_WEIGHT_ARGUMENTS);
 }
 
-// Few weights (the first layer, the head, CBAM's spatial attention): each thread sums one of them over the part. One group.
-// Grid: weights; parts.
+// Few weights (the first layer, the head, CBAM's spatial attention): each thread sums one of them over the part. One
+// group. Grid: weights; parts.
 constexpr int FEW_WEIGHTS_THREADS = 128;
 
 // The least a >= 0 with a * stride >= distance.
@@ -566,8 +569,8 @@ KERNEL_WITH_THREADS(convolution_backward_weight_few_f32, FEW_WEIGHTS_THREADS)(BA
 
 constexpr int SUM_THREADS = 256;
 
-// parts[part][channel] = the sum of dout over the part's pixels. The block's threads are as many channels, rounded up to a
-// power of two, as there are, and pixels beside them. Grid: channels by 32; parts.
+// parts[part][channel] = the sum of dout over the part's pixels. The block's threads are as many channels, rounded up
+// to a power of two, as there are, and pixels beside them. Grid: channels by 32; parts.
 KERNEL_WITH_THREADS(convolution_backward_bias_f32, SUM_THREADS)(
     float* __restrict__ parts,       // [parts, channels]
     const float* __restrict__ dout,  // [pixels, channels], stride dout_stride

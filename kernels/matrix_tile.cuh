@@ -97,8 +97,8 @@ __device__ __forceinline__ void store_operands(typename T::Operands& to, const Q
 }
 
 // ---- what a thread sums -----------------------------------------------------------------------------------------------
-// Lanes that differ in bit 1 alone share their rows, lanes that differ in bit 0 alone their columns: a 16-byte load from
-// shared memory then serves two quarters of a warp at once.
+// Lanes that differ in bit 1 alone share their rows, lanes that differ in bit 0 alone their columns: a 16-byte load
+// from shared memory then serves two quarters of a warp at once.
 
 template <class T> __device__ __forceinline__ int first_row() {
   const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
@@ -125,8 +125,8 @@ template <class T> __device__ __forceinline__ void multiply(typename T::Sums& su
   }
 }
 
-// Adds `steps` steps of the inner dimension to the sums. `load(a, b)` loads the quads of the next step: zeros where there
-// is nothing. All threads of the block have to call it.
+// Adds `steps` steps of the inner dimension to the sums. `load(a, b)` loads the quads of the next step: zeros where
+// there is nothing. All threads of the block have to call it.
 template <class T, bool a_along, bool b_along, class Load>
 __device__ __forceinline__ void accumulate(typename T::Sums& sums, int steps, Load load) {
   __shared__ typename T::Operands operands[2];
@@ -144,7 +144,8 @@ __device__ __forceinline__ void accumulate(typename T::Sums& sums, int steps, Lo
 }
 
 // Calls `write(row, column, quad)` for each four sums of a row, counted within the tile.
-template <class T, class Write> __device__ __forceinline__ void for_each_quad(const typename T::Sums& sums, Write write) {
+template <class T, class Write>
+__device__ __forceinline__ void for_each_quad(const typename T::Sums& sums, Write write) {
 #pragma unroll
   for (int i = 0; i < 4 * T::row_quads; ++i)
 #pragma unroll

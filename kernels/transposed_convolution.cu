@@ -1,13 +1,13 @@
-// Transposed convolution whose stride is its kernel: each pixel of x becomes a patch of pixels of out, one for each tap. One
-// matrix product, whose rows are the pixels of x, whose columns are (tap, output channel), and whose inner dimension is the
-// input channels. Its gradients are the convolution's kernels.
+// Transposed convolution whose stride is its kernel: each pixel of x becomes a patch of pixels of out, one for each
+// tap. One matrix product, whose rows are the pixels of x, whose columns are (tap, output channel), and whose inner
+// dimension is the input channels. Its gradients are the convolution's kernels.
 
 #include "window.cuh"
 #include "matrix_tile.cuh"
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
-// Grid: pixels of x in tiles; (tap, output channel) in tiles. `aligned`: input channels come by 8, output channels by 4, all
-// at multiples of 16 bytes; otherwise each tap's output channels are rounded up to quads.
+// Grid: pixels of x in tiles; (tap, output channel) in tiles. `aligned`: input channels come by 8, output channels by
+// 4, all at multiples of 16 bytes; otherwise each tap's output channels are rounded up to quads.
 
 #define FORWARD_PARAMETERS                                                                              \
   float* __restrict__ out,              /* [kernel * pixels, outputs], stride out_stride */             \

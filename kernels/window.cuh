@@ -1,9 +1,9 @@
-// Where the pixels lie that a convolution's window meets. All tensors are channels-last slices: element (pixel, channel)
-// lies at pixel * stride + channel, and pixels are numbered through batch, depth, height and width.
+// Where the pixels lie that a convolution's window meets. All tensors are channels-last slices: element (pixel,
+// channel) lies at pixel * stride + channel, and pixels are numbered through batch, depth, height and width.
 //
 // The kernels write target pixels from source pixels: along each axis, tap k of target pixel t meets the source pixel
-// (t * stride + k - padding) / dilation, if that is whole and inside. Forward, the source is x and the target out; for the
-// input gradient the source is dout and the target dx, and the stride has become the dilation.
+// (t * stride + k - padding) / dilation, if that is whole and inside. Forward, the source is x and the target out; for
+// the input gradient the source is dout and the target dx, and the stride has become the dilation.
 #pragma once
 
 #include "common.cuh"
@@ -79,7 +79,8 @@ struct Corner {
 
 __device__ __forceinline__ Corner corner_of(const Geometry& g, const Pixel& target) {
   Corner corner;
-  corner.at = {target.at.depth * g.stride.depth - g.padding.depth, target.at.height * g.stride.height - g.padding.height,
+  corner.at = {target.at.depth * g.stride.depth - g.padding.depth,
+               target.at.height * g.stride.height - g.padding.height,
                target.at.width * g.stride.width - g.padding.width};
   corner.sample = target.sample * volume(g.source);
   corner.pixel = corner.sample + tap_offset(g, corner.at);
@@ -125,13 +126,14 @@ __device__ __forceinline__ unsigned bits_of(const Axes& tap, const Axes& kernel)
 
 // The bits of all positions of a window that are inside; a tap meets a source pixel if its three bits are among them.
 __device__ __forceinline__ unsigned bits_inside(const Geometry& g, const Axes& corner) {
+  const int height_bit = g.kernel.depth, width_bit = height_bit + g.kernel.height;
   unsigned bits = 0;
   for (int k = 0; k < g.kernel.depth; ++k)
     bits |= static_cast<unsigned>(is_inside(corner.depth + k, g.source.depth)) << k;
   for (int k = 0; k < g.kernel.height; ++k)
-    bits |= static_cast<unsigned>(is_inside(corner.height + k, g.source.height)) << (g.kernel.depth + k);
+    bits |= static_cast<unsigned>(is_inside(corner.height + k, g.source.height)) << (height_bit + k);
   for (int k = 0; k < g.kernel.width; ++k)
-    bits |= static_cast<unsigned>(is_inside(corner.width + k, g.source.width)) << (g.kernel.depth + g.kernel.height + k);
+    bits |= static_cast<unsigned>(is_inside(corner.width + k, g.source.width)) << (width_bit + k);
   return bits;
 }
 

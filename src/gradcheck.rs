@@ -1,120 +1,17 @@
-//! The table of cases that every op is checked by, and the check of gradients against central differences.
+//! Every op against central differences.
 //!
-//! A case is a small graph. Its loss is the sum of its outputs times random weights; the gradient of the loss
+//! An op's cases are small graphs. A case's loss is the sum of its outputs times random weights; the gradient of the loss
 //! with respect to every element of every input is compared with `(loss(x + h) - loss(x - h)) / 2h` in f64.
 
 use crate::device::Device;
 use crate::device::cpu::{CpuDevice, InstructionSet, Real};
 use crate::graph::{Graph, Placement, Region, ValueId};
-use crate::ops;
-use crate::tensor::Shape;
+use crate::ops::{self, case::Case};
 use crate::{Error, Result};
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::sync::Arc;
-
-/// Builds a case's graph on its inputs and returns the outputs.
-type Build = Arc<dyn Fn(&mut Graph, &[ValueId]) -> Result<Vec<ValueId>> + Send + Sync>;
-
-/// A small graph around one op, and which numbers to feed it.
-#[derive(Clone)]
-pub struct Case {
-    pub op: &'static str,
-    pub inputs: Vec<Shape>,
-    build: Build,
-    forward_only: bool,
-    distinct: bool,
-    positive: Vec<usize>,
-    constant: Vec<usize>,
-    /// How many of the outputs, from the first, take part in the loss.
-    seeded: usize,
-}
-
-impl Case {
-    /// A case of `op` with inputs of these shapes, whose graph `build` makes.
-    pub fn new(
-        op: &'static str,
-        inputs: impl IntoIterator<Item = Shape>,
-        build: impl Fn(&mut Graph, &[ValueId]) -> Result<Vec<ValueId>> + Send + Sync + 'static,
-    ) -> Self {
-        let inputs = inputs.into_iter().collect();
-        Case {
-            op,
-            inputs,
-            build: Arc::new(build),
-            forward_only: false,
-            distinct: false,
-            positive: Vec::new(),
-            constant: Vec::new(),
-            seeded: usize::MAX,
-        }
-    }
-
-    /// The op has no gradient.
-    pub fn forward_only(self) -> Self {
-        Case { forward_only: true, ..self }
-    }
-
-    /// No two inputs may be nearly equal, where a maximum would change hands.
-    pub fn distinct(self) -> Self {
-        Case { distinct: true, ..self }
-    }
-
-    /// Input `index` is between 0 and 1.
-    pub fn positive(mut self, index: usize) -> Self {
-        self.positive.push(index);
-        self
-    }
-
-    /// Input `index` is 0 or 1 and has no gradient.
-    pub fn constant(mut self, index: usize) -> Self {
-        self.constant.push(index);
-        self
-    }
-
-    /// Only the first `count` outputs take part in the loss.
-    pub fn seeded(self, count: usize) -> Self {
-        Case { seeded: count, ..self }
-    }
-
-    /// The case in words.
-    pub fn label(&self) -> String {
-        let shapes: Vec<String> = self.inputs.iter().map(Shape::to_string).collect();
-        format!("{}({})", self.op, shapes.join(", "))
-    }
-
-    /// The values of the inputs, a function of the case alone. Away from zero and, if wanted, from one
-    /// another by more than the differences' step, so that no ReLU or maximum has its kink in between.
-    fn values(&self, random: &mut impl Rng) -> Vec<Vec<f64>> {
-        let mut values = Vec::new();
-        for (index, shape) in self.inputs.iter().enumerate() {
-            let count = shape.values();
-            let mut ranks: Vec<usize> = (0..count).collect();
-            for last in (1..count).rev() {
-                ranks.swap(last, random.random_range(0..=last));
-            }
-            values.push(
-                ranks
-                    .into_iter()
-                    .map(|rank| {
-                        if self.constant.contains(&index) {
-                            return (rank % 2) as f64;
-                        }
-                        let level = if self.distinct { (rank as f64 + 0.5) / count as f64 } else { random.random() };
-                        match self.positive.contains(&index) {
-                            true => 0.05 + 0.9 * level,
-                            false if level < 0.5 => -0.01 - 2.0 * level,
-                            false => 0.01 + 2.0 * (level - 0.5),
-                        }
-                    })
-                    .collect(),
-            );
-        }
-        values
-    }
-}
 
 /// A case's graph with its gradients, loaded into a device.
 struct Loaded<'a, T> {
@@ -136,7 +33,7 @@ impl<'a, T: Real> Loaded<'a, T> {
             let seeded = &outputs[..case.seeded.min(outputs.len())];
             seeds = seeded.iter().map(|&output| graph.input(graph.shape(output).clone())).collect();
             let pairs: Vec<_> = seeded.iter().copied().zip(seeds.iter().copied()).collect();
-            let wrt: Vec<usize> = (0..inputs.len()).filter(|index| !case.constant.contains(index)).collect();
+            let wrt: Vec<usize> = (0..inputs.len()).filter(|index| !case.binary.contains(index)).collect();
             let values: Vec<ValueId> = wrt.iter().map(|&index| inputs[index]).collect();
             let found = graph.differentiate(&pairs, &values)?;
             gradients = wrt.into_iter().zip(found).filter_map(|(index, value)| Some((index, value?))).collect();

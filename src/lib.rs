@@ -1,4 +1,4 @@
-//! RAR-U-Net in hand-written CUDA: spine CT segmentation that learns from noisy labels.
+//! RAR-U-Net in hand-written CUDA and Rust: vertebra segmentation in CT, without a machine learning framework.
 //!
 //! The paper: Wang, Zhang, Voiculescu, "RAR-U-Net: a residual encoder to attention decoder by residual
 //! connections framework for spine segmentation under noisy labels".
@@ -11,12 +11,13 @@
 //! |---|---|
 //! | [`tensor`] | shapes and how channels are laid out (channels last, padded slices) |
 //! | [`graph`] | ops applied to values, and their derivative as more of the same graph |
-//! | [`ops`] | the ops, one file each: shape rule, gradient, CPU code, cases |
+//! | [`ops`] | the ops, one file each: shape rule, gradient, CPU code, CUDA launches, cases; the kernels themselves are in `kernels/<op>.cu` |
 //! | [`plan`] | which nodes run, in which order, and where in one arena each value lies |
-//! | [`device`] | the seam: a device holds memory and runs plans; [`device::cpu`] is one |
+//! | [`device`] | the seam: a device holds memory and runs plans; [`device::cpu`], [`device::cuda`], and the emulated driver that [`device::emulator`] opens |
 //! | [`model`] | the networks, their parameters and weights files, and a network on a device |
 //! | [`train`] | settings, the training loop, its log |
 //! | [`predict`] | inference on whole volumes |
+//! | [`preprocessing`] | what a slice goes through before a network |
 //! | [`data`] | scans, data sets, slices, batches, synthetic patients |
 //! | [`metrics`] | every metric of the paper's tables |
 //! | [`report`] | curves, pictures of masks, `report.html` |
@@ -24,8 +25,9 @@
 //! | [`gradcheck`] | every op against central differences |
 //! | [`error`] | the one error type |
 //!
-//! What depends on what: `error <- tensor <- graph <- plan <- device, ops <- model <- train, predict`; data and
-//! metrics stand apart from the engine. Only `device` says `unsafe`.
+//! What depends on what: `tensor <- graph, ops <- plan <- device <- model <- train, predict <- cli`. Graph, ops and
+//! devices know one another: a graph holds ops, an op says how each device runs it. Data, metrics and report stand
+//! apart from the engine. Only `device` says `unsafe`.
 
 pub mod cli;
 pub mod data;
@@ -38,6 +40,7 @@ pub mod model;
 pub mod ops;
 pub mod plan;
 pub mod predict;
+pub mod preprocessing;
 pub mod report;
 pub mod tensor;
 pub mod train;

@@ -3,13 +3,11 @@
 use crate::data::dataset::check_finite;
 use crate::data::{Fit, Reorientation, Volume};
 use crate::device::Device;
-use crate::model::weights::{Preprocessing, WeightsFile};
+use crate::model::weights::WeightsFile;
 use crate::model::{Mode, Network, Step};
+use crate::preprocessing::{Preprocessing, THRESHOLD};
 use crate::{Error, Result};
 use std::path::Path;
-
-/// Probabilities from here on are foreground.
-pub const THRESHOLD: f32 = 0.5;
 
 /// Slices that go through the network at once.
 const BATCH: usize = 8;

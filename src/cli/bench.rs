@@ -71,7 +71,7 @@ const WARM_UP: usize = 2;
 
 pub fn run(args: &Args) -> Result<()> {
     let model = flags::model(&args.model, args.widths)?;
-    crate::data::slices::check_size(args.size)?;
+    crate::preprocessing::check_size(args.size)?;
     let precision = args.device.precision()?;
     let mut network = Network::new(model, args.device.open()?)?;
     network.initialise(1)?;

@@ -1,4 +1,4 @@
-//! Which device computes, and how: the flags that `train`, `predict` and `bench` share, and the one place
+//! Which device computes, and how: the flags that commands share, and the one place
 //! where devices are opened.
 
 use crate::device::Device;

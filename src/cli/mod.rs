@@ -30,7 +30,7 @@ use crate::{Error, Result};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// RAR-U-Net in hand-written CUDA: spine CT segmentation that learns from noisy labels.
+/// RAR-U-Net in hand-written CUDA and Rust: vertebra segmentation in CT.
 #[derive(Debug, Parser)]
 #[command(name = "rarunet-cuda", version, arg_required_else_help = true)]
 #[command(

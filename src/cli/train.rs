@@ -3,7 +3,6 @@
 use super::device::DeviceArgs;
 use super::{flags, output, report, signal};
 use crate::data::Dataset;
-use crate::model::weights::parse_widths;
 use crate::train::{EpochRecord, Observer, Outcome, Run, Schedule, Settings, Summary};
 use crate::{Error, Result};
 use std::cell::RefCell;
@@ -18,7 +17,7 @@ use std::path::{Path, PathBuf};
     after_help = "Example:\n  rarunet-cuda train spine --out run --size 128 --schedule cosine --learning-rate 1e-3"
 )]
 pub struct Args {
-    /// The data set: an nnU-Net raw folder (dataset.json, imagesTr, labelsTr)
+    /// The data set: an nnU-Net raw, Decathlon, VerSe or CSI 2014 folder
     dataset: PathBuf,
     /// Where to write the run: a new or empty folder
     #[arg(long, value_name = "RUN")]
@@ -30,13 +29,13 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
     /// Channels of the five levels
-    #[arg(long, value_name = "A,B,C,D,E", value_parser = parse_widths)]
+    #[arg(long, value_name = "A,B,C,D,E", value_parser = flags::widths)]
     widths: Option<[usize; 5]>,
     /// How often each slice is trained on
     #[arg(long, value_name = "N")]
     epochs: Option<u64>,
     /// Slices in a batch
-    #[arg(long, value_name = "N", value_parser = flags::whole(1..=4096))]
+    #[arg(long, value_name = "N", value_parser = flags::batch)]
     batch: Option<usize>,
     #[arg(long, value_name = "RATE")]
     learning_rate: Option<f64>,
@@ -44,7 +43,7 @@ pub struct Args {
     #[arg(long, value_name = "COURSE")]
     schedule: Option<Schedule>,
     /// Height and width that slices are resized to, a multiple of 16
-    #[arg(long, value_name = "PIXELS", value_parser = flags::whole(1..=2048))]
+    #[arg(long, value_name = "PIXELS", value_parser = flags::size)]
     size: Option<usize>,
     /// Do not turn slices by +-90 degrees
     #[arg(long)]
@@ -101,6 +100,7 @@ impl Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let settings = args.settings()?;
+    flags::model(&settings.model, settings.widths)?;
     settings.check()?;
     if !args.dry_run {
         new_folder(&args.out)?;

@@ -22,7 +22,7 @@ pub use dataset::{Case, Dataset};
 pub use inspect::{Inspection, inspect};
 pub use labels::Labels;
 pub use loader::Loader;
-pub use slices::{Fit, Slice, SliceSet, Window};
+pub use slices::{Fit, Slice, SliceSet};
 pub use source::{Header, Source};
 pub use split::Split;
 pub use volume::{Geometry, Reorientation, Volume};

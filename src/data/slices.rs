@@ -6,43 +6,8 @@ use super::dataset::{Case, Dataset};
 use super::labels::Labels;
 use super::volume::Reorientation;
 use super::{Geometry, Volume};
+use crate::preprocessing::{HounsfieldWindow, check_size};
 use crate::{Error, Result};
-
-/// The Hounsfield window, and how it is scaled for the network.
-///
-/// A voxel becomes `(clamp((hu - low) / (high - low), 0, 1) - shift) * scale`. With the default
-/// window a lumbar CT has mean 0.095 and standard deviation 0.10 before shift and scale, so that
-/// the network's input has about mean 0 and deviation 0.5; air is -0.5, near the zeros that
-/// convolutions pad with, and dense bone 4.5.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Window {
-    /// Hounsfield units at and below which all is alike.
-    pub low: f32,
-    /// Hounsfield units at and above which all is alike.
-    pub high: f32,
-    pub shift: f32,
-    pub scale: f32,
-}
-
-impl Default for Window {
-    fn default() -> Self {
-        Window { low: -200.0, high: 1000.0, shift: 0.1, scale: 5.0 }
-    }
-}
-
-impl Window {
-    /// The network's number for a voxel of `hounsfield` units.
-    pub fn apply(&self, hounsfield: f32) -> f32 {
-        let inside = ((hounsfield - self.low) / (self.high - self.low)).clamp(0.0, 1.0);
-        (inside - self.shift) * self.scale
-    }
-
-    /// The network's number for air, which also surrounds a slice that is not square.
-    pub fn air(&self) -> f32 {
-        -self.shift * self.scale
-    }
-}
 
 /// An axial slice as the network sees it.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,7 +16,7 @@ pub struct Slice {
     pub case: usize,
     /// The slice's z in the case's volume in RAS order, from 0 at the feet.
     pub index: usize,
-    /// `size * size` numbers, rows of y, x fastest; see [`Window`].
+    /// `size * size` numbers, rows of y, x fastest; see [`HounsfieldWindow`].
     pub image: Vec<f32>,
     /// `size * size` values, 1 where foreground, else 0.
     pub mask: Vec<u8>,
@@ -79,7 +44,7 @@ impl SliceSet {
         dataset: &Dataset,
         cases: &[Case],
         size: usize,
-        window: Window,
+        window: HounsfieldWindow,
         foreground: &Labels,
         progress: impl Fn() + Sync,
     ) -> Result<Self> {
@@ -106,22 +71,14 @@ impl SliceSet {
     }
 }
 
-/// Says whether slices of `size` x `size` pixels can go through the network, which halves them four times.
-///
-/// # Errors
-/// If `size` is 0 or not a multiple of 16.
-pub fn check_size(size: usize) -> Result<()> {
-    match size > 0 && size.is_multiple_of(16) {
-        true => Ok(()),
-        false => Err(Error::Invalid(format!(
-            "size {size}: the network halves a slice four times, so its size must be a multiple of 16, such as {}",
-            size.next_multiple_of(16).max(16)
-        ))),
-    }
-}
-
 /// The slices of one case, reoriented to RAS.
-fn case_slices(case: usize, image: &Volume<f32>, mask: &Volume<u8>, size: usize, window: Window) -> Result<Vec<Slice>> {
+fn case_slices(
+    case: usize,
+    image: &Volume<f32>,
+    mask: &Volume<u8>,
+    size: usize,
+    window: HounsfieldWindow,
+) -> Result<Vec<Slice>> {
     let reorientation = Reorientation::to_ras_from(&image.geometry);
     let image = reorientation.to_ras(image)?;
     let mask = reorientation.to_ras(mask)?;
@@ -174,7 +131,7 @@ impl Fit {
     }
 
     /// An image slice (Hounsfield units) as the network sees it: windowed, resized, air around it.
-    pub fn image(&self, slice: &[f32], window: Window) -> Vec<f32> {
+    pub fn image(&self, slice: &[f32], window: HounsfieldWindow) -> Vec<f32> {
         let windowed: Vec<f32> = slice.iter().map(|&hounsfield| window.apply(hounsfield)).collect();
         self.padded(&resample(&windowed, self.grid, &self.forward), window.air())
     }

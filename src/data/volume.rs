@@ -1,6 +1,7 @@
 //! A scan in memory: voxels on a grid, and where the grid lies in the patient.
 
 use crate::{Error, Result};
+use ndarray::{ArrayBase, ArrayView3, ArrayViewMut3, Axis, Ix3, RawData};
 use rayon::prelude::*;
 
 /// How far, in voxels, the corners of two grids may lie apart and still be the same grid:
@@ -194,6 +195,18 @@ impl<T> Volume<T> {
         Ok(Volume { geometry, voxels })
     }
 
+    /// The voxels with axes z, y, x.
+    pub fn view(&self) -> ArrayView3<'_, T> {
+        let [x, y, z] = self.geometry.shape;
+        ArrayView3::from_shape((z, y, x), &self.voxels).expect("a volume has as many voxels as its shape")
+    }
+
+    /// As [`Volume::view`], to write to.
+    pub fn view_mut(&mut self) -> ArrayViewMut3<'_, T> {
+        let [x, y, z] = self.geometry.shape;
+        ArrayViewMut3::from_shape((z, y, x), &mut self.voxels).expect("a volume has as many voxels as its shape")
+    }
+
     /// The voxels of axial slice `z`, row by row (y), x fastest.
     pub fn slice(&self, z: usize) -> &[T] {
         let area = self.geometry.shape[0] * self.geometry.shape[1];
@@ -278,8 +291,7 @@ impl Reorientation {
     /// If the volume's shape is not the stored one.
     pub fn to_ras<T: Copy>(&self, volume: &Volume<T>) -> Result<Volume<T>> {
         self.check(volume, &self.stored)?;
-        let mut voxels = volume.voxels.clone();
-        self.visit(|stored, ras| voxels[ras] = volume.voxels[stored]);
+        let voxels = self.in_ras_order(volume.view()).iter().copied().collect();
         Ok(Volume { geometry: self.ras.clone(), voxels })
     }
 
@@ -289,9 +301,9 @@ impl Reorientation {
     /// If the volume's shape is not that of the RAS grid.
     pub fn to_stored<T: Copy>(&self, volume: &Volume<T>) -> Result<Volume<T>> {
         self.check(volume, &self.ras)?;
-        let mut voxels = volume.voxels.clone();
-        self.visit(|stored, ras| voxels[stored] = volume.voxels[ras]);
-        Ok(Volume { geometry: self.stored.clone(), voxels })
+        let mut stored = Volume { geometry: self.stored.clone(), voxels: volume.voxels.clone() };
+        self.in_ras_order(stored.view_mut()).assign(&volume.view());
+        Ok(stored)
     }
 
     fn check<T>(&self, volume: &Volume<T>, expected: &Geometry) -> Result<()> {
@@ -305,24 +317,13 @@ impl Reorientation {
         }
     }
 
-    /// Calls `visit` with the stored index and the RAS index of every voxel.
-    fn visit(&self, mut visit: impl FnMut(usize, usize)) {
-        let [width, height, _] = self.stored.shape;
-        let strides = [1, width as isize, (width * height) as isize];
-        let mut start = 0;
-        let mut step = [0; 3];
-        for (axis, &(from, forward)) in self.source.iter().enumerate() {
-            step[axis] = if forward { strides[from] } else { -strides[from] };
-            start += if forward { 0 } else { strides[from] * (self.stored.shape[from] as isize - 1) };
+    /// A view of stored voxels as RAS order has them.
+    fn in_ras_order<S: RawData>(&self, mut view: ArrayBase<S, Ix3>) -> ArrayBase<S, Ix3> {
+        // Views have z first and x last.
+        view = view.permuted_axes([2, 1, 0].map(|axis: usize| 2 - self.source[axis].0));
+        for (axis, _) in self.source.iter().enumerate().filter(|(_, (_, forward))| !forward) {
+            view.invert_axis(Axis(2 - axis));
         }
-        let [nx, ny, nz] = self.ras.shape;
-        for z in 0..nz {
-            for y in 0..ny {
-                let row = start + z as isize * step[2] + y as isize * step[1];
-                for x in 0..nx {
-                    visit((row + x as isize * step[0]) as usize, x + nx * (y + ny * z));
-                }
-            }
-        }
+        view
     }
 }

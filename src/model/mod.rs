@@ -10,14 +10,12 @@ pub use network::{Losses, Network, Step};
 pub use parameter::{Initial, Parameter};
 
 use crate::graph::Region;
+use crate::preprocessing::SIZE_MULTIPLE;
 use crate::{Error, Result};
 use builder::Starts;
 
 /// Channels of the five levels in the paper.
 pub const PAPER_WIDTHS: [usize; 5] = [32, 64, 128, 256, 512];
-
-/// Height and width must be multiples of this: four halvings.
-pub const SIZE_MULTIPLE: usize = 16;
 
 /// Which of the paper's parts a network has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

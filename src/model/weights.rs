@@ -1,10 +1,9 @@
 //! Weights files: safetensors with PyTorch's names and shapes, and the model's name and widths as metadata.
 
 use super::{Model, Network, Parameter};
-use crate::data::Window;
 use crate::data::file::write_atomically;
-use crate::data::slices::check_size;
 use crate::device::cpu::Real;
+use crate::preprocessing::{HounsfieldWindow, Preprocessing, check_size};
 use crate::{Error, Result};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
@@ -70,7 +69,7 @@ impl<'a> WeightsFile<'a> {
             entry("window")?.split(',').map(|part| part.parse().ok().filter(|v: &f32| v.is_finite())).collect();
         match numbers.as_deref() {
             Some(&[low, high, shift, scale]) if low < high => {
-                Ok(Preprocessing { size, window: Window { low, high, shift, scale } })
+                Ok(Preprocessing { size, window: HounsfieldWindow { low, high, shift, scale } })
             }
             _ => Err(bad("window")),
         }
@@ -117,7 +116,7 @@ impl<'a> WeightsFile<'a> {
 }
 
 /// A window's four numbers, as the metadata has them.
-fn window_text(Window { low, high, shift, scale }: Window) -> String {
+fn window_text(HounsfieldWindow { low, high, shift, scale }: HounsfieldWindow) -> String {
     format!("{low},{high},{shift},{scale}")
 }
 
@@ -130,14 +129,6 @@ pub fn parse_widths(text: &str) -> std::result::Result<[usize; 5], String> {
     widths
         .and_then(|widths| widths.try_into().ok())
         .ok_or_else(|| format!("{text:?} is not five widths like 32,64,128,256,512"))
-}
-
-/// What a scan goes through before the network; it belongs to the weights.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Preprocessing {
-    /// Height and width of the slices, in pixels.
-    pub size: usize,
-    pub window: Window,
 }
 
 /// Writes a network's weights to a file, in one piece or not at all.

@@ -1,11 +1,11 @@
 //! Adam, over all parameters of a model at once. (Kingma and Ba, 2015, algorithm 1.)
 
 use super::Op;
+use super::case::Case;
 use crate::Result;
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Launcher, OnCuda, PixelGrid};
 use crate::device::kernels::ADAM_UPDATE_F32;
-use crate::gradcheck::Case;
 use crate::graph::Region;
 use crate::tensor::Shape;
 use rayon::prelude::*;
@@ -69,7 +69,7 @@ impl OnCuda for Adam {
         let (gradients, rate) = (launcher.input(3), launcher.input(4));
         let pointers = [parameters, first, second, gradients].map(|operand| operand.pointer);
         let count = parameters.positions();
-        let wide = count % 4 == 0 && pointers.iter().all(|pointer| pointer.is_aligned());
+        let wide = count.is_multiple_of(4) && pointers.iter().all(|pointer| pointer.is_aligned());
         let width = if wide { 4 } else { 1 };
         launcher
             .kernel(ADAM_UPDATE_F32)
@@ -92,7 +92,7 @@ pub fn cases() -> Vec<Case> {
             let moments = [0, count].map(|start| state(graph, Region::Moments, start));
             graph.apply(Adam, &[parameters, moments[0], moments[1], inputs[0], inputs[1]])
         })
-        .positive(1)
+        .fraction(1)
         .forward_only()
     });
     cases.collect()

@@ -1,11 +1,11 @@
 //! Addition of two tensors of one shape: the residual block's sum (equation 1), and the sum of a value's gradients.
 
+use super::case::Case;
 use super::relu::ReluGradient;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Elements, Launcher, OnCuda};
 use crate::device::kernels::ADD_FORWARD_F32;
-use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
 use crate::{Error, Result};

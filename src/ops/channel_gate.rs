@@ -1,11 +1,11 @@
 //! CBAM's channel attention map: the sigmoid of the sum of the shared MLP's two outputs (equation 3).
 
+use super::case::Case;
 use super::sigmoid::sigmoid;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Launcher, OnCuda, PixelGrid};
 use crate::device::kernels::{CHANNEL_GATE_BACKWARD_F32, CHANNEL_GATE_FORWARD_F32};
-use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
 use crate::{Error, Result};

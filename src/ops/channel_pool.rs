@@ -1,10 +1,10 @@
 //! CBAM's spatial pooling: the mean and the maximum over the channels of each pixel (equation 2).
 
+use super::case::Case;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{LaneGrid, Launcher, OnCuda};
 use crate::device::kernels::{CHANNEL_POOL_BACKWARD_F32, CHANNEL_POOL_FORWARD_F32};
-use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};

@@ -1,10 +1,10 @@
 //! Concatenation of channels. It moves nothing: its parts are produced in their slices of the result.
 
+use super::case::Case;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Launcher, OnCuda, PixelGrid};
 use crate::device::kernels::CONCAT_COPY_F32;
-use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};

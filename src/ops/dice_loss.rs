@@ -3,6 +3,7 @@
 //! The pooled loss trains: `1 - (2 S(p t) + 1) / (S(p) + S(t) + 1)`, S summing over the pixels of the samples
 //! whose weight is 1. A sample's own loss, of the same formula, ranks masks for adaptive denoising learning.
 
+use super::case::Case;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
 use crate::device::cuda::{Grid, Launcher, OnCuda, PixelGrid};
@@ -10,7 +11,6 @@ use crate::device::kernels::{
     DICE_LOSS_BACKWARD_F32, DICE_LOSS_FORWARD_CHUNKS_F32, DICE_LOSS_FORWARD_F32, dice_loss::CHUNK_PIXELS,
     pixels::THREADS,
 };
-use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
@@ -176,9 +176,9 @@ pub fn cases() -> Vec<Case> {
         let prediction = Shape::image(batch, height, 5, 1).with_channels(Channels::new(1));
         let inputs = [prediction.clone(), prediction, Shape::flat(batch)];
         Case::new("dice_loss", inputs, |graph, inputs| Ok(graph.apply(DiceLoss, inputs)?[..2].to_vec()))
-            .positive(0)
-            .constant(1)
-            .constant(2)
+            .fraction(0)
+            .binary(1)
+            .binary(2)
             .seeded(1)
     });
     cases.collect()

@@ -1,11 +1,11 @@
 //! Max pooling: the encoder's halving of height and width.
 
+use super::case::Case;
 use super::window::Window;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
 use crate::device::cuda::{Launcher, OnCuda, PixelGrid};
 use crate::device::kernels::{MAX_POOL_BACKWARD_F32, MAX_POOL_FORWARD_F32};
-use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};

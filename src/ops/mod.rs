@@ -18,6 +18,7 @@
 pub mod adam;
 pub mod add;
 pub mod batch_norm;
+pub mod case;
 pub mod channel_gate;
 pub mod channel_pool;
 pub mod concat;
@@ -34,9 +35,9 @@ pub mod window;
 use crate::Result;
 use crate::device::cpu::OnCpu;
 use crate::device::cuda::OnCuda;
-use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
+use case::Case;
 use std::fmt::Debug;
 
 /// An op: what a graph, a plan and the devices need to know of it.

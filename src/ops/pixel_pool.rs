@@ -1,5 +1,6 @@
 //! CBAM's channel pooling: the mean and the maximum over the pixels of each channel (equation 3).
 
+use super::case::Case;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
 use crate::device::cuda::{Chunks, Launcher, OnCuda, PixelGrid};
@@ -7,7 +8,6 @@ use crate::device::kernels::{
     PIXEL_POOL_BACKWARD_CHUNKS_F32, PIXEL_POOL_BACKWARD_F32, PIXEL_POOL_BACKWARD_PLACE_F32,
     PIXEL_POOL_FORWARD_CHUNKS_F32, PIXEL_POOL_FORWARD_F32,
 };
-use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
 use crate::{Error, Result};

@@ -1,5 +1,6 @@
 //! A tensor times its attention map (equation 4): one factor a pixel (spatial) or one a channel (channel attention).
 
+use super::case::Case;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
 use crate::device::cuda::{Chunks, LaneGrid, Launcher, OnCuda, PixelGrid};
@@ -7,7 +8,6 @@ use crate::device::kernels::{
     PRODUCT_BACKWARD_MAP_CHANNEL_CHUNKS_F32, PRODUCT_BACKWARD_MAP_CHANNEL_F32, PRODUCT_BACKWARD_MAP_PIXEL_F32,
     PRODUCT_FORWARD_CHANNEL_F32, PRODUCT_FORWARD_PIXEL_F32,
 };
-use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};

@@ -1,11 +1,11 @@
 //! Rectified linear unit: `max(x, 0)`.
 
+use super::case::Case;
 use super::{Gradient, Op};
 use crate::Result;
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Elements, Launcher, OnCuda};
 use crate::device::kernels::{RELU_BACKWARD_F32, RELU_FORWARD_F32};
-use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
 

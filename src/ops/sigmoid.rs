@@ -1,10 +1,10 @@
 //! The logistic function: the network's output and CBAM's spatial attention (equation 2).
 
+use super::case::Case;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Elements, Launcher, OnCuda};
 use crate::device::kernels::{SIGMOID_BACKWARD_F32, SIGMOID_FORWARD_F32};
-use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
 use crate::{Error, Result};

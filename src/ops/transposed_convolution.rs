@@ -4,6 +4,7 @@
 //! Weights are stored as that convolution's: a row for each kernel element and output channel, a column for
 //! each input channel.
 
+use super::case::Case;
 use super::convolution::{BiasGradient, Convolution, ConvolutionWeightGradient, Weights};
 use super::convolution::{TILE_64X32, TILE_128X64, Tile};
 use super::window::Window;
@@ -17,7 +18,6 @@ use crate::device::kernels::{
     TRANSPOSED_CONVOLUTION_FORWARD_64X32_F32, TRANSPOSED_CONVOLUTION_FORWARD_128X64_F32,
     TRANSPOSED_CONVOLUTION_FORWARD_ANY_F32,
 };
-use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
@@ -142,7 +142,7 @@ impl OnCuda for TransposedConvolution {
         let (weight, bias) = (launcher.input(1).pointer, launcher.input(2).pointer);
         let (pixels, taps, inputs, outputs) = (x.positions(), self.window().taps(), x.channels(), out.channels());
         let aligned = out.is_aligned() && x.is_aligned() && weight.is_aligned() && bias.is_aligned();
-        let (kernel, grid) = if aligned && inputs % TILE_INNER == 0 {
+        let (kernel, grid) = if aligned && inputs.is_multiple_of(TILE_INNER) {
             let (tile, kernel) = match Tile::choose(pixels, taps * outputs, 1) {
                 TILE_64X32 => (TILE_64X32, TRANSPOSED_CONVOLUTION_FORWARD_64X32_F32),
                 _ => (TILE_128X64, TRANSPOSED_CONVOLUTION_FORWARD_128X64_F32),
@@ -177,7 +177,8 @@ pub fn cases() -> Vec<Case> {
     cases.push((TransposedConvolution { kernel: [2, 2, 2], out: Channels::new(2) }, volume));
     let cases = cases.into_iter().map(|(op, x)| {
         let inputs = [x.clone(), op.weight_shape(&x.channels), Shape::vector(op.out.clone())];
-        Case::new("transposed_convolution", inputs, move |graph, inputs| graph.apply(op.clone(), inputs))
+        let out = op.out.clone();
+        Case::new("transposed_convolution", inputs, move |graph, inputs| graph.apply(op.clone(), inputs)).rows(1, out)
     });
     cases.collect()
 }

@@ -5,8 +5,9 @@ use crate::data::file::write_atomically;
 use crate::data::{Dataset, Labels, Loader, SliceSet, Split};
 use crate::device::Device;
 use crate::metrics::overlap::Counts;
-use crate::model::weights::{self, Preprocessing};
+use crate::model::weights;
 use crate::model::{Mode, Network, Step};
+use crate::preprocessing::{Preprocessing, THRESHOLD};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::io::Write;
@@ -25,7 +26,6 @@ pub struct Summary {
     pub parameters: usize,
     pub train_slices: usize,
     pub validation_slices: usize,
-    pub test_slices: usize,
     pub steps: u64,
     /// Floating-point operations of one step.
     pub operations_per_step: u64,
@@ -71,6 +71,8 @@ pub struct Run<'a> {
     train_step: Step,
     statistics_step: Step,
     evaluation_step: Step,
+    /// Optimizer steps done.
+    steps_done: u64,
     /// The images, masks and weights of a batch.
     image: Vec<f32>,
     target: Vec<f32>,
@@ -92,7 +94,7 @@ impl<'a> Run<'a> {
         SliceSet::load(dataset, &cases, settings.size, settings.window, &labels, progress)
     }
 
-    /// Plans a run into `folder`, which is made.
+    /// Plans a run into `folder`.
     ///
     /// # Errors
     /// If the settings cannot work, the device has no room, or the folder cannot be written.
@@ -120,6 +122,7 @@ impl<'a> Run<'a> {
             train_step,
             statistics_step,
             evaluation_step,
+            steps_done: 0,
             image: vec![0.0; pixels],
             target: vec![0.0; pixels],
             weight: vec![0.0; settings.batch],
@@ -139,7 +142,6 @@ impl<'a> Run<'a> {
             parameters: self.network.model().parameter_count(),
             train_slices: self.split.train.len(),
             validation_slices: self.split.validation.len(),
-            test_slices: self.split.test.len(),
             steps: self.steps(),
             operations_per_step: plan.operations,
             planned_bytes: self.network.planned_bytes(),
@@ -197,11 +199,11 @@ impl<'a> Run<'a> {
             if let Some(exit_code) = observer.stop() {
                 return Err(Error::Interrupted { exit_code });
             }
-            let step = (epoch - 1) * batches as u64 + batch as u64;
-            learning_rate = self.settings.learning_rate * self.settings.schedule.factor(step, self.steps());
+            learning_rate = self.settings.learning_rate * self.settings.schedule.factor(self.steps_done, self.steps());
+            self.steps_done += 1;
             let slices = loader.fill(batch, &mut self.image, &mut self.target, &mut self.weight);
             self.network.write_batch(&self.train_step, &self.image, &self.target, &self.weight)?;
-            let losses = self.network.train(&self.train_step, learning_rate, step + 1)?;
+            let losses = self.network.train(&self.train_step, learning_rate, self.steps_done)?;
             if !losses.batch.is_finite() {
                 return Err(self.not_finite(epoch, slices));
             }
@@ -250,7 +252,7 @@ impl<'a> Run<'a> {
             self.network.evaluate(&self.evaluation_step)?;
             self.network.prediction(&self.evaluation_step, &mut probabilities)?;
             let foreground =
-                |values: &[f32]| values[..slices * pixels].iter().map(|&v| v >= 0.5).collect::<Vec<bool>>();
+                |values: &[f32]| values[..slices * pixels].iter().map(|&v| v >= THRESHOLD).collect::<Vec<bool>>();
             let counts = Counts::of(&foreground(&probabilities), &foreground(&self.target))?;
             total = Some(total.map_or(counts, |total: Counts| total + counts));
         }

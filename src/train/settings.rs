@@ -1,8 +1,8 @@
 //! Everything that decides a training run, as `config.toml` has it.
 
 use super::schedule::Schedule;
-use crate::data::{Window, slices::check_size};
 use crate::model::{Model, PAPER_WIDTHS};
+use crate::preprocessing::{HounsfieldWindow, check_size};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ pub struct Settings {
     pub validation_fraction: f64,
     /// Labels that are foreground, like `26-33,41`; empty means any above 0.
     pub labels: String,
-    pub window: Window,
+    pub window: HounsfieldWindow,
 }
 
 impl Default for Settings {
@@ -45,7 +45,7 @@ impl Default for Settings {
             test_cases: Vec::new(),
             validation_fraction: 0.1,
             labels: String::new(),
-            window: Window::default(),
+            window: HounsfieldWindow::default(),
         }
     }
 }
@@ -66,7 +66,7 @@ impl Settings {
         positive("batch", self.batch > 0, self.batch.to_string())?;
         let rate = self.learning_rate;
         positive("learning rate", rate > 0.0 && rate.is_finite(), rate.to_string())?;
-        let Window { low, high, .. } = self.window;
+        let HounsfieldWindow { low, high, .. } = self.window;
         if low.is_nan() || high.is_nan() || low >= high {
             return Err(Error::Invalid(format!("window {low} to {high}: the lower end must be below the upper one")));
         }

@@ -2,6 +2,7 @@
 
 mod commands;
 mod evaluate;
+mod training;
 
 use assert_cmd::Command;
 use serde_json::Value;

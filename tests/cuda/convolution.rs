@@ -88,6 +88,14 @@ fn values<T: Real>(count: usize, seed: usize) -> Vec<T> {
     std::iter::repeat_with(next).take(count).collect()
 }
 
+/// The rows of a matrix that stand for padded channels are zero, as those of a network's weights are.
+fn clear_padding<T: Real>(matrix: &mut [T], columns: usize, channels: &Channels) {
+    let mut padding = vec![true; channels.stored()];
+    channels.stored_indices().for_each(|channel| padding[channel] = false);
+    let rows = matrix.chunks_exact_mut(columns).zip(padding.iter().cycle());
+    rows.filter(|&(_, &padding)| padding).for_each(|(row, _)| row.fill(T::ZERO));
+}
+
 /// Everything that was kept, after a run on memory that was poisoned.
 fn run<T: Real>(setup: &Setup, mut device: Box<dyn Device<T>>) -> Vec<Vec<f64>> {
     let Built { graph, inputs, kept } = setup.build();
@@ -96,7 +104,15 @@ fn run<T: Real>(setup: &Setup, mut device: Box<dyn Device<T>>) -> Vec<Vec<f64>> 
     let step = device.load(graph, &kept).unwrap();
     device.poison().unwrap();
     for (index, (&input, shape)) in inputs.iter().zip(&shapes).enumerate() {
-        device.write(step, input, &values::<T>(shape.values(), index)).unwrap();
+        let mut values = values::<T>(shape.values(), index);
+        if index == 1 {
+            let channels = match &setup.op {
+                Layer::Convolution(_) => &setup.x.channels,
+                Layer::Transposed(op) => &op.out,
+            };
+            clear_padding(&mut values, shape.channels.count(), channels);
+        }
+        device.write(step, input, &values).unwrap();
     }
     device.run(step).unwrap();
     let read = |(&value, &count): (&ValueId, &usize)| {
@@ -110,7 +126,7 @@ fn run<T: Real>(setup: &Setup, mut device: Box<dyn Device<T>>) -> Vec<Vec<f64>> 
 fn check(setups: &[Setup]) {
     for setup in setups {
         let Some(device) = super::open() else { return };
-        let found = run::<f32>(setup, Box::new(super::Checked(device)));
+        let found = run::<f32>(setup, Box::new(super::Checked(device, super::Padding::Any)));
         let expected = run::<f64>(setup, Box::new(CpuDevice::new().unwrap()));
         assert_eq!(found.len(), expected.len());
         for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {

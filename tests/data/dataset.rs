@@ -1,8 +1,9 @@
 //! Data sets: what is found in them, and a clear line for everything that would stop training.
 
+use rarunet_cuda::preprocessing::HounsfieldWindow;
 use std::path::Path;
 
-use rarunet_cuda::data::{Dataset, Geometry, Inspection, Labels, SliceSet, Window, inspect, nifti};
+use rarunet_cuda::data::{Dataset, Geometry, Inspection, Labels, SliceSet, inspect, nifti};
 use tempfile::TempDir;
 
 use super::{message, volume};
@@ -37,7 +38,7 @@ fn write_mask(folder: &Path, name: &str, grid: Geometry, label: u8) {
 
 fn load(folder: &Path, labels: &str) -> rarunet_cuda::Result<SliceSet> {
     let dataset = Dataset::open(folder)?;
-    SliceSet::load(&dataset, &dataset.cases, 16, Window::default(), &labels.parse()?, || {})
+    SliceSet::load(&dataset, &dataset.cases, 16, HounsfieldWindow::default(), &labels.parse()?, || {})
 }
 
 /// What loading says, after checking that `inspect` lists the same.
@@ -70,7 +71,7 @@ fn progress_is_told_once_a_case() {
     let count = || {
         done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     };
-    SliceSet::load(&dataset, &dataset.cases, 16, Window::default(), &Labels::default(), count).unwrap();
+    SliceSet::load(&dataset, &dataset.cases, 16, HounsfieldWindow::default(), &Labels::default(), count).unwrap();
     assert_eq!(done.into_inner(), 2);
 }
 

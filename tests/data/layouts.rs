@@ -1,9 +1,10 @@
 //! Data sets in the layouts besides nnU-Net's, and what a folder of scans stands for.
 
+use rarunet_cuda::preprocessing::HounsfieldWindow;
 use std::path::Path;
 
 use rarunet_cuda::data::{
-    Dataset, Geometry, Labels, SliceSet, Window, list_scans, metaimage, nifti, scan_name, volume::Volume,
+    Dataset, Geometry, Labels, SliceSet, list_scans, metaimage, nifti, scan_name, volume::Volume,
 };
 use tempfile::TempDir;
 
@@ -27,7 +28,7 @@ fn case_names(dataset: &Dataset) -> Vec<&str> {
 
 fn foreground(dataset: &Dataset, labels: &str) -> Vec<bool> {
     let labels: Labels = labels.parse().unwrap();
-    let set = SliceSet::load(dataset, &dataset.cases, 16, Window::default(), &labels, || {}).unwrap();
+    let set = SliceSet::load(dataset, &dataset.cases, 16, HounsfieldWindow::default(), &labels, || {}).unwrap();
     set.slices.iter().map(|slice| slice.has_foreground).collect()
 }
 

@@ -1,6 +1,7 @@
 //! Windowing and resizing of slices, and the way back.
 
-use rarunet_cuda::data::{Dataset, Fit, Geometry, Labels, SliceSet, Window, nifti};
+use rarunet_cuda::data::{Dataset, Fit, Geometry, Labels, SliceSet, nifti};
+use rarunet_cuda::preprocessing::HounsfieldWindow;
 
 use super::{message, volume};
 
@@ -9,11 +10,11 @@ fn grid(shape: [usize; 3], spacing: [f64; 3]) -> Geometry {
 }
 
 /// Passes Hounsfield units through unchanged but for the window.
-const PLAIN: Window = Window { low: 0.0, high: 1.0, shift: 0.0, scale: 1.0 };
+const PLAIN: HounsfieldWindow = HounsfieldWindow { low: 0.0, high: 1.0, shift: 0.0, scale: 1.0 };
 
 #[test]
 fn the_window_is_as_documented() {
-    let window = Window::default();
+    let window = HounsfieldWindow::default();
     assert_eq!(window.apply(-1000.0), window.air());
     assert_eq!(window.apply(-200.0), -0.5);
     assert_eq!(window.apply(1000.0), 4.5);
@@ -65,9 +66,9 @@ fn growing_interpolates_linearly() {
 fn the_true_shape_is_kept_and_air_surrounds_it() {
     // 40 mm wide, 20 mm high: the content is 32 x 16, with 8 rows of air above and below.
     let fit = Fit::new(&grid([40, 40, 1], [1.0, 0.5, 3.0]), 32).unwrap();
-    let image = fit.image(&vec![400.0; 1600], Window::default());
+    let image = fit.image(&vec![400.0; 1600], HounsfieldWindow::default());
     for (y, row) in image.chunks_exact(32).enumerate() {
-        let expected = if (8..24).contains(&y) { 2.0 } else { Window::default().air() };
+        let expected = if (8..24).contains(&y) { 2.0 } else { HounsfieldWindow::default().air() };
         assert!(row.iter().all(|&value| (value - expected).abs() < 1e-5), "row {y}: {row:?}");
     }
     let mask = fit.mask(&vec![1; 1600]);
@@ -132,7 +133,8 @@ fn storage_order_does_not_matter_to_the_slices() {
                 nifti::write(&paths[1], &volume(ras.clone(), inside), None).unwrap();
             }
             let dataset = Dataset::open(folder.path()).unwrap();
-            SliceSet::load(&dataset, &dataset.cases, 32, Window::default(), &Labels::default(), || {}).unwrap()
+            SliceSet::load(&dataset, &dataset.cases, 32, HounsfieldWindow::default(), &Labels::default(), || {})
+                .unwrap()
         })
         .collect();
     assert_eq!(sets[0], sets[1]);

@@ -1,7 +1,6 @@
 //! What has to work: kernels give the right results, in any order of threads and blocks.
 
 use cudarc::driver::LaunchConfig;
-use cudarc::nvrtc::Ptx;
 use half::{bf16, f16};
 
 use super::{Device, in_child, launch, numbers, run_in_child, shape};
@@ -215,48 +214,6 @@ fn asynchronous_copies_can_write_zeros() {
     launch!(device, device.function("shift_with_zeros"), shape(3, 128), &mut out, &x_device, &300i32).unwrap();
     let wanted: Vec<f32> = (0..300).map(|i| i as f32).collect();
     assert_eq!(device.stream.clone_dtoh(&out).unwrap(), wanted);
-}
-
-/// The crate's own kernels are found whatever image the program embeds.
-#[test]
-fn residual_addition_of_channel_slices() {
-    use rarunet_cuda::device::{emulator, kernels};
-    if emulator::LIBRARY.is_empty() {
-        return;
-    }
-    let device = Device::with_module(Ptx::from_binary(kernels::IMAGES[0].1.to_vec()));
-    for (channels, strides, relu) in [(8, [8, 16, 12], 1), (5, [8, 5, 7], 0), (4, [4, 4, 6], 1), (3, [3, 3, 3], 0)] {
-        let pixels = 41;
-        let size = |stride: usize| (pixels - 1) * stride + channels; // nothing behind the last pixel's slice
-        let (a, b) = (numbers(size(strides[1]), 11), numbers(size(strides[2]), 12));
-        let (a_device, b_device) = (device.stream.clone_htod(&a).unwrap(), device.stream.clone_htod(&b).unwrap());
-        let mut out = device.stream.clone_htod(&vec![9.0f32; size(strides[0])]).unwrap();
-        let [out_stride, a_stride, b_stride] = strides.map(|stride| stride as i32);
-        let function = device.function(kernels::ADD_FORWARD_F32.name);
-        let (pixels_, channels_) = (pixels as i32, channels as i32);
-        launch!(
-            device,
-            function,
-            shape(2, 64),
-            &mut out,
-            &a_device,
-            &b_device,
-            &pixels_,
-            &channels_,
-            &out_stride,
-            &a_stride,
-            &b_stride,
-            &relu
-        )
-        .unwrap();
-        let out = device.stream.clone_dtoh(&out).unwrap();
-        for (index, found) in out.iter().enumerate() {
-            let (p, c) = (index / strides[0], index % strides[0]);
-            let sum = if c < channels { a[p * strides[1] + c] + b[p * strides[2] + c] } else { 9.0 };
-            let wanted = if relu == 1 { sum.max(0.0) } else { sum };
-            assert_eq!(*found, wanted, "{channels} channels, pixel {p}, channel {c}");
-        }
-    }
 }
 
 /// Runs all tests of this file in other orders of threads and blocks and with other numbers of cores. The sums' bits

@@ -4,8 +4,9 @@ use rarunet_cuda::Result;
 use rarunet_cuda::device::Device;
 use rarunet_cuda::device::cpu::{Call, Cpu, CpuDevice, OnCpu, Real};
 use rarunet_cuda::device::cuda::{Launcher, OnCuda};
-use rarunet_cuda::gradcheck::{Case, Check, TOLERANCE_F64, run, run_cases};
+use rarunet_cuda::gradcheck::{Check, TOLERANCE_F64, run, run_cases};
 use rarunet_cuda::graph::{Graph, ValueId};
+use rarunet_cuda::ops::case::Case;
 use rarunet_cuda::ops::{self, Gradient, Op};
 use rarunet_cuda::tensor::Shape;
 

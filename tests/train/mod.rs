@@ -182,7 +182,7 @@ fn a_diverging_run_names_the_slices() {
 fn weights_of_another_model_are_refused_with_both_shapes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("w.safetensors");
-    let preprocessing = rarunet_cuda::model::weights::Preprocessing { size: 32, window: Default::default() };
+    let preprocessing = rarunet_cuda::preprocessing::Preprocessing { size: 32, window: Default::default() };
     let network = |name: &str, widths| Network::new(Model::new(name, widths).unwrap(), device(1)).unwrap();
     let mut saved = network("rar-unet", [8, 8, 8, 8, 8]);
     saved.initialise(1).unwrap();

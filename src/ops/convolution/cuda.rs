@@ -161,7 +161,7 @@ impl Correlation<'_> {
         let operands = self.source.is_aligned() && self.target.is_aligned();
         let parameters = self.weight.is_aligned() && self.bias.is_none_or(Pointer::is_aligned);
         let geometry = self.geometry.is_plain() && self.geometry.fits_bits();
-        operands && parameters && geometry && inputs % TILE_INNER == 0 && outputs % 4 == 0
+        operands && parameters && geometry && inputs.is_multiple_of(TILE_INNER) && outputs.is_multiple_of(4)
     }
 
     fn kernel(&self) -> (Kernel, Grid) {
@@ -300,7 +300,7 @@ impl OnCuda for ConvolutionWeightGradient {
         let sums = Sums::new(launcher, dweight, parts);
         let inputs = rows / self.window.taps();
         let aligned = dout.is_aligned() && x.is_aligned() && sums.parts.is_aligned();
-        let aligned = aligned && inputs.is_multiple_of(4) && columns % 4 == 0;
+        let aligned = aligned && inputs.is_multiple_of(4) && columns.is_multiple_of(4);
         let (kernel, grid) = if few {
             let blocks = [(rows * columns).div_ceil(FEW_WEIGHTS_THREADS), parts, 1];
             (CONVOLUTION_BACKWARD_WEIGHT_FEW_F32, Grid::new(blocks, FEW_WEIGHTS_THREADS))

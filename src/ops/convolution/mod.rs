@@ -13,8 +13,8 @@ pub(super) use cuda::{TILE_64X32, TILE_128X64, Tile};
 use super::relu::ReluGradient;
 use super::window::Window;
 use super::{Gradient, Op};
-use crate::gradcheck::Case;
 use crate::graph::{Graph, ValueId};
+use crate::ops::case::Case;
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
 
@@ -174,7 +174,7 @@ impl Op for BiasGradient {
 /// A case of one convolution of an image `x`, with a bias.
 fn case(op: Convolution, x: Shape) -> Case {
     let inputs = [x.clone(), op.weight_shape(&x.channels), Shape::vector(op.out.clone())];
-    Case::new("convolution", inputs, move |graph, inputs| graph.apply(op.clone(), inputs))
+    Case::new("convolution", inputs, move |graph, inputs| graph.apply(op.clone(), inputs)).rows(1, x.channels)
 }
 
 pub fn cases() -> Vec<Case> {
@@ -213,9 +213,10 @@ pub fn cases() -> Vec<Case> {
     let (op, a, b) = (Convolution::new(Window::same(3), 3), Shape::image(1, 3, 4, 1), Shape::image(1, 3, 4, 9));
     let joined = Channels::concat([&a.channels, &b.channels]);
     let inputs = [a, b, op.weight_shape(&joined), Shape::vector(Channels::new(3))];
-    cases.push(Case::new("convolution", inputs, move |graph, inputs| {
+    let joins = move |graph: &mut Graph, inputs: &[ValueId]| {
         let joined = graph.concat(&inputs[..2])?;
         graph.apply(op.clone(), &[joined, inputs[2], inputs[3]])
-    }));
+    };
+    cases.push(Case::new("convolution", inputs, joins).rows(2, joined));
     cases
 }

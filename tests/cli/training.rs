@@ -1,0 +1,107 @@
+//! `train`, `predict` and `evaluate` one after the other, as a user types them.
+
+use super::{PROGRAM, error, json, run};
+use rarunet_cuda::data::read_labels;
+use rarunet_cuda::train::EpochRecord;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const TINY: [&str; 10] =
+    ["--widths", "8,8,8,8,8", "--size", "32", "--batch", "4", "--learning-rate", "3e-3", "--threads", "1"];
+
+fn phantom(folder: &Path, patients: &str) -> String {
+    let data = folder.join("data").display().to_string();
+    let made = run(["phantom", "--out", &data, "--patients", patients, "--slices", "6", "--size", "32"]);
+    assert!(made.status.success(), "{made:?}");
+    data
+}
+
+#[test]
+fn train_predict_evaluate() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = phantom(folder.path(), "3");
+    let out = folder.path().join("run");
+    let out_text = out.display().to_string();
+    let train = [
+        "train",
+        &data,
+        "--out",
+        &out_text,
+        "--epochs",
+        "2",
+        "--test-cases",
+        "patient3",
+        "--validation-fraction",
+        "0.3",
+    ];
+
+    let dry = run(train.iter().chain(&TINY).chain(&["--dry-run"]));
+    assert!(dry.status.success() && !out.exists(), "{dry:?}");
+    let text = String::from_utf8(dry.stdout).unwrap();
+    assert!(text.contains("parameters") && text.contains("GFLOP") && text.contains("MiB"), "{text}");
+
+    let trained = run(train.iter().chain(&TINY));
+    assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+    assert_eq!(EpochRecord::read_all(&out.join("log.jsonl")).unwrap().len(), 2);
+    assert!(std::fs::read_to_string(out.join("report.html")).unwrap().contains("</html>"));
+    let (line, code) = error(train.iter().chain(&TINY));
+    assert!(code == Some(1) && line.contains("not empty"), "{line}");
+
+    // The settings that were saved are settings to start from, and a flag overrides them.
+    let config = out.join("config.toml").display().to_string();
+    let other = folder.path().join("other").display().to_string();
+    let again = run(["train", &data, "--out", &other, "--config", &config, "--epochs", "1"]);
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    assert_eq!(EpochRecord::read_all(&Path::new(&other).join("log.jsonl")).unwrap().len(), 1);
+
+    let weights = out.join("best.safetensors").display().to_string();
+    let scan = format!("{data}/imagesTr/patient3_0000.nii.gz");
+    let masks = folder.path().join("masks").display().to_string();
+    let predicted = run(["predict", "--weights", &weights, &scan, "--out", &masks, "--overlay", "--probabilities"]);
+    assert!(predicted.status.success(), "{}", String::from_utf8_lossy(&predicted.stderr));
+    for name in ["patient3.nii.gz", "patient3_probability.nii.gz", "patient3.png"] {
+        assert!(Path::new(&masks).join(name).is_file(), "{name}");
+    }
+    let mask = Path::new(&masks).join("patient3.nii.gz");
+    let reference = format!("{data}/labelsTr/patient3.nii.gz");
+    let (found, _) = read_labels(&mask).unwrap();
+    let (expected, _) = read_labels(Path::new(&reference)).unwrap();
+    assert_eq!(found.geometry, expected.geometry);
+
+    let count = |voxels: &[i32]| voxels.iter().filter(|&&label| label > 0).count() as f64;
+    let both = found.voxels.iter().zip(&expected.voxels).filter(|(a, b)| **a > 0 && **b > 0).count() as f64;
+    let dice = 2.0 * both / (count(&found.voxels) + count(&expected.voxels));
+    let mask = mask.display().to_string();
+    let evaluation = json(["evaluate", "--prediction", &mask, "--reference", &reference, "--json"]);
+    let reported = evaluation["cases"][0]["volume"]["dice"].as_f64().unwrap();
+    assert!((reported - dice).abs() < 1e-12, "{reported} is not {dice}");
+
+    let (line, code) = error(["predict", "--weights", &scan, &scan, "--out", &masks]);
+    assert!(code == Some(1) && line.contains("weights file"), "{line}");
+}
+
+/// A signal ends a run with its exit code, and what was reached can be used.
+#[cfg(unix)]
+#[test]
+fn interrupted_training_leaves_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = phantom(folder.path(), "2");
+    for (signal, exit_code) in [("INT", 130), ("TERM", 143)] {
+        let out = folder.path().join(signal);
+        let mut command = Command::new(PROGRAM);
+        command.args(["train", &data, "--out"]).arg(&out).args(TINY).args(["--epochs", "100000"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let started = Instant::now();
+        while !out.join("log.jsonl").exists() {
+            assert!(started.elapsed() < Duration::from_secs(120), "the run does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(exit_code), "after SIG{signal}");
+        let weights = out.join("best.safetensors").display().to_string();
+        let masks = out.join("masks").display().to_string();
+        let predicted = run(["predict", "--weights", &weights, &format!("{data}/imagesTr"), "--out", &masks]);
+        assert!(predicted.status.success(), "{}", String::from_utf8_lossy(&predicted.stderr));
+    }
+}
