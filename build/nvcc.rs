@@ -52,7 +52,8 @@ pub fn compile_kernels(files: &[KernelFile], root: &Path, out: &Path) -> Result<
     Ok(Some(jobs.into_iter().map(|job| job.output).collect()))
 }
 
-fn find_nvcc(root: &Path) -> Option<PathBuf> {
+/// The nvcc that the build uses; `root` is the crate's folder.
+pub fn find_nvcc(root: &Path) -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let homes = [variable("CUDA_HOME"), variable("CUDA_PATH")].into_iter().flatten();
     let installed = ["target/cuda/nvidia/cu13", "target/cuda"].map(|folder| root.join(folder));
@@ -61,7 +62,11 @@ fn find_nvcc(root: &Path) -> Option<PathBuf> {
     find_program(variable("NVCC").into_iter().chain(in_folders).chain(elsewhere))
 }
 
-fn flags(nvcc: &Path, root: &Path) -> Result<Vec<String>, String> {
+/// nvcc's flags, with one `-gencode=` for each target that it knows.
+///
+/// # Errors
+/// If nvcc does not start, or knows none of the targets.
+pub fn flags(nvcc: &Path, root: &Path) -> Result<Vec<String>, String> {
     let wanted = std::env::var("RARUNET_CUDA_ARCHS").unwrap_or_default();
     let targets: Vec<&str> = match wanted.as_str() {
         "" => TARGETS.to_vec(),

@@ -3,11 +3,12 @@
 //! machine without a GPU.
 //!
 //! What it checks and what it cannot is described in `kernels/emulator/README.md`. Settings, by environment variable:
+//! `RARUNET_EMULATOR_LIBRARY` (where its library is, if it was moved; the build's own place by default),
 //! `RARUNET_EMULATOR_THREADS` (how many cores it uses, all by default), `RARUNET_EMULATOR_ORDER` (`forward`,
 //! `reversed`, `shuffled` or `shuffled:<seed>`: the order of threads and blocks) and
 //! `RARUNET_EMULATOR_COMPUTE_CAPABILITY` (`8.6` by default: how much shared memory a block may have).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use crate::{Error, Result};
@@ -23,7 +24,8 @@ pub const LIBRARY: &str = env!("RARUNET_EMULATOR_LIBRARY");
 pub fn open() -> Result<()> {
     static OPENED: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     let device_error = |message: &String| Error::Device { device: "emulator".into(), message: message.clone() };
-    OPENED.get_or_init(|| open_library(Path::new(LIBRARY))).as_ref().copied().map_err(device_error)
+    let library = || std::env::var_os("RARUNET_EMULATOR_LIBRARY").map_or_else(|| LIBRARY.into(), PathBuf::from);
+    OPENED.get_or_init(|| open_library(&library())).as_ref().copied().map_err(device_error)
 }
 
 fn open_library(library: &Path) -> std::result::Result<(), String> {

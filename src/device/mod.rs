@@ -51,6 +51,13 @@ pub trait Device<T>: Send {
     /// If the device fails.
     fn run(&mut self, step: StepId) -> Result<()>;
 
+    /// Runs those nodes of a step whose op has this name, in order, and waits until they are done: to time an op at a
+    /// network's own shapes. They read whatever lies there.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn run_op(&mut self, step: StepId, op: &str) -> Result<()>;
+
     /// Reads a kept value: its channels side by side, without padding.
     ///
     /// # Errors

@@ -218,6 +218,14 @@ impl<T: Real> Network<T> {
         self.losses(step)
     }
 
+    /// Runs the nodes of one op; see [`Device::run_op`].
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn run_op(&mut self, step: &Step, op: &str) -> Result<()> {
+        self.device.run_op(step.id, op)
+    }
+
     fn losses(&mut self, step: &Step) -> Result<Losses<T>> {
         let mut loss = [T::ZERO];
         let mut samples = vec![T::ZERO; step.batch];

@@ -60,6 +60,9 @@ impl Device<f32> for Checked {
     fn run(&mut self, step: StepId) -> rarunet_cuda::Result<()> {
         self.0.run_checked(step, self.1)
     }
+    fn run_op(&mut self, step: StepId, op: &str) -> rarunet_cuda::Result<()> {
+        self.0.run_op(step, op)
+    }
     fn read(&mut self, step: StepId, value: ValueId, data: &mut [f32]) -> rarunet_cuda::Result<()> {
         self.0.read(step, value, data)
     }

@@ -9,13 +9,13 @@ mod races;
 
 #[path = "../../build/command.rs"]
 #[allow(dead_code)]
-mod command;
+pub mod command;
 #[path = "../../build/emulator.rs"]
 #[allow(dead_code)]
 mod compile;
 #[path = "../../build/kernel_source.rs"]
 #[allow(dead_code)]
-mod kernel_source;
+pub mod kernel_source;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

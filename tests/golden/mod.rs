@@ -216,9 +216,14 @@ fn check_adam<T: Real>(golden: &Golden, weights: &BTreeMap<String, Vec<T>>, tole
     }
 }
 
+/// Where the golden files are: `RARUNET_GOLDEN_DIR`, or this folder.
+fn folder() -> PathBuf {
+    let moved = std::env::var_os("RARUNET_GOLDEN_DIR").map(PathBuf::from);
+    moved.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"))
+}
+
 fn files() -> Vec<PathBuf> {
-    let folder = std::env::var_os("RARUNET_GOLDEN_DIR").map(PathBuf::from);
-    let folder = folder.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"));
+    let folder = folder();
     let entries = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "safetensors")).collect();
     files.sort();
@@ -257,7 +262,7 @@ fn golden_cuda_f32() {
 /// A change of 1e-2 of any kind of value is noticed.
 #[test]
 fn golden_notices_a_changed_value() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rar-unet.safetensors");
+    let path = folder().join("rar-unet.safetensors");
     let bytes = std::fs::read(&path).unwrap();
     let header_size = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header_size]).unwrap();

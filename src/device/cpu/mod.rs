@@ -14,6 +14,7 @@ pub use tile::InstructionSet;
 
 use super::{Device, StepId, Steps};
 use crate::graph::{Graph, Region, ValueId};
+use crate::ops::Op;
 use crate::plan::{Location, Memory, Plan, shapes};
 use crate::tensor::Shape;
 use crate::{Error, Result};
@@ -95,6 +96,21 @@ impl<T: Real> CpuDevice<T> {
         Pointers { arena: self.arena.as_mut_ptr(), state: self.state.each_mut().map(Buffer::as_mut_ptr) }
     }
 
+    /// Runs the nodes of a step whose ops are wanted, in order.
+    fn run_nodes(&mut self, step: StepId, wanted: impl Fn(&dyn Op) -> bool + Sync) {
+        let pointers = self.pointers();
+        let plan = self.steps.get(step);
+        let cpu = &self.cpu;
+        cpu.threads.install(|| {
+            for node in &plan.nodes {
+                let op = &*plan.graph.nodes()[node.index].op;
+                if wanted(op) {
+                    T::code(op).run(cpu, Call::new(plan, node, &pointers));
+                }
+            }
+        });
+    }
+
     /// The memory of a value from its first element to its last.
     fn span(&mut self, location: Location, shape: &Shape) -> &mut [T] {
         let memory = match location.memory {
@@ -146,15 +162,12 @@ impl<T: Real> Device<T> for CpuDevice<T> {
     }
 
     fn run(&mut self, step: StepId) -> Result<()> {
-        let pointers = self.pointers();
-        let plan = self.steps.get(step);
-        let cpu = &self.cpu;
-        cpu.threads.install(|| {
-            for node in &plan.nodes {
-                let op = &*plan.graph.nodes()[node.index].op;
-                T::code(op).run(cpu, Call::new(plan, node, &pointers));
-            }
-        });
+        self.run_nodes(step, |_| true);
+        Ok(())
+    }
+
+    fn run_op(&mut self, step: StepId, op: &str) -> Result<()> {
+        self.run_nodes(step, |node| node.name() == op);
         Ok(())
     }
 

@@ -236,6 +236,16 @@ impl Device<f32> for CudaDevice {
         }
     }
 
+    fn run_op(&mut self, step: StepId, op: &str) -> Result<()> {
+        for position in 0..self.plan(step).nodes.len() {
+            let plan = self.plan(step);
+            if plan.graph.nodes()[plan.nodes[position].index].op.name() == op {
+                self.launch(step, position..position + 1)?;
+            }
+        }
+        self.driver.synchronize()
+    }
+
     fn read(&mut self, step: StepId, value: ValueId, data: &mut [f32]) -> Result<()> {
         let (location, shape) = self.place(step, value);
         let (memory, driver) = self.memory(location.memory);
