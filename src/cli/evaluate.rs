@@ -36,6 +36,9 @@ pub struct Args {
     /// Labels that are foreground, like 26-33,41 (default: any above 0)
     #[arg(long, value_name = "LIST")]
     labels: Option<Labels>,
+    /// Measure each label on its own, as the case NAME:LABEL, instead of all as one foreground
+    #[arg(long)]
+    per_label: bool,
     /// Radius of the neighbourhood in dbd and sbd, in city-block steps
     #[arg(long, value_name = "STEPS", value_parser = super::flags::whole(0..=64), default_value_t = NEIGHBOURHOOD_RADIUS)]
     radius: usize,
@@ -63,6 +66,9 @@ pub fn run(args: &Args) -> Result<()> {
     let prediction = args.prediction.as_deref().unwrap_or(Path::new(""));
     let evaluation = evaluate(args, prediction)?;
     if let Some(path) = &args.csv {
+        if path.exists() && path.extension().is_none_or(|extension| extension != "csv") {
+            return Err(Error::file(path, "exists and is not named .csv: it is not overwritten"));
+        }
         write_atomically(path, |file| file.write_all(evaluation.csv().as_bytes()))?;
     }
     match args.json {
@@ -78,7 +84,7 @@ fn evaluate(args: &Args, prediction: &Path) -> Result<Evaluation> {
     let mut cases = Vec::new();
     let mut labels = BTreeSet::new();
     for pair in pairs {
-        cases.push((pair.name.clone(), measure(args, &pair, &mut labels)?));
+        cases.extend(measure(args, &pair, &mut labels)?);
         progress.advance(1);
     }
     let wanted = args.labels.clone().unwrap_or_default();
@@ -90,10 +96,11 @@ fn evaluate(args: &Args, prediction: &Path) -> Result<Evaluation> {
     Ok(Evaluation::new(cases, args.radius))
 }
 
-/// The metrics of one case; the reference's labels are added to `labels`.
-fn measure(args: &Args, pair: &Pair, labels: &mut BTreeSet<i32>) -> Result<CaseMetrics> {
-    let (reference, _) = read_labels(&pair.reference)?;
-    let (mut prediction, _) = read_labels(&pair.prediction)?;
+/// The metrics of one case, or of each of its labels; the reference's labels are added to `labels`.
+fn measure(args: &Args, pair: &Pair, labels: &mut BTreeSet<i32>) -> Result<Vec<(String, CaseMetrics)>> {
+    // In RAS order, so that storage order is no difference, and slices are axial.
+    let reference = read_mask(&pair.reference)?;
+    let mut prediction = read_mask(&pair.prediction)?;
     if let Some(difference) = prediction.geometry.difference(&reference.geometry, ["prediction", "reference"]) {
         if !args.resample {
             let message = format!("{difference}; --resample compares them in the reference's grid");
@@ -104,20 +111,38 @@ fn measure(args: &Args, pair: &Pair, labels: &mut BTreeSet<i32>) -> Result<CaseM
     let held: BTreeSet<i32> = distinct(&reference);
     labels.extend(&held);
     let wanted = args.labels.clone().unwrap_or_default();
-    let any = Labels::default();
-    let binary = distinct(&prediction).iter().all(|label| [0, 1].contains(label));
-    // Slices are axial, however the voxels are stored.
-    let reorientation = Reorientation::to_ras_from(&reference.geometry);
-    let prediction = reorientation.to_ras(&foreground(&prediction, if binary { &any } else { &wanted }))?;
-    let reference = reorientation.to_ras(&foreground(&reference, &wanted))?;
-    let geometry = reorientation.ras();
-    evaluate_case(&prediction.voxels, &reference.voxels, geometry.shape, geometry.spacing(), args.radius)
-        .map_err(|error| Error::file(&pair.reference, error.to_string()))
+    let reference_grid = reference.geometry.clone();
+    let compare = |predicted: &dyn Fn(i32) -> bool, wanted: &dyn Fn(i32) -> bool| {
+        let mask =
+            |volume: &Volume<i32>, is: &dyn Fn(i32) -> bool| volume.voxels.iter().map(|&l| is(l)).collect::<Vec<_>>();
+        let (prediction, reference) = (mask(&prediction, predicted), mask(&reference, wanted));
+        let geometry = &reference_grid;
+        evaluate_case(&prediction, &reference, geometry.shape, geometry.spacing(), args.radius)
+            .map_err(|error| Error::file(&pair.reference, error.to_string()))
+    };
+    let predicted = distinct(&prediction);
+    let is_wanted = |label: i32| wanted.contains(label.into());
+    if args.per_label {
+        let each = held.union(&predicted).copied().filter(|&label| is_wanted(label));
+        let case = |label: i32| {
+            let is = move |other: i32| other == label;
+            Ok((format!("{}:{label}", pair.name), compare(&is, &is)?))
+        };
+        return each.map(case).collect();
+    }
+    let any = |label: i32| Labels::default().contains(label.into());
+    let binary = predicted.iter().all(|label| [0, 1].contains(label));
+    let metrics = if binary { compare(&any, &is_wanted)? } else { compare(&is_wanted, &is_wanted)? };
+    Ok(vec![(pair.name.clone(), metrics)])
 }
 
-fn foreground(mask: &Volume<i32>, labels: &Labels) -> Volume<bool> {
-    let voxels = mask.voxels.iter().map(|&label| labels.contains(label.into())).collect();
-    Volume { geometry: mask.geometry.clone(), voxels }
+/// A mask in RAS order.
+fn read_mask(path: &Path) -> Result<Volume<i32>> {
+    let (mask, _) = read_labels(path)?;
+    if let Some(negative) = distinct(&mask).first().filter(|&&label| label < 0) {
+        return Err(Error::file(path, format!("holds the value {negative}, which is no label: is it an image?")));
+    }
+    Reorientation::to_ras_from(&mask.geometry).to_ras(&mask)
 }
 
 /// The labels of a mask.

@@ -33,12 +33,16 @@ pub struct Args {
     /// Also draw up to nine slices with the mask's contour: NAME.png
     #[arg(long)]
     overlay: bool,
+    /// Replace what earlier predictions wrote; a scan is never replaced
+    #[arg(long)]
+    overwrite: bool,
     #[command(flatten)]
     device: DeviceArgs,
 }
 
 pub fn run(args: &Args) -> Result<()> {
     let scans = scans(&args.inputs)?;
+    check_outputs(args, &scans)?;
     signal::catch()?;
     let mut predictor = Predictor::open(&args.weights, args.device.open()?)?;
     std::fs::create_dir_all(&args.out).map_err(Error::io(&args.out))?;
@@ -58,6 +62,25 @@ pub fn run(args: &Args) -> Result<()> {
         output::print(&format!("{}\n", written.display()))?;
         if let Some(exit_code) = signal::caught() {
             return Err(Error::Interrupted { exit_code });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to replace a scan in any case, and any other file unless asked to.
+fn check_outputs(args: &Args, scans: &BTreeMap<String, PathBuf>) -> Result<()> {
+    let inputs: Vec<PathBuf> = scans.values().filter_map(|path| path.canonicalize().ok()).collect();
+    let endings =
+        [Some(".nii.gz"), args.probabilities.then_some("_probability.nii.gz"), args.overlay.then_some(".png")];
+    for name in scans.keys() {
+        for path in endings.iter().flatten().map(|ending| args.out.join(format!("{name}{ending}"))) {
+            let Ok(existing) = path.canonicalize() else { continue };
+            if inputs.contains(&existing) {
+                return Err(Error::file(path, "is one of the scans, which a mask would replace: choose another --out"));
+            }
+            if !args.overwrite {
+                return Err(Error::file(path, "exists already: choose another --out, or give --overwrite"));
+            }
         }
     }
     Ok(())

@@ -213,3 +213,28 @@ fn two_methods_are_compared_case_by_case() {
     let text = String::from_utf8(run(compare).stdout).unwrap();
     assert!(text.contains("dice") && text.contains("-0.2500"), "{text}");
 }
+
+/// A reference of two labels: both as one foreground, or each on its own.
+#[test]
+fn labels_are_measured_together_or_each_on_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let two = |shift: usize| {
+        volume(grid(), |x, y, _| match (x, y) {
+            (x, 1..4) if (2 + shift..6 + shift).contains(&x) => 20,
+            (2..6, 6..9) => 21,
+            _ => 0,
+        })
+    };
+    let (prediction, reference) = (two(1), two(0));
+    let paths = ["p", "r"].map(|name| folder.path().join(format!("{name}.nii.gz")));
+    let [p, r] = [write(paths[0].clone(), &prediction), write(paths[1].clone(), &reference)];
+    let found = json(["evaluate", "--prediction", &p, "--reference", &r, "--per-label", "--json"]);
+    let cases = found["cases"].as_array().unwrap();
+    assert_eq!(cases.iter().map(|case| case["name"].as_str().unwrap()).collect::<Vec<_>>(), ["r:20", "r:21"]);
+    assert_near(&cases[0]["volume"]["dice"], 0.75);
+    assert_near(&cases[1]["volume"]["dice"], 1.0);
+    let together = json(["evaluate", "--prediction", &p, "--reference", &r, "--json"]);
+    assert_near(&together["cases"][0]["volume"]["dice"], 0.875);
+    let one = json(["evaluate", "--prediction", &p, "--reference", &r, "--labels", "21", "--per-label", "--json"]);
+    assert_eq!(one["cases"].as_array().unwrap().len(), 1);
+}

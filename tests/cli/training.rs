@@ -77,7 +77,23 @@ fn train_predict_evaluate() {
     let reported = evaluation["cases"][0]["volume"]["dice"].as_f64().unwrap();
     assert!((reported - dice).abs() < 1e-12, "{reported} is not {dice}");
 
-    let (line, code) = error(["predict", "--weights", &scan, &scan, "--out", &masks]);
+    // What is there is not replaced unasked, and a scan never is.
+    let (line, code) = error(["predict", "--weights", &weights, &scan, "--out", &masks]);
+    assert!(code == Some(1) && line.contains("--overwrite"), "{line}");
+    assert!(run(["predict", "--weights", &weights, &scan, "--out", &masks, "--overwrite"]).status.success());
+    let copy = folder.path().join("copy.nii.gz").display().to_string();
+    std::fs::copy(&scan, &copy).unwrap();
+    let here = folder.path().display().to_string();
+    let (line, code) = error(["predict", "--weights", &weights, &copy, "--out", &here, "--overwrite"]);
+    assert!(code == Some(1) && line.contains("one of the scans"), "{line}");
+    assert_eq!(std::fs::read(&copy).unwrap(), std::fs::read(&scan).unwrap());
+    let (line, code) = error(["evaluate", "--prediction", &mask, "--reference", &reference, "--csv", &copy]);
+    assert!(code == Some(1) && line.contains("not overwritten"), "{line}");
+    let (line, code) = error(["evaluate", "--prediction", &mask, "--reference", &scan]);
+    assert!(code == Some(1) && line.contains("is it an image?"), "{line}");
+
+    let other = folder.path().join("other-masks").display().to_string();
+    let (line, code) = error(["predict", "--weights", &scan, &scan, "--out", &other]);
     assert!(code == Some(1) && line.contains("weights file"), "{line}");
 }
 
