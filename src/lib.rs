@@ -1,5 +1,33 @@
-//! RAR-U-Net in hand-written CUDA.
+//! RAR-U-Net in hand-written CUDA: spine CT segmentation that learns from noisy labels.
+//!
+//! The paper: Wang, Zhang, Voiculescu, "RAR-U-Net: a residual encoder to attention decoder by residual
+//! connections framework for spine segmentation under noisy labels".
+//!
+//! # The map
+//!
+//! A **graph, then a plan, then a step.**
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`tensor`] | shapes and how channels are laid out (channels last, padded slices) |
+//! | [`graph`] | ops applied to values, and their derivative as more of the same graph |
+//! | [`ops`] | the ops, one file each: shape rule, gradient, CPU code, cases |
+//! | [`plan`] | which nodes run, in which order, and where in one arena each value lies |
+//! | [`device`] | the seam: a device holds memory and runs plans; [`device::cpu`] is one |
+//! | [`model`] | the networks, their parameters and weights files, and a network on a device |
+//! | [`train`] | settings, the training loop, its log |
+//! | [`predict`] | inference on whole volumes |
+//! | [`data`] | scans, data sets, slices, batches, synthetic patients |
+//! | [`metrics`] | every metric of the paper's tables |
+//! | [`report`] | curves, pictures of masks, `report.html` |
+//! | [`cli`] | the commands |
+//! | [`gradcheck`] | every op against central differences |
+//! | [`error`] | the one error type |
+//!
+//! What depends on what: `error <- tensor <- graph <- plan <- device, ops <- model <- train, predict`; data and
+//! metrics stand apart from the engine. Only `device` says `unsafe`.
 
+pub mod cli;
 pub mod data;
 pub mod device;
 pub mod error;
@@ -9,6 +37,9 @@ pub mod metrics;
 pub mod model;
 pub mod ops;
 pub mod plan;
+pub mod predict;
+pub mod report;
 pub mod tensor;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -146,7 +146,7 @@ impl<'a> Planner<'a> {
         }
         for &index in running {
             let node = &graph.nodes()[index];
-            node.inputs.iter().for_each(|input| read[input.0] = index + 1);
+            node.inputs.iter().for_each(|input| read[input.0] = read[input.0].max(index + 1));
             node.outputs.iter().for_each(|output| written[output.0] = Some(index + 1));
         }
         keep.iter().for_each(|value| read[value.0] = end);

@@ -1,7 +1,12 @@
 //! One test binary: what a machine without a GPU can show.
 
+mod cli;
 mod cuda;
 mod data;
 mod emulator;
 mod golden;
+mod gradcheck;
+mod graph;
 mod metrics;
+mod report;
+mod train;

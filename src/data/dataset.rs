@@ -1,100 +1,13 @@
 //! Data sets on disk: which scans and masks there are, and whether they can be trained on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-use serde::Deserialize;
-use serde_json::Value;
-
-use super::file::ends_with;
+use super::labels::Labels;
+use super::layout::{Layout, survey};
 use super::source::{Header, voxel_text, whole};
 use super::{Volume, open};
 use crate::{Error, Result};
-
-/// Which labels of a mask are foreground. Written "26-33,41"; without a list, any label above 0.
-#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Labels(Vec<RangeInclusive<i32>>);
-
-impl Labels {
-    /// Whether `label` is foreground.
-    pub fn contains(&self, label: i64) -> bool {
-        match self.0.is_empty() {
-            true => label > 0,
-            false => self.0.iter().any(|range| (i64::from(*range.start())..=i64::from(*range.end())).contains(&label)),
-        }
-    }
-}
-
-impl FromStr for Labels {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        if text.trim().is_empty() {
-            return Ok(Labels::default());
-        }
-        let range = |part: &str| {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let range = first.trim().parse::<i32>().ok()?..=last.trim().parse::<i32>().ok()?;
-            (*range.start() > 0 && !range.is_empty()).then_some(range)
-        };
-        let ranges = text.split(',').map(|part| {
-            range(part).ok_or_else(|| {
-                Error::Invalid(format!(
-                    "labels \"{text}\": \"{}\" is not a label or a range of labels above 0, such as 26-33,41",
-                    part.trim()
-                ))
-            })
-        });
-        ranges.collect::<Result<Vec<_>>>().map(Labels)
-    }
-}
-
-impl TryFrom<String> for Labels {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
-    }
-}
-
-impl From<Labels> for String {
-    fn from(labels: Labels) -> String {
-        labels.to_string()
-    }
-}
-
-impl fmt::Display for Labels {
-    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
-        for (i, range) in self.0.iter().enumerate() {
-            let separator = if i == 0 { "" } else { "," };
-            match range.start() == range.end() {
-                true => write!(out, "{separator}{}", range.start())?,
-                false => write!(out, "{separator}{}-{}", range.start(), range.end())?,
-            }
-        }
-        Ok(())
-    }
-}
-
-/// How a data set's folders and files are named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
-    /// `dataset.json`, `imagesTr/<case>_0000<ending>`, `labelsTr/<case><ending>`.
-    NnUnetRaw,
-}
-
-impl Layout {
-    /// The layout's name for a person.
-    pub fn name(self) -> &'static str {
-        match self {
-            Layout::NnUnetRaw => "nnU-Net raw",
-        }
-    }
-}
 
 /// A patient's scan and its mask, as files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,12 +61,14 @@ impl Dataset {
     /// # Errors
     /// If `folder` is not a data set at all.
     pub fn survey(folder: &Path) -> Result<(Self, Vec<String>)> {
-        let json = folder.join("dataset.json");
-        if !json.is_file() {
-            std::fs::read_dir(folder).map_err(Error::io(folder))?;
-            return Err(Error::file(folder, "is not a data set: it holds no dataset.json with imagesTr and labelsTr"));
-        }
-        nnunet_raw(folder, &json)
+        let listing = survey(folder)?;
+        let dataset = Dataset {
+            folder: folder.to_path_buf(),
+            layout: listing.layout,
+            cases: listing.cases,
+            declared: listing.declared,
+        };
+        Ok((dataset, listing.problems))
     }
 
     /// Reads a case and checks it: image and mask on one grid, no voxel of the image undefined,
@@ -228,108 +143,4 @@ pub fn check_finite(path: &Path, image: &Volume<f32>) -> Result<()> {
             ),
         )),
     }
-}
-
-/// The parts of dataset.json that matter here.
-#[derive(Deserialize)]
-struct DatasetJson {
-    #[serde(alias = "modality")]
-    channel_names: Option<BTreeMap<String, Value>>,
-    labels: Option<BTreeMap<String, Value>>,
-    #[serde(rename = "numTraining")]
-    training_count: Option<usize>,
-    file_ending: Option<String>,
-}
-
-/// Endings of files that can be read.
-const ENDINGS: [&str; 5] = [".nii.gz", ".nii", ".mha", ".mhd", ".hdr"];
-
-fn nnunet_raw(folder: &Path, json: &Path) -> Result<(Dataset, Vec<String>)> {
-    let text = std::fs::read_to_string(json).map_err(Error::io(json))?;
-    let description: DatasetJson = serde_json::from_str(&text)
-        .map_err(|error| Error::file(json, format!("is not a data set's description: {error}")))?;
-    let mut problems = Vec::new();
-
-    match description.channel_names.as_ref().map(BTreeMap::len) {
-        None => problems.push("dataset.json lacks channel_names: {\"channel_names\": {\"0\": \"CT\"}}".to_owned()),
-        Some(1) => {}
-        Some(n) => problems.push(format!("dataset.json names {n} channels; the network takes one, the CT")),
-    }
-    let declared = description.labels.as_ref().and_then(|labels| declared_labels(labels, &mut problems));
-    if description.labels.is_none() {
-        problems.push("dataset.json lacks labels: {\"labels\": {\"background\": 0, \"vertebra\": 1}}".to_owned());
-    }
-    let ending = description.file_ending.unwrap_or_else(|| ".nii.gz".to_owned());
-    if !ENDINGS.contains(&ending.as_str()) {
-        problems.push(format!(
-            "dataset.json's file_ending \"{ending}\" cannot be read; it can be one of {}",
-            ENDINGS.join(", ")
-        ));
-    }
-
-    let images = listed(&folder.join("imagesTr"), &ending)?;
-    let masks = listed(&folder.join("labelsTr"), &ending)?;
-    let mut cases = Vec::new();
-    for (stem, image) in images {
-        let Some(name) = stem.strip_suffix("_0000") else {
-            problems.push(match stem.rsplit_once('_') {
-                Some((_, channel)) if channel.len() == 4 && channel.bytes().all(|c| c.is_ascii_digit()) => {
-                    format!("{} is channel {channel}; the network takes one, _0000", image.display())
-                }
-                _ => format!("{} lacks the channel's number: name it {stem}_0000{ending}", image.display()),
-            });
-            continue;
-        };
-        match masks.get(name) {
-            Some(mask) => cases.push(Case { name: name.to_owned(), image, mask: mask.clone() }),
-            None => problems.push(format!("{} has no mask labelsTr/{name}{ending}", image.display())),
-        }
-    }
-    for (name, mask) in &masks {
-        if !folder.join("imagesTr").join(format!("{name}_0000{ending}")).exists() {
-            problems.push(format!("{} has no image imagesTr/{name}_0000{ending}", mask.display()));
-        }
-    }
-    if cases.is_empty() && problems.is_empty() {
-        problems.push(format!("imagesTr holds no image that ends in {ending}"));
-    }
-    if let Some(count) = description.training_count.filter(|&count| count != cases.len() && problems.is_empty()) {
-        problems.push(format!("dataset.json says numTraining {count}, but there are {} cases", cases.len()));
-    }
-    Ok((Dataset { folder: folder.to_path_buf(), layout: Layout::NnUnetRaw, cases, declared }, problems))
-}
-
-/// The label values of dataset.json: `{"vertebra": 1}`, `{"spine": [1, 2]}` or the older `{"1": "vertebra"}`.
-fn declared_labels(labels: &BTreeMap<String, Value>, problems: &mut Vec<String>) -> Option<BTreeSet<i64>> {
-    let mut declared = BTreeSet::new();
-    for (name, value) in labels {
-        match value {
-            Value::Number(number) if number.as_i64().is_some() => declared.extend(number.as_i64()),
-            Value::Array(values) if values.iter().all(|value| value.as_i64().is_some()) => {
-                declared.extend(values.iter().filter_map(Value::as_i64));
-            }
-            Value::String(_) if name.parse::<i64>().is_ok() => declared.extend(name.parse::<i64>()),
-            _ => {
-                problems.push(format!("dataset.json's label \"{name}\" is {value}; it should be a whole number"));
-                return None;
-            }
-        }
-    }
-    if !declared.contains(&0) {
-        problems.push("dataset.json's labels lack the background, 0".to_owned());
-    }
-    Some(declared)
-}
-
-/// The files of `folder` whose names end in `ending`, by the rest of their names; hidden ones are left out.
-fn listed(folder: &Path, ending: &str) -> Result<BTreeMap<String, PathBuf>> {
-    let mut files = BTreeMap::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-        let path = entry.map_err(Error::io(folder))?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        if !name.starts_with('.') && ends_with(&path, ending) {
-            files.insert(name[..name.len() - ending.len()].to_owned(), path);
-        }
-    }
-    Ok(files)
 }

@@ -1,43 +1,58 @@
 //! Files in and out: bytes that are decompressed as they are read, and files that appear whole or not at all.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
 
 use crate::{Error, Result};
 
 /// Deflate makes at most 1032 bytes of one, so no file can hold more than this many times its size.
 const LARGEST_RATIO: u64 = 1032;
 
-/// A file being read, decompressed on the way if it is gzip (told by its first bytes, not its name).
+type Reader = Box<dyn BufRead + Send>;
+
+/// A file being read, decompressed on the way where it is compressed.
 pub struct Input {
-    reader: Box<dyn Read + Send>,
+    reader: Reader,
     /// The most bytes that can come out of it.
     pub most: u64,
 }
 
 impl Input {
-    /// Opens `path` for reading.
+    /// Opens `path` for reading; gzip, told by its first bytes, is decompressed on the way.
     ///
     /// # Errors
     /// If it cannot be opened or is not a regular file.
     pub fn open(path: &Path) -> Result<Self> {
+        let mut plain = Self::plain(path)?;
+        Ok(match plain.reader.fill_buf().map_err(Error::io(path))?.starts_with(&[0x1f, 0x8b]) {
+            true => plain.decompressed(|reader| Box::new(BufReader::new(MultiGzDecoder::new(reader)))),
+            false => plain,
+        })
+    }
+
+    /// Opens `path` for reading, byte for byte.
+    ///
+    /// # Errors
+    /// If it cannot be opened or is not a regular file.
+    pub fn plain(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         let metadata = file.metadata().map_err(Error::io(path))?;
         if !metadata.is_file() {
             return Err(Error::file(path, "is not a regular file"));
         }
-        let mut file = BufReader::with_capacity(1 << 16, file);
-        let start = io::BufRead::fill_buf(&mut file).map_err(Error::io(path))?;
-        Ok(match start.starts_with(&[0x1f, 0x8b]) {
-            true => Input {
-                reader: Box::new(MultiGzDecoder::new(file)),
-                most: metadata.len().saturating_mul(LARGEST_RATIO),
-            },
-            false => Input { reader: Box::new(file), most: metadata.len() },
-        })
+        Ok(Input { reader: Box::new(BufReader::with_capacity(1 << 16, file)), most: metadata.len() })
+    }
+
+    /// What is left of the file, decompressed by zlib.
+    pub fn inflated(self) -> Self {
+        self.decompressed(|reader| Box::new(BufReader::new(ZlibDecoder::new(reader))))
+    }
+
+    fn decompressed(self, decoder: impl FnOnce(Reader) -> Reader) -> Self {
+        Input { reader: decoder(self.reader), most: self.most.saturating_mul(LARGEST_RATIO) }
     }
 
     /// Fills as much of `buffer` as the file has bytes for, and says how many those were.

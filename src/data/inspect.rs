@@ -5,9 +5,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::dataset::{Dataset, Labels};
-use super::open;
+use super::dataset::Dataset;
+use super::labels::Labels;
 use super::source::whole;
+use super::{dicom, layout, open};
 use crate::Result;
 
 /// Distinct labels above which a scan of whole numbers is taken for an image, not a mask.
@@ -69,13 +70,21 @@ pub struct CaseInspection {
     pub labels: BTreeMap<i64, u64>,
 }
 
-/// Looks at a scan, or at a data set if `path` is a folder that holds one.
+/// Looks at a scan (a file or a folder of DICOM slices), or at a data set.
 ///
 /// # Errors
 /// If it is neither, or a scan that cannot be read.
 pub fn inspect(path: &Path) -> Result<Inspection> {
-    match path.is_dir() {
-        true => inspect_dataset(path).map(Inspection::Dataset),
+    inspect_foreground(path, &Labels::default())
+}
+
+/// As [`inspect`], with these labels as a data set's foreground.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_foreground(path: &Path, foreground: &Labels) -> Result<Inspection> {
+    match path.is_dir() && (layout::recognises(path) || !dicom::is_series(path)) {
+        true => inspect_dataset(path, foreground).map(Inspection::Dataset),
         false => inspect_volume(path).map(|volume| Inspection::Volume(Box::new(volume))),
     }
 }
@@ -126,12 +135,12 @@ fn inspect_volume(path: &Path) -> Result<VolumeInspection> {
     })
 }
 
-fn inspect_dataset(path: &Path) -> Result<DatasetInspection> {
+fn inspect_dataset(path: &Path, foreground: &Labels) -> Result<DatasetInspection> {
     let (dataset, mut problems) = Dataset::survey(path)?;
     let mut cases = Vec::new();
     let mut labels = BTreeMap::<i64, u64>::new();
     for case in &dataset.cases {
-        let loaded = match dataset.load(case, &Labels::default()) {
+        let loaded = match dataset.load(case, foreground) {
             Ok(loaded) => loaded,
             Err(error) => {
                 problems.push(error.to_string());
@@ -152,8 +161,8 @@ fn inspect_dataset(path: &Path) -> Result<DatasetInspection> {
             labels: loaded.labels,
         });
     }
-    if !cases.is_empty() && !labels.keys().any(|&label| label > 0) {
-        problems.push("no mask has a label above 0: there is nothing to learn".to_owned());
+    if !cases.is_empty() && !labels.keys().any(|&label| foreground.contains(label)) {
+        problems.push(format!("no mask has {}: there is nothing to learn", foreground.in_words()));
     }
     Ok(DatasetInspection { format: dataset.layout.name(), cases, labels, problems })
 }

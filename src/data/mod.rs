@@ -1,10 +1,14 @@
 //! Volumes, data sets and what becomes of them on the way to the network.
 
 pub mod dataset;
+pub mod dicom;
 pub mod dtype;
 pub mod file;
 pub mod inspect;
+pub mod labels;
+pub mod layout;
 pub mod loader;
+pub mod metaimage;
 pub mod nifti;
 pub mod phantom;
 pub mod slices;
@@ -12,10 +16,11 @@ pub mod source;
 pub mod split;
 pub mod volume;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-pub use dataset::{Case, Dataset, Labels};
+pub use dataset::{Case, Dataset};
 pub use inspect::{Inspection, inspect};
+pub use labels::Labels;
 pub use loader::Loader;
 pub use slices::{Fit, Slice, SliceSet, Window};
 pub use source::{Header, Source};
@@ -24,19 +29,61 @@ pub use volume::{Geometry, Reorientation, Volume};
 
 use crate::{Error, Result};
 
-/// Opens a scan of any format, told by its contents, and reads its geometry but not yet its voxels.
+/// Opens a scan of any format, told by its contents and name, and reads its geometry but not yet
+/// its voxels. A folder is opened as a DICOM series.
 ///
 /// # Errors
 /// If it cannot be read, or is of no known format.
 pub fn open(path: &Path) -> Result<Source> {
+    if path.is_dir() || dicom::is_dicom(path) {
+        return dicom::open(path);
+    }
+    if [".mhd", ".mha"].iter().any(|ending| file::ends_with(path, ending)) {
+        return metaimage::open(path);
+    }
     let mut start = [0; 4];
     let filled = file::Input::open(path)?.fill(&mut start).map_err(|error| source::damaged(path, &error))?;
-    if nifti::recognises(&start[..filled])
-        || [".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz"].iter().any(|e| file::ends_with(path, e))
-    {
+    let named =
+        [".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz"].iter().any(|ending| file::ends_with(path, ending));
+    if named || nifti::recognises(&start[..filled]) {
         return nifti::open(path);
     }
-    Err(Error::file(path, "is no scan that can be read: it should be NIfTI (.nii, .nii.gz, .hdr)"))
+    Err(Error::file(
+        path,
+        "is no scan that can be read: it should be NIfTI (.nii.gz, .nii, .hdr), MetaImage (.mhd, .mha) or DICOM",
+    ))
+}
+
+/// The scans that `path` stands for: itself, or, if it is a folder of scans or of DICOM series, each of them.
+///
+/// # Errors
+/// If it does not exist, or is a folder without scans.
+pub fn list_scans(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        std::fs::metadata(path).map_err(Error::io(path))?;
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let mut scans: Vec<PathBuf> = layout::scans(path)?.into_values().collect();
+    if scans.is_empty() && dicom::is_series(path) {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    scans.extend(layout::entries(path)?.into_iter().filter(|entry| entry.is_dir() && dicom::is_series(entry)));
+    match scans.is_empty() {
+        false => Ok(scans),
+        true => Err(Error::file(path, "holds no scans: no NIfTI or MetaImage files and no DICOM series")),
+    }
+}
+
+/// What a scan is called: its file's or folder's name without extension and without nnU-Net's `_0000`.
+pub fn scan_name(path: &Path) -> String {
+    // "." and ".." are named as the folder they stand for.
+    let path = if path.file_name().is_none() { path.canonicalize().unwrap_or_default() } else { path.to_path_buf() };
+    let stem = if path.is_dir() {
+        path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    } else {
+        layout::stem(&path)
+    };
+    stem.strip_suffix("_0000").map_or(stem.clone(), str::to_owned)
 }
 
 /// Reads a scan as an image, in Hounsfield units if it is a CT.

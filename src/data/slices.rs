@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::dataset::{Case, Dataset, Labels};
+use super::dataset::{Case, Dataset};
+use super::labels::Labels;
 use super::volume::Reorientation;
 use super::{Geometry, Volume};
 use crate::{Error, Result};
@@ -98,11 +99,8 @@ impl SliceSet {
             slices.extend(case?);
         }
         if !slices.iter().any(|slice| slice.has_foreground) {
-            let which = match foreground == &Labels::default() {
-                true => "a label above 0".to_owned(),
-                false => format!("a label of {foreground}"),
-            };
-            return Err(Error::file(&dataset.folder, format!("no voxel of its {} masks has {which}", cases.len())));
+            let message = format!("no voxel of its {} masks has {}", cases.len(), foreground.in_words());
+            return Err(Error::file(&dataset.folder, message));
         }
         Ok(SliceSet { size, cases: cases.iter().map(|case| case.name.clone()).collect(), slices })
     }

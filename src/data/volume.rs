@@ -1,6 +1,7 @@
 //! A scan in memory: voxels on a grid, and where the grid lies in the patient.
 
 use crate::{Error, Result};
+use rayon::prelude::*;
 
 /// How far, in voxels, the corners of two grids may lie apart and still be the same grid:
 /// more than rounding in single-precision headers and quaternions, less than can be seen.
@@ -200,6 +201,38 @@ impl<T> Volume<T> {
     }
 }
 
+impl<T: Copy + Default + Send + Sync> Volume<T> {
+    /// This volume on another grid: each new voxel is the old one nearest to its centre, or the default (0)
+    /// where that lies outside.
+    pub fn nearest(&self, grid: &Geometry) -> Volume<T> {
+        let matrix = std::array::from_fn(|row| std::array::from_fn(|column| self.geometry.affine[row][column]));
+        let [width, height, depth] = grid.shape;
+        let mut voxels = vec![T::default(); width * height * depth];
+        // A flat grid has no nearest voxel anywhere.
+        let inverse = inverted(&matrix).unwrap_or([[f64::NAN; 3]; 3]);
+        let voxel = |x: usize, y: usize, z: usize| {
+            let position = grid.position([x as f64, y as f64, z as f64]);
+            let mut index = [0; 3];
+            for axis in 0..3 {
+                let offset = |row: usize| inverse[axis][row] * (position[row] - self.geometry.affine[row][3]);
+                let nearest = (0..3).map(offset).sum::<f64>().round();
+                if !(0.0..self.geometry.shape[axis] as f64).contains(&nearest) {
+                    return None;
+                }
+                index[axis] = nearest as usize;
+            }
+            let [x, y, z] = index;
+            Some(self.voxels[(z * self.geometry.shape[1] + y) * self.geometry.shape[0] + x])
+        };
+        voxels.par_chunks_mut(width * height).enumerate().for_each(|(z, slice)| {
+            for (y, row) in slice.chunks_mut(width).enumerate() {
+                row.iter_mut().enumerate().for_each(|(x, target)| *target = voxel(x, y, z).unwrap_or_default());
+            }
+        });
+        Volume { geometry: grid.clone(), voxels }
+    }
+}
+
 /// The way from a stored grid to the same voxels in RAS order, and back.
 ///
 /// Axes are exchanged and turned round; no voxel is interpolated, so `to_stored(to_ras(v)) == v`.
@@ -245,8 +278,8 @@ impl Reorientation {
     /// If the volume's shape is not the stored one.
     pub fn to_ras<T: Copy>(&self, volume: &Volume<T>) -> Result<Volume<T>> {
         self.check(volume, &self.stored)?;
-        let mut voxels = Vec::with_capacity(volume.voxels.len());
-        self.visit(|index| voxels.push(volume.voxels[index]));
+        let mut voxels = volume.voxels.clone();
+        self.visit(|stored, ras| voxels[ras] = volume.voxels[stored]);
         Ok(Volume { geometry: self.ras.clone(), voxels })
     }
 
@@ -257,12 +290,7 @@ impl Reorientation {
     pub fn to_stored<T: Copy>(&self, volume: &Volume<T>) -> Result<Volume<T>> {
         self.check(volume, &self.ras)?;
         let mut voxels = volume.voxels.clone();
-        let mut values = volume.voxels.iter();
-        self.visit(|index| {
-            if let Some(&value) = values.next() {
-                voxels[index] = value;
-            }
-        });
+        self.visit(|stored, ras| voxels[stored] = volume.voxels[ras]);
         Ok(Volume { geometry: self.stored.clone(), voxels })
     }
 
@@ -277,8 +305,8 @@ impl Reorientation {
         }
     }
 
-    /// Calls `visit` with the stored index of every voxel, in RAS order.
-    fn visit(&self, mut visit: impl FnMut(usize)) {
+    /// Calls `visit` with the stored index and the RAS index of every voxel.
+    fn visit(&self, mut visit: impl FnMut(usize, usize)) {
         let [width, height, _] = self.stored.shape;
         let strides = [1, width as isize, (width * height) as isize];
         let mut start = 0;
@@ -287,12 +315,12 @@ impl Reorientation {
             step[axis] = if forward { strides[from] } else { -strides[from] };
             start += if forward { 0 } else { strides[from] * (self.stored.shape[from] as isize - 1) };
         }
-        let [nx, ny, nz] = self.ras.shape.map(|n| n as isize);
+        let [nx, ny, nz] = self.ras.shape;
         for z in 0..nz {
             for y in 0..ny {
-                let row = start + z * step[2] + y * step[1];
+                let row = start + z as isize * step[2] + y as isize * step[1];
                 for x in 0..nx {
-                    visit((row + x * step[0]) as usize);
+                    visit((row + x as isize * step[0]) as usize, x + nx * (y + ny * z));
                 }
             }
         }

@@ -33,6 +33,9 @@ pub trait Device<T>: Send {
     /// If there is not enough memory; the message says how much was planned.
     fn load(&mut self, graph: Graph, keep: &[ValueId]) -> Result<StepId>;
 
+    /// Memory of state and arena, in bytes.
+    fn planned_bytes(&self) -> u64;
+
     /// The plan of a step.
     fn plan(&self, step: StepId) -> &Plan;
 

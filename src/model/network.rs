@@ -77,6 +77,11 @@ impl<T: Real> Network<T> {
         self.device.plan(step.id)
     }
 
+    /// Memory of state and arena: all that the loaded steps need.
+    pub fn planned_bytes(&self) -> u64 {
+        self.device.planned_bytes()
+    }
+
     /// Starts from random weights (He-normal), the same for the same seed.
     ///
     /// # Errors

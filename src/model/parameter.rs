@@ -112,7 +112,7 @@ pub(super) fn place(parameters: &mut [Parameter]) {
         let mut next = 0;
         for aligned in [true, false] {
             let fits = |parameter: &&mut Parameter| {
-                parameter.region == region && (parameter.stored_count() % CHANNEL_ALIGNMENT == 0) == aligned
+                parameter.region == region && parameter.stored_count().is_multiple_of(CHANNEL_ALIGNMENT) == aligned
             };
             for parameter in parameters.iter_mut().filter(fits) {
                 parameter.start = next;

@@ -1,10 +1,13 @@
 //! Weights files: safetensors with PyTorch's names and shapes, and the model's name and widths as metadata.
 
 use super::{Model, Network, Parameter};
+use crate::data::Window;
 use crate::data::file::write_atomically;
+use crate::data::slices::check_size;
 use crate::device::cpu::Real;
 use crate::{Error, Result};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::json;
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
@@ -49,6 +52,30 @@ impl<'a> WeightsFile<'a> {
         Model::new(name, widths).map_err(|error| Error::file(self.path, error.to_string()))
     }
 
+    /// What a scan goes through before the network.
+    ///
+    /// # Errors
+    /// If the file does not say.
+    pub fn preprocessing(&self) -> Result<Preprocessing> {
+        let entry = |key: &str| {
+            let text = self.metadata(key);
+            text.ok_or_else(|| {
+                Error::file(self.path, format!("the metadata has no entry {key:?}; was it made by train?"))
+            })
+        };
+        let bad = |key: &str| Error::file(self.path, format!("the metadata's entry {key:?} cannot be used"));
+        let size = entry("size")?.parse().map_err(|_| bad("size"))?;
+        check_size(size)?;
+        let numbers: Option<Vec<f32>> =
+            entry("window")?.split(',').map(|part| part.parse().ok().filter(|v: &f32| v.is_finite())).collect();
+        match numbers.as_deref() {
+            Some(&[low, high, shift, scale]) if low < high => {
+                Ok(Preprocessing { size, window: Window { low, high, shift, scale } })
+            }
+            _ => Err(bad("window")),
+        }
+    }
+
     /// The tensor `name`, which must have this shape and be of 32-bit floats.
     ///
     /// # Errors
@@ -89,6 +116,11 @@ impl<'a> WeightsFile<'a> {
     }
 }
 
+/// A window's four numbers, as the metadata has them.
+fn window_text(Window { low, high, shift, scale }: Window) -> String {
+    format!("{low},{high},{shift},{scale}")
+}
+
 /// Five widths, separated by commas.
 ///
 /// # Errors
@@ -100,27 +132,52 @@ pub fn parse_widths(text: &str) -> std::result::Result<[usize; 5], String> {
         .ok_or_else(|| format!("{text:?} is not five widths like 32,64,128,256,512"))
 }
 
+/// What a scan goes through before the network; it belongs to the weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Preprocessing {
+    /// Height and width of the slices, in pixels.
+    pub size: usize,
+    pub window: Window,
+}
+
 /// Writes a network's weights to a file, in one piece or not at all.
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn save(network: &mut Network<f32>, path: &Path) -> Result<()> {
+pub fn save(network: &mut Network<f32>, preprocessing: &Preprocessing, path: &Path) -> Result<()> {
     let weights = network.weights()?;
     let model = network.model();
     let widths: Vec<String> = model.widths.iter().map(usize::to_string).collect();
-    let metadata = HashMap::from([
-        ("model".to_string(), model.architecture.name.to_string()),
-        ("widths".to_string(), widths.join(",")),
-        ("version".to_string(), env!("CARGO_PKG_VERSION").to_string()),
-    ]);
+    // Written here, not by the safetensors crate, whose metadata has another order each time: the same weights
+    // are the same bytes.
+    let mut header = serde_json::Map::new();
+    let metadata = json!({
+        "format": "pt",
+        "model": model.architecture.name,
+        "widths": widths.join(","),
+        "size": preprocessing.size.to_string(),
+        "window": window_text(preprocessing.window),
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    header.insert("__metadata__".into(), metadata);
     let shapes: HashMap<&str, &[usize]> =
         network.parameters().iter().map(|parameter| (parameter.name.as_str(), &parameter.shape[..])).collect();
-    let views = weights.iter().map(|(name, values)| {
-        let view = TensorView::new(Dtype::F32, shapes[name.as_str()].to_vec(), bytemuck::cast_slice(values));
-        (name.as_str(), view.expect("a parameter has as many values as its shape"))
-    });
-    let views: Vec<_> = views.collect();
-    let bytes = safetensors::serialize(views, Some(metadata))
-        .map_err(|error| Error::file(path, format!("cannot be written: {error}")))?;
-    write_atomically(path, |file| file.write_all(&bytes))
+    let mut end = 0;
+    for (name, values) in &weights {
+        let start = end;
+        end += size_of_val(&values[..]);
+        header.insert(
+            name.clone(),
+            json!({ "dtype": "F32", "shape": shapes[name.as_str()], "data_offsets": [start, end] }),
+        );
+    }
+    let mut header = serde_json::Value::Object(header).to_string();
+    while !header.len().is_multiple_of(8) {
+        header.push(' ');
+    }
+    write_atomically(path, |file| {
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(header.as_bytes())?;
+        weights.values().try_for_each(|values| file.write_all(bytemuck::cast_slice(values)))
+    })
 }

@@ -69,7 +69,7 @@ impl OnCuda for Adam {
         let (gradients, rate) = (launcher.input(3), launcher.input(4));
         let pointers = [parameters, first, second, gradients].map(|operand| operand.pointer);
         let count = parameters.positions();
-        let wide = count % 4 == 0 && pointers.iter().all(|pointer| pointer.is_aligned());
+        let wide = count.is_multiple_of(4) && pointers.iter().all(|pointer| pointer.is_aligned());
         let width = if wide { 4 } else { 1 };
         launcher
             .kernel(ADAM_UPDATE_F32)

@@ -21,7 +21,7 @@ impl Op for ChannelGate {
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         let x = inputs[0];
-        if x.batch % 2 != 0 || !x.channels.is_single() {
+        if !x.batch.is_multiple_of(2) || !x.channels.is_single() {
             return Err(Error::shape("channel_gate", format!("{x} is not two halves of one segment of channels")));
         }
         Ok(vec![Shape { batch: x.batch / 2, ..x.clone() }])

@@ -2,11 +2,12 @@
 //!
 //! `RARUNET_TEST_DEVICE=cuda:0` runs these tests on a GPU. Without either they say so and pass.
 
+mod checked;
 mod convolution;
 mod errors;
 mod training;
 
-use rarunet_cuda::device::cuda::CudaDevice;
+use rarunet_cuda::device::cuda::{CudaDevice, Padding};
 use rarunet_cuda::device::{Device, StepId, emulator};
 use rarunet_cuda::gradcheck;
 use rarunet_cuda::graph::{Graph, Region, ValueId};
@@ -35,7 +36,7 @@ pub fn open() -> Option<CudaDevice> {
 }
 
 /// Runs every step with its kernels watched, and forwards all else.
-struct Checked(CudaDevice);
+struct Checked(CudaDevice, Padding);
 
 impl Device<f32> for Checked {
     fn name(&self) -> String {
@@ -47,6 +48,9 @@ impl Device<f32> for Checked {
     fn load(&mut self, graph: Graph, keep: &[ValueId]) -> rarunet_cuda::Result<StepId> {
         self.0.load(graph, keep)
     }
+    fn planned_bytes(&self) -> u64 {
+        self.0.planned_bytes()
+    }
     fn plan(&self, step: StepId) -> &Plan {
         self.0.plan(step)
     }
@@ -54,7 +58,7 @@ impl Device<f32> for Checked {
         self.0.write(step, value, data)
     }
     fn run(&mut self, step: StepId) -> rarunet_cuda::Result<()> {
-        self.0.run_checked(step)
+        self.0.run_checked(step, self.1)
     }
     fn read(&mut self, step: StepId, value: ValueId, data: &mut [f32]) -> rarunet_cuda::Result<()> {
         self.0.read(step, value, data)
@@ -70,13 +74,15 @@ impl Device<f32> for Checked {
     }
 }
 
-/// Every op's cases: outputs and gradients, and that kernels write nothing but their outputs and workspaces.
+/// Every op's cases: outputs and gradients, and that kernels write nothing but their outputs and workspaces. (The
+/// cases' weights are random also where they meet padded channels, which a network's are not.)
 #[test]
 fn cuda_gradients() {
     if open().is_none() {
         return;
     }
-    let checked = || -> rarunet_cuda::Result<Box<dyn Device<f32>>> { Ok(Box::new(Checked(open().unwrap()))) };
+    let checked =
+        || -> rarunet_cuda::Result<Box<dyn Device<f32>>> { Ok(Box::new(Checked(open().unwrap(), Padding::Any))) };
     let op = std::env::var("RARUNET_TEST_OP").ok();
     let checks = gradcheck::run(checked, op.as_deref(), TOLERANCE, |case| eprintln!("{}", case.label())).unwrap();
     for check in &checks {
@@ -86,13 +92,13 @@ fn cuda_gradients() {
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
-/// Whole networks write nothing but outputs and workspaces, in each mode.
+/// Whole networks write nothing but outputs and workspaces, and padding stays zero, in each mode.
 #[test]
 fn cuda_networks_write_their_outputs_alone() {
     for name in ["rar-unet", "dense-unet"] {
         let Some(device) = open() else { return };
         let model = Model::new(name, [8, 9, 10, 16, 24]).unwrap();
-        let mut network = Network::new(model, Box::new(Checked(device))).unwrap();
+        let mut network = Network::new(model, Box::new(Checked(device, Padding::Zero))).unwrap();
         network.initialise(1).unwrap();
         for mode in [Mode::Train, Mode::Statistics, Mode::Evaluate] {
             let step = network.load(mode, 2, [16, 32]).unwrap();

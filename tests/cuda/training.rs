@@ -1,5 +1,6 @@
 //! Training on the CUDA device: as on the CPU, and the same bits each time.
 
+use crate::emulator::{in_child, run_in_child};
 use rarunet_cuda::device::Device;
 use rarunet_cuda::device::cpu::CpuDevice;
 use rarunet_cuda::model::{Losses, Mode, Model, Network};
@@ -7,7 +8,7 @@ use std::collections::BTreeMap;
 
 const STEPS: usize = 20;
 const BATCH: usize = 3;
-const SIZE: [usize; 2] = [32, 48];
+const SIZE: [usize; 2] = [16, 32];
 /// How near the losses are to the CPU's, relatively.
 const TOLERANCE: f64 = 1e-4;
 
@@ -20,7 +21,7 @@ pub fn batch(count: usize, seed: u32) -> (Vec<f32>, Vec<f32>) {
     };
     let inside = |pixel: usize| {
         let (y, x) = (pixel / SIZE[1] % SIZE[0], pixel % SIZE[1]);
-        (y as f32 - 14.0).powi(2) + (x as f32 - 20.0 - seed as f32).powi(2) < 80.0
+        (y as f32 - 7.0).powi(2) + (x as f32 - 12.0 - seed as f32).powi(2) < 30.0
     };
     let target: Vec<f32> = (0..count).map(|pixel| f32::from(u8::from(inside(pixel)))).collect();
     let image = target.iter().map(|target| target + noise()).collect();
@@ -28,13 +29,13 @@ pub fn batch(count: usize, seed: u32) -> (Vec<f32>, Vec<f32>) {
 }
 
 /// The losses of some steps, and the weights after them.
-fn train(device: Box<dyn Device<f32>>) -> (Vec<Losses<f32>>, BTreeMap<String, Vec<f32>>) {
-    let mut network = Network::new(Model::new("rar-unet", [8, 9, 16, 20, 24]).unwrap(), device).unwrap();
+fn train(device: Box<dyn Device<f32>>, steps: usize) -> (Vec<Losses<f32>>, BTreeMap<String, Vec<f32>>) {
+    let mut network = Network::new(Model::new("rar-unet", [8, 9, 10, 16, 24]).unwrap(), device).unwrap();
     network.initialise(7).unwrap();
     let step = network.load(Mode::Train, BATCH, SIZE).unwrap();
     network.poison().unwrap();
     let mut losses = Vec::new();
-    for number in 1..=STEPS {
+    for number in 1..=steps {
         let (image, target) = batch(BATCH * SIZE[0] * SIZE[1], number as u32 % 4);
         let weight = if number % 5 == 0 { [1.0, 0.0, 1.0] } else { [1.0; 3] };
         network.write_batch(&step, &image, &target, &weight).unwrap();
@@ -46,8 +47,8 @@ fn train(device: Box<dyn Device<f32>>) -> (Vec<Losses<f32>>, BTreeMap<String, Ve
 #[test]
 fn cuda_trains_as_the_cpu_does() {
     let Some(device) = super::open() else { return };
-    let (cuda, _) = train(Box::new(device));
-    let (cpu, _) = train(Box::new(CpuDevice::new().unwrap()));
+    let (cuda, _) = train(Box::new(device), STEPS);
+    let (cpu, _) = train(Box::new(CpuDevice::new().unwrap()), STEPS);
     let mut worst = 0.0;
     for (cuda, cpu) in cuda.iter().zip(&cpu) {
         let pairs =
@@ -65,8 +66,38 @@ fn cuda_trains_as_the_cpu_does() {
 #[test]
 fn cuda_training_gives_the_same_bits_again() {
     let (Some(first), Some(second)) = (super::open(), super::open()) else { return };
-    let (first, second) = (train(Box::new(first)), train(Box::new(second)));
+    let (first, second) = (train(Box::new(first), STEPS), train(Box::new(second), STEPS));
     assert_eq!(first.0, second.0);
     assert_eq!(first.1, second.1);
     assert!(first.0.iter().all(|losses| losses.batch.is_finite()));
+}
+
+/// Steps that are compared between orders: the first is launched, the second captured and replayed.
+const ORDER_STEPS: usize = 3;
+
+/// All bits of the losses and weights after a few steps.
+fn fingerprint() -> String {
+    let (losses, weights) = train(Box::new(super::open().unwrap()), ORDER_STEPS);
+    let losses = losses.iter().flat_map(|losses| losses.samples.iter().chain([&losses.batch]));
+    let bits = losses.chain(weights.values().flatten()).map(|value| u64::from(value.to_bits()));
+    format!("{:016x}", bits.fold(0, |hash: u64, bits| (hash ^ bits).wrapping_mul(0x0100_0000_01b3).rotate_left(23)))
+}
+
+/// A race between threads or blocks would show.
+#[test]
+fn cuda_training_does_not_depend_on_the_order_of_threads() {
+    if super::open().is_none() || std::env::var_os("RARUNET_TEST_DEVICE").is_some() {
+        return;
+    }
+    let expected = format!("fingerprint: {}", fingerprint());
+    println!("{expected}");
+    if in_child() {
+        return;
+    }
+    let name = "cuda::training::cuda_training_does_not_depend_on_the_order_of_threads";
+    for (order, threads) in [("forward", "1"), ("reversed", "2"), ("shuffled:5", "2")] {
+        let variables = [("RARUNET_EMULATOR_ORDER", order), ("RARUNET_EMULATOR_THREADS", threads)];
+        let (passed, printed) = run_in_child(name, &variables);
+        assert!(passed && printed.contains(&expected), "{order}, {expected}:\n{printed}");
+    }
 }

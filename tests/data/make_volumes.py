@@ -1,11 +1,10 @@
 """Writes the small volumes of tests/data/volumes/ and, as nibabel and SimpleITK read them, expected.json.
 
-Run with Python 3, nibabel and SimpleITK: python make_volumes.py
+Run with Python 3, nibabel, SimpleITK and pydicom: python make_volumes.py
 The files are checked in; this script says how they came about and what is expected of them.
 """
 
 import gzip
-import itertools
 import json
 import shutil
 import struct
@@ -14,7 +13,10 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import SimpleITK as sitk
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 FOLDER = Path(__file__).parent / "volumes"
 SHAPE = (5, 4, 3)
@@ -91,7 +93,7 @@ def nifti(name, data, matrix, kind=nib.Nifti1Image, endianness="<", change=None)
     record_nifti(name)
 
 
-def patch(name, source, changes, data_offset=None):
+def patch(name, source, changes):
     """A copy of a fixture with bytes of its header replaced: {offset: (format, values...)}."""
     raw = bytearray((FOLDER / source).read_bytes())
     for offset, (code, *values) in changes.items():
@@ -167,6 +169,218 @@ def nifti_volumes():
     nifti("mask_float.nii", mask.astype(np.float32) * 26, affine())
 
 
+def record_itk(name, file_format):
+    image = sitk.ReadImage(str(FOLDER / name))
+    data = sitk.GetArrayFromImage(image).T
+    to_lps = np.eye(4)
+    axes = image.GetDimension()
+    to_lps[:axes, :axes] = np.reshape(image.GetDirection(), (axes, axes)) @ np.diag(image.GetSpacing())
+    to_lps[:axes, 3] = image.GetOrigin()
+    if axes == 2:
+        data = data[..., None]
+    record(name, data, np.diag([-1.0, -1.0, 1.0, 1.0]) @ to_lps, file_format, data.dtype.name)
+
+
+def itk_image(data, matrix):
+    """A SimpleITK image of data[x, y, z] whose voxels lie where the RAS+ matrix says."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(data.T))
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
+    spacing = np.sqrt((lps[:3, :3] ** 2).sum(axis=0))
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).flatten().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    return image
+
+
+def metaimage(name, data, matrix, compressed=False):
+    sitk.WriteImage(itk_image(data, matrix), str(FOLDER / name), compressed)
+    record_itk(name, "MetaImage")
+
+
+def metaimage_by_hand(name, lines, data, raw_name=None, before=b""):
+    """A header of exactly these lines, and its voxels."""
+    header = "".join(line + "\n" for line in [*lines, f"ElementDataFile = {raw_name or 'LOCAL'}"]).encode()
+    body = data.flatten(order="F").tobytes()
+    if raw_name:
+        (FOLDER / name).write_bytes(header)
+        (FOLDER / raw_name).write_bytes(before + body)
+    else:
+        (FOLDER / name).write_bytes(header + before + body)
+    record_itk(name, "MetaImage")
+
+
+def metaimage_volumes():
+    tilted = affine(rotation(10, -20, 30))
+    types = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64"]
+    for number, dtype in enumerate(types):
+        data = voxels(dtype, seed=number)
+        metaimage(f"mi_{dtype}.mha", data, tilted, compressed=number % 2 == 1)
+    metaimage("mi_pair.mhd", voxels("int16"), tilted)
+    metaimage("mi_pair_compressed.mhd", voxels("int16"), affine(rotation(0, 0, 180)), compressed=True)
+    metaimage("mi_left_handed.mha", voxels("int16"), affine(np.diag([1, 1, -1])))
+
+    kind = ["ObjectType = Image", "NDims = 3", "DimSize = 5 4 3"]
+    short = ["ElementType = MET_SHORT"]
+    data = voxels("int16")
+    metaimage_by_hand("mi_no_direction.mhd", [*kind, *short], data, "mi_no_direction.raw")
+    metaimage_by_hand(
+        "mi_msb.mha",
+        [*kind, "BinaryDataByteOrderMSB = True", "ElementSpacing = 0.5 0.75 3", *short],
+        data.astype(">i2"),
+    )
+    metaimage_by_hand(
+        "mi_element_msb.mhd",
+        [*kind, "BinaryData = True", "ElementByteOrderMSB = True", "Offset = 1 2 3", "ElementType = MET_FLOAT"],
+        data.astype(">f4"),
+        "mi_element_msb.raw",
+    )
+    metaimage_by_hand(
+        "mi_position.mha",
+        [*kind, "Position = -3.5 12 100.25", "Orientation = 0 1 0 -1 0 0 0 0 1", "ElementSpacing = 0.4 0.5 0.6", *short],
+        data,
+    )
+    metaimage_by_hand(
+        "mi_origin.mha",
+        [*kind, "Origin = -3.5 12 100.25", "Rotation = 0 0 1 1 0 0 0 1 0", "ElementSpacing = 0.4 0.5 0.6", *short],
+        data,
+    )
+    metaimage_by_hand("mi_element_size.mha", [*kind, "ElementSize = 0.4 0.5 0.6", *short], data)
+    metaimage_by_hand(
+        "mi_header_size.mhd", [*kind, "HeaderSize = 10", *short], data, "mi_header_size.raw", before=b"0123456789"
+    )
+    metaimage_by_hand(
+        "mi_at_the_end.mhd", [*kind, "HeaderSize = -1", *short], data, "mi_at_the_end.raw", before=b"0123456"
+    )
+    metaimage_by_hand("mi_long.mha", [*kind, "ElementType = MET_LONG"], data.astype("<i4"))
+    metaimage_by_hand(
+        "mi_two_axes.mha",
+        ["ObjectType = Image", "NDims = 2", "DimSize = 20 3", "ElementSpacing = 2 3", "Offset = 5 6", *short],
+        data.reshape(20, 3),
+    )
+    metaimage_by_hand(
+        "mi_compressed_by_hand.mhd",
+        [*kind, "CompressedData = True", *short],
+        np.frombuffer(zlib.compress(data.flatten(order="F").tobytes()), dtype=np.uint8),
+        "mi_compressed_by_hand.zraw",
+    )
+
+
+def dicom_slice(pixels, position, directions, number, spacing=(0.75, 0.5), bits=16, **fields):
+    """A CT slice of pixels[row, column]; spacing as DICOM has it, between rows, then columns."""
+    out = Dataset()
+    out.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    out.SOPInstanceUID = f"1.2.826.0.1.3680043.2.1143.{number + 1}"
+    out.Modality = "CT"
+    out.PatientName = "Phantom"
+    out.PatientID = "0"
+    out.StudyInstanceUID = "1.2.826.0.1.3680043.2.1143.1000"
+    out.SeriesInstanceUID = "1.2.826.0.1.3680043.2.1143.2000"
+    out.SeriesDescription = "small"
+    # Neither of these two is to be trusted.
+    out.InstanceNumber = 100 - number
+    out.SliceThickness = 7
+    out.ImagePositionPatient = [float(value) for value in position]
+    out.ImageOrientationPatient = [float(value) for value in np.ravel(directions)]
+    out.PixelSpacing = list(spacing)
+    out.Rows, out.Columns = pixels.shape
+    out.SamplesPerPixel = 1
+    out.PhotometricInterpretation = "MONOCHROME2"
+    out.BitsAllocated = pixels.dtype.itemsize * 8
+    out.BitsStored = bits
+    out.HighBit = bits - 1
+    out.PixelRepresentation = int(pixels.dtype.kind == "i")
+    out.RescaleSlope, out.RescaleIntercept = "1", "-1024"
+    for key, value in fields.items():
+        setattr(out, key, value)
+    out.PixelData = pixels.tobytes()
+    out["PixelData"].VR = "OW"
+    return out
+
+
+def dicom_save(out, path, syntax=ExplicitVRLittleEndian):
+    out.file_meta = FileMetaDataset()
+    out.file_meta.MediaStorageSOPClassUID = out.SOPClassUID
+    out.file_meta.MediaStorageSOPInstanceUID = out.SOPInstanceUID
+    out.file_meta.TransferSyntaxUID = syntax
+    if syntax == ExplicitVRBigEndian and out.BitsAllocated == 16:
+        out.PixelData = np.frombuffer(out.PixelData, "<u2").astype(">u2").tobytes()
+    if syntax == RLELossless:
+        out.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        out.compress(RLELossless)
+    pydicom.dcmwrite(path, out, enforce_file_format=True)
+
+
+def record_dicom(name, dtype):
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(FOLDER / name)))
+    image = reader.Execute()
+    to_lps = np.eye(4)
+    to_lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
+    to_lps[:3, 3] = image.GetOrigin()
+    record(name, sitk.GetArrayFromImage(image).T, np.diag([-1.0, -1.0, 1.0, 1.0]) @ to_lps, "DICOM", np.dtype(dtype).name)
+
+
+AXIAL = np.array([[1.0, 0, 0], [0, 1, 0]])
+
+
+def dicom_series(name, data, directions=AXIAL, syntax=ExplicitVRLittleEndian, step=2.5, compressor=None, change=None, **fields):
+    """A folder of slices data[x, y, z] whose names are not in their order."""
+    folder = FOLDER / name
+    folder.mkdir()
+    normal = np.cross(directions[0], directions[1])
+    for z in range(data.shape[2]):
+        position = np.round(np.array([-30.5, 20.25, -400.0]) + z * step * normal, 6)
+        out = dicom_slice(np.ascontiguousarray(data[:, :, z].T), position, directions, z, **fields)
+        if change:
+            change(out)
+        path = folder / f"IM{(z * 7 + 3) % 10}"
+        dicom_save(out, path, syntax)
+        if compressor:
+            writer = sitk.ImageFileWriter()
+            writer.SetImageIO("GDCMImageIO")
+            writer.UseCompressionOn()
+            writer.SetCompressor(compressor)
+            writer.SetFileName(str(folder / "compressed.dcm"))
+            writer.Execute(sitk.GetImageFromArray(np.ascontiguousarray(data[:, :, z].T)))
+            coded = pydicom.dcmread(folder / "compressed.dcm")
+            (folder / "compressed.dcm").unlink()
+            # The compressed pixels with the header as it was.
+            out.file_meta.TransferSyntaxUID = coded.file_meta.TransferSyntaxUID
+            out.PixelData = coded.PixelData
+            out["PixelData"].VR = "OB"
+            pydicom.dcmwrite(path, out, enforce_file_format=True)
+    first = pydicom.dcmread(next(folder.iterdir()), stop_before_pixels=True)
+    record_dicom(name, f"{'i' if first.PixelRepresentation else 'u'}{first.BitsAllocated // 8}")
+
+
+def dicom_volumes():
+    unsigned, signed = voxels("uint16"), voxels("int16")
+    dicom_series("dicom_explicit", unsigned)
+    dicom_series("dicom_implicit", signed, syntax=ImplicitVRLittleEndian)
+    dicom_series("dicom_big_endian", signed, syntax=ExplicitVRBigEndian)
+    dicom_series("dicom_rle", voxels("uint16", (16, 12, 3)), syntax=RLELossless)
+    dicom_series("dicom_bytes", voxels("uint8"), bits=8, RescaleSlope="2.5", RescaleIntercept="-100")
+    # Twelve bits with a sign, and nothing in the bits above them.
+    twelve = (np.random.default_rng(5).integers(-2048, 2048, size=SHAPE) & 0xFFF).astype(np.int16)
+    dicom_series("dicom_twelve_bits", twelve, bits=12, RescaleIntercept="0")
+    dicom_series("dicom_sagittal", unsigned, directions=np.array([[0.0, 1, 0], [0, 0, -1]]))
+    dicom_series("dicom_oblique", unsigned, directions=np.round(rotation(10, -20, 30)[:, :2].T, 9))
+    for compressor in ["JPEG", "JPEG2000"]:
+        dicom_series(f"dicom_{compressor.lower()}", voxels("uint16", (16, 12, 3)), compressor=compressor)
+        dicom_series(f"dicom_{compressor.lower()}_signed", voxels("int16", (16, 12, 3)), compressor=compressor)
+    dicom_series("dicom_one_slice", voxels("int16", (5, 4, 1)), SpacingBetweenSlices=4.5)
+
+    def sequences(out):
+        out.ReferencedImageSequence = [Dataset(), Dataset()]
+        out.ReferencedImageSequence[0].ReferencedSOPClassUID = "1.2.3"
+        out.ReferencedImageSequence[1].PurposeOfReferenceCodeSequence = [Dataset()]
+        out["ReferencedImageSequence"].is_undefined_length = True
+        out.add_new(0x00090010, "LO", "SOMEBODY")
+        out.add_new(0x00091001, "UN", b"1234")
+
+    dicom_series("dicom_sequences", unsigned, change=sequences)
+
+
 def write_expected():
     with open(FOLDER / "expected.json", "w", encoding="utf-8") as out:
         json.dump(expected, out, indent=1, sort_keys=True, allow_nan=False)
@@ -177,6 +391,8 @@ if __name__ == "__main__":
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir()
     nifti_volumes()
+    metaimage_volumes()
+    dicom_volumes()
     write_expected()
     largest = max(FOLDER.iterdir(), key=lambda path: path.stat().st_size * (path.suffix != ".json"))
     print(len(expected), "volumes, largest", largest.name, largest.stat().st_size, "bytes")

@@ -2,6 +2,9 @@
 
 mod damage;
 mod dataset;
+mod dicom;
+mod layouts;
+mod metaimage;
 mod reorientation;
 mod slices;
 mod training;
@@ -17,7 +20,7 @@ pub fn fixtures() -> PathBuf {
 }
 
 /// A volume on `geometry` whose voxels `value` makes from x, y, z.
-pub fn volume<T>(geometry: Geometry, value: impl Fn(usize, usize, usize) -> T) -> Volume<T> {
+pub fn volume<T>(geometry: Geometry, mut value: impl FnMut(usize, usize, usize) -> T) -> Volume<T> {
     let [width, height, depth] = geometry.shape;
     let mut voxels = Vec::new();
     for z in 0..depth {

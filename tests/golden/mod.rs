@@ -55,8 +55,7 @@ struct Report(Vec<String>);
 
 impl Report {
     fn check(&mut self, what: &str, error: f64, tolerance: f64) {
-        // Written so that a difference that is not a number fails.
-        if !(error <= tolerance) {
+        if error.is_nan() || error > tolerance {
             self.0.push(format!("{what}: {error:.3e} is over {tolerance:.0e}"));
         }
     }

@@ -128,6 +128,11 @@ impl<T: Real> Device<T> for CpuDevice<T> {
         Ok(self.steps.add(plan))
     }
 
+    fn planned_bytes(&self) -> u64 {
+        let buffers = self.state.iter().chain([&self.arena]);
+        buffers.map(|buffer| (buffer.lines.len() * size_of::<Line>()) as u64).sum()
+    }
+
     fn plan(&self, step: StepId) -> &Plan {
         self.steps.get(step)
     }

@@ -6,6 +6,14 @@ use crate::graph::Region;
 use crate::plan::{Plan, PlannedNode};
 use crate::tensor::Shape;
 
+/// What padded channels of images must hold after each op.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Padding {
+    /// Zero, as they do in a network, whose parameters are zero where they meet padding.
+    Zero,
+    Any,
+}
+
 /// What a device holds, by memory: the arena, then the regions of state.
 type Contents = Vec<Vec<f32>>;
 
@@ -28,16 +36,18 @@ impl CudaDevice {
     /// tests of kernels.
     ///
     /// # Errors
-    /// If an op wrote anywhere but to its outputs and its workspace, or left padded channels of an image that are not
-    /// zero; the message names the op.
-    pub fn run_checked(&mut self, step: StepId) -> Result<()> {
+    /// If an op wrote anywhere but to its outputs and its workspace, or left other padding than wanted; the message
+    /// names the op.
+    pub fn run_checked(&mut self, step: StepId, padding: Padding) -> Result<()> {
         let mut before = self.contents()?;
         for position in 0..self.plan(step).nodes.len() {
             self.launch(step, position..position + 1)?;
             let after = self.contents()?;
             let plan = self.plan(step);
             let node = &plan.nodes[position];
-            if let Some(complaint) = complaint(plan, node, &before, &after) {
+            let stray = stray_write(plan, node, &before, &after);
+            let dirty = if padding == Padding::Zero { dirty_padding(plan, node, &after) } else { None };
+            if let Some(complaint) = stray.or(dirty) {
                 let name = plan.graph.nodes()[node.index].op.name();
                 return Err(self.driver.message(format!("{name}: {complaint}")));
             }
@@ -58,29 +68,39 @@ impl CudaDevice {
     }
 }
 
-/// What a node did that it must not do.
-fn complaint(plan: &Plan, planned: &PlannedNode, before: &Contents, after: &Contents) -> Option<String> {
+/// Where a node wrote and must not.
+fn stray_write(plan: &Plan, planned: &PlannedNode, before: &Contents, after: &Contents) -> Option<String> {
     let mut allowed: Vec<Vec<bool>> = after.iter().map(|memory| vec![false; memory.len()]).collect();
     allowed[0][planned.workspace.clone()].fill(true);
     for &output in &plan.graph.nodes()[planned.index].outputs {
         let (location, shape) = (plan.location(output), plan.shape(output));
-        let (padding, memory) = (padding(shape), index(location.memory));
         for position in 0..shape.positions() {
             let start = location.start + position * location.stride;
-            let pixel = start..start + padding.len();
-            allowed[memory][pixel.clone()].fill(true);
-            // A value per channel may hold anything where there is no channel: nobody reads it there.
-            let dirty =
-                after[memory][pixel].iter().zip(&padding).position(|(&value, &padding)| padding && value != 0.0);
-            if let Some(channel) = dirty.filter(|_| shape.positions() > 1) {
-                return Some(format!("padded channel {channel} of pixel {position} of its output is not zero"));
-            }
+            allowed[index(location.memory)][start..start + shape.channels.stored()].fill(true);
         }
     }
     for ((before, after), allowed) in before.iter().zip(after).zip(&allowed) {
         let changed = before.iter().zip(after).map(|(before, after)| before.to_bits() != after.to_bits());
         if let Some(element) = changed.zip(allowed).position(|(changed, &allowed)| changed && !allowed) {
             return Some(format!("it wrote to element {element} of a memory, which is neither output nor workspace"));
+        }
+    }
+    None
+}
+
+/// Which padded channel of a node's outputs is not zero. A vector of channels may hold anything where there is no
+/// channel: nobody reads it there.
+fn dirty_padding(plan: &Plan, planned: &PlannedNode, after: &Contents) -> Option<String> {
+    for &output in &plan.graph.nodes()[planned.index].outputs {
+        let (location, shape) = (plan.location(output), plan.shape(output));
+        let padding = padding(shape);
+        for position in (0..shape.positions()).filter(|_| shape.positions() > 1) {
+            let start = location.start + position * location.stride;
+            let pixel = after[index(location.memory)][start..].iter().zip(&padding);
+            let dirty = pixel.enumerate().find(|(_, (value, padding))| **padding && **value != 0.0);
+            if let Some((channel, _)) = dirty {
+                return Some(format!("padded channel {channel} of pixel {position} of its output is not zero"));
+            }
         }
     }
     None

@@ -41,7 +41,7 @@ pub struct PixelGrid {
 impl PixelGrid {
     /// For operands with these many stored channels, four at once if all of them allow it.
     pub fn new<'a>(channels: usize, operands: impl IntoIterator<Item = &'a Operand<'a>>) -> Self {
-        let wide = channels % 4 == 0 && operands.into_iter().all(|operand| operand.is_aligned());
+        let wide = channels.is_multiple_of(4) && operands.into_iter().all(|operand| operand.is_aligned());
         Self::with_width(channels, if wide { 4 } else { 1 })
     }
 
@@ -110,7 +110,9 @@ impl Elements {
         let first = &operands[0];
         assert!(operands.iter().all(|operand| operand.shape == first.shape), "element-wise operands have one shape");
         let elements = first.shape.elements();
-        if operands.iter().all(|operand| operand.is_dense() && operand.pointer.is_aligned()) && elements % 4 == 0 {
+        if operands.iter().all(|operand| operand.is_dense() && operand.pointer.is_aligned())
+            && elements.is_multiple_of(4)
+        {
             // Where all lie densely, any split into pixels will do; this one always allows 16 bytes at once.
             let grid = PixelGrid::with_width(4, 4);
             return Elements { pixels: elements / 4, channels: 4, strides: vec![4; operands.len()], grid };

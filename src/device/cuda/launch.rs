@@ -64,7 +64,7 @@ impl Pointer {
 
     /// Whether 16 bytes can be read or written at once.
     pub fn is_aligned(self) -> bool {
-        self.address % 16 == 0
+        self.address.is_multiple_of(16)
     }
 }
 
@@ -95,7 +95,7 @@ impl Operand<'_> {
 
     /// Whether each pixel starts at a multiple of 16 bytes and is a number of them long.
     pub fn is_aligned(&self) -> bool {
-        self.pointer.is_aligned() && self.stride % 4 == 0 && self.channels() % 4 == 0
+        self.pointer.is_aligned() && self.stride.is_multiple_of(4) && self.channels().is_multiple_of(4)
     }
 }
 

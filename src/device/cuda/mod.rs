@@ -10,6 +10,7 @@ mod grid;
 mod launch;
 mod memory;
 
+pub use check::Padding;
 pub use driver::Description;
 pub use grid::{Chunks, Elements, Grid, LaneGrid, PixelGrid};
 pub use launch::{Launch, Launcher, OnCuda, Operand, Pointer};
@@ -131,6 +132,19 @@ impl CudaDevice {
         let plan = self.steps.get(step);
         (plan.location(value), plan.shape(value).clone())
     }
+
+    fn memory(&mut self, memory: Memory) -> (&mut DeviceMemory, &Driver) {
+        let memory = match memory {
+            Memory::Arena => &mut self.arena,
+            Memory::State(region) => &mut self.state[region as usize],
+        };
+        (memory, &self.driver)
+    }
+}
+
+/// Whether a tensor is stored as it is exchanged: its channels side by side, without padding.
+fn is_plain(shape: &Shape, stride: usize) -> bool {
+    stride == shape.channels.count()
 }
 
 /// Elements from the first to the last of a tensor.
@@ -185,6 +199,11 @@ impl Device<f32> for CudaDevice {
         Ok(self.steps.add(plan))
     }
 
+    fn planned_bytes(&self) -> u64 {
+        let memories = self.state.iter().chain([&self.arena]);
+        memories.map(|memory| (memory.len() * size_of::<f32>()) as u64).sum()
+    }
+
     fn plan(&self, step: StepId) -> &Plan {
         self.steps.get(step)
     }
@@ -192,13 +211,13 @@ impl Device<f32> for CudaDevice {
     fn write(&mut self, step: StepId, value: ValueId, data: &[f32]) -> Result<()> {
         let (location, shape) = self.place(step, value);
         assert_eq!(location.stride, shape.channels.stored(), "an input has a place of its own");
+        let (memory, driver) = self.memory(location.memory);
+        if is_plain(&shape, location.stride) {
+            return memory.write(driver, location.start, data);
+        }
         let mut stored = vec![0.0; span(&shape, location.stride)];
         shape.scatter(data, &mut stored, location.stride);
-        let memory = match location.memory {
-            Memory::Arena => &mut self.arena,
-            Memory::State(region) => &mut self.state[region as usize],
-        };
-        memory.write(&self.driver, location.start, &stored)
+        memory.write(driver, location.start, &stored)
     }
 
     fn run(&mut self, step: StepId) -> Result<()> {
@@ -219,12 +238,12 @@ impl Device<f32> for CudaDevice {
 
     fn read(&mut self, step: StepId, value: ValueId, data: &mut [f32]) -> Result<()> {
         let (location, shape) = self.place(step, value);
+        let (memory, driver) = self.memory(location.memory);
+        if is_plain(&shape, location.stride) {
+            return memory.read(driver, location.start, data);
+        }
         let mut stored = vec![0.0; span(&shape, location.stride)];
-        let memory = match location.memory {
-            Memory::Arena => &self.arena,
-            Memory::State(region) => &self.state[region as usize],
-        };
-        memory.read(&self.driver, location.start, &mut stored)?;
+        memory.read(driver, location.start, &mut stored)?;
         shape.gather(&stored, location.stride, data);
         Ok(())
     }

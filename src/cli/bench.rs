@@ -1,0 +1,148 @@
+//! `bench`: how fast a training step or inference is.
+
+use super::{device, flags, output};
+use crate::Result;
+use crate::metrics::summary::quantile;
+use crate::model::{Mode, Network, Step};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use std::time::Instant;
+
+/// Time a training step (forward, backward, Adam), or inference, on random images
+///
+/// Two steps warm up, the median of the others counts. On the CPU the peak memory is what the plan says: the
+/// arena that holds all of a step's tensors, and the state (parameters, running statistics and, in training,
+/// Adam's moments).
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  rarunet-cuda bench --model unet --size 128 --batch 4 --json")]
+pub struct Args {
+    /// Which network; `models` lists them
+    #[arg(long, value_name = "NAME", default_value = "rar-unet")]
+    model: String,
+    /// Channels of the five levels
+    #[arg(long, value_name = "LIST", value_parser = flags::widths, default_value = "32,64,128,256,512")]
+    widths: [usize; 5],
+    /// Pixels along a side, a multiple of 16
+    #[arg(long, value_name = "PIXELS", value_parser = flags::size, default_value = "256")]
+    size: usize,
+    /// Images a step
+    #[arg(long, value_name = "N", value_parser = flags::batch, default_value = "8")]
+    batch: usize,
+    /// Steps that are timed
+    #[arg(long, value_name = "N", value_parser = flags::whole(1..=1_000_000), default_value = "5")]
+    steps: usize,
+    #[command(flatten)]
+    device: device::DeviceArgs,
+    /// Time inference
+    #[arg(long)]
+    infer: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    widths: [usize; 5],
+    /// Numbers that are trained.
+    parameters: usize,
+    device: String,
+    /// What the device is in words.
+    device_name: String,
+    precision: device::Precision,
+    infer: bool,
+    size: usize,
+    batch: usize,
+    steps: usize,
+    /// Seconds of a step.
+    median_s: f64,
+    images_per_s: f64,
+    #[serde(rename = "peak_mem_GiB")]
+    peak_mem_gib: f64,
+    /// Floating-point operations of a step, in 10^9.
+    gflop_per_step: f64,
+    gflop_per_s: f64,
+}
+
+/// Steps before the first that is timed.
+const WARM_UP: usize = 2;
+
+pub fn run(args: &Args) -> Result<()> {
+    let model = flags::model(&args.model, args.widths)?;
+    crate::data::slices::check_size(args.size)?;
+    let precision = args.device.precision()?;
+    let mut network = Network::new(model, args.device.open()?)?;
+    network.initialise(1)?;
+    let mode = if args.infer { Mode::Evaluate } else { Mode::Train };
+    let step = network.load(mode, args.batch, [args.size; 2])?;
+    let mut seconds = time(&mut network, &step, args.steps)?;
+    let median_s = quantile(&mut seconds, 0.5);
+    let gflop_per_step = network.plan(&step).operations as f64 / 1e9;
+    let report = Report {
+        model: args.model.clone(),
+        widths: args.widths,
+        parameters: network.model().parameter_count(),
+        device: args.device.device.resolve().to_string(),
+        device_name: network.device().name(),
+        precision,
+        infer: args.infer,
+        size: args.size,
+        batch: args.batch,
+        steps: args.steps,
+        median_s,
+        images_per_s: args.batch as f64 / median_s,
+        peak_mem_gib: network.planned_bytes() as f64 / (1u64 << 30) as f64,
+        gflop_per_step,
+        gflop_per_s: gflop_per_step / median_s,
+    };
+    match args.json {
+        true => output::print_json(&report),
+        false => output::print(&text(&report)),
+    }
+}
+
+/// The seconds of each step after those that warm up.
+fn time(network: &mut Network<f32>, step: &Step, steps: usize) -> Result<Vec<f64>> {
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let pixels = step.batch * step.size[0] * step.size[1];
+    let image: Vec<f32> = (0..pixels).map(|_| random.random()).collect();
+    let target: Vec<f32> = (0..pixels).map(|_| f32::from(u8::from(random.random_bool(0.1)))).collect();
+    let weight = vec![1.0; step.batch];
+    let progress = output::Progress::new("bench", (WARM_UP + steps) * step.batch, "images");
+    let mut seconds = Vec::with_capacity(steps);
+    for number in 1..=WARM_UP + steps {
+        let start = Instant::now();
+        network.write_batch(step, &image, &target, &weight)?;
+        match step.mode {
+            Mode::Train => network.train(step, 1e-5, number as u64)?,
+            _ => network.evaluate(step)?,
+        };
+        if number > WARM_UP {
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        progress.advance(step.batch);
+    }
+    Ok(seconds)
+}
+
+fn text(report: &Report) -> String {
+    let what = if report.infer { "inference" } else { "training step" };
+    format!(
+        "{}, {} parameters, {what}, {} images of {size} x {size}, {} on {}\n\
+         {:.4} s a step (median of {}), {:.2} images/s, {:.1} GFLOP a step, {:.1} GFLOP/s, {:.3} GiB\n",
+        report.model,
+        report.parameters,
+        report.batch,
+        report.precision,
+        report.device_name,
+        report.median_s,
+        report.steps,
+        report.images_per_s,
+        report.gflop_per_step,
+        report.gflop_per_s,
+        report.peak_mem_gib,
+        size = report.size,
+    )
+}

@@ -1,0 +1,206 @@
+//! `train`: from a data set to weights.
+
+use super::device::DeviceArgs;
+use super::{flags, output, report, signal};
+use crate::data::Dataset;
+use crate::model::weights::parse_widths;
+use crate::train::{EpochRecord, Observer, Outcome, Run, Schedule, Settings, Summary};
+use crate::{Error, Result};
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+/// Train a network on a data set
+///
+/// The run's folder gets best.safetensors (the best weights by validation Dice), log.jsonl (a line for
+/// each epoch), config.toml (all settings) and report.html. Interrupted, it keeps the best weights so far.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  rarunet-cuda train spine --out run --size 128 --schedule cosine --learning-rate 1e-3"
+)]
+pub struct Args {
+    /// The data set: an nnU-Net raw folder (dataset.json, imagesTr, labelsTr)
+    dataset: PathBuf,
+    /// Where to write the run: a new or empty folder
+    #[arg(long, value_name = "RUN")]
+    out: PathBuf,
+    /// Settings to start from, as config.toml has them; flags override them
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The network; `models` lists them
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// Channels of the five levels
+    #[arg(long, value_name = "A,B,C,D,E", value_parser = parse_widths)]
+    widths: Option<[usize; 5]>,
+    /// How often each slice is trained on
+    #[arg(long, value_name = "N")]
+    epochs: Option<u64>,
+    /// Slices in a batch
+    #[arg(long, value_name = "N", value_parser = flags::whole(1..=4096))]
+    batch: Option<usize>,
+    #[arg(long, value_name = "RATE")]
+    learning_rate: Option<f64>,
+    /// The learning rate's course: constant or cosine (with a short warm-up)
+    #[arg(long, value_name = "COURSE")]
+    schedule: Option<Schedule>,
+    /// Height and width that slices are resized to, a multiple of 16
+    #[arg(long, value_name = "PIXELS", value_parser = flags::whole(1..=2048))]
+    size: Option<usize>,
+    /// Do not turn slices by +-90 degrees
+    #[arg(long)]
+    no_augment: bool,
+    /// Another seed, other weights and another order
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Cases to leave out, for a test of your own
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    test_cases: Option<Vec<String>>,
+    /// The share of slices that validates
+    #[arg(long, value_name = "SHARE")]
+    validation_fraction: Option<f64>,
+    /// Labels that are foreground, like 26-33,41 (default: any above 0)
+    #[arg(long, value_name = "LIST")]
+    labels: Option<String>,
+    /// Check settings, data and memory, say what would be done, and stop
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+impl Args {
+    /// The settings of the file, if there is one, with those of the flags over them.
+    fn settings(&self) -> Result<Settings> {
+        let mut settings = match &self.config {
+            None => Settings::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+                toml::from_str(&text).map_err(|error| Error::file(path, error.message()))?
+            }
+        };
+        fn set<T: Clone>(setting: &mut T, flag: &Option<T>) {
+            if let Some(value) = flag {
+                setting.clone_from(value);
+            }
+        }
+        set(&mut settings.model, &self.model);
+        set(&mut settings.widths, &self.widths);
+        set(&mut settings.epochs, &self.epochs);
+        set(&mut settings.batch, &self.batch);
+        set(&mut settings.learning_rate, &self.learning_rate);
+        set(&mut settings.schedule, &self.schedule);
+        set(&mut settings.size, &self.size);
+        set(&mut settings.seed, &self.seed);
+        set(&mut settings.test_cases, &self.test_cases);
+        set(&mut settings.validation_fraction, &self.validation_fraction);
+        set(&mut settings.labels, &self.labels);
+        settings.augment &= !self.no_augment;
+        Ok(settings)
+    }
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let settings = args.settings()?;
+    settings.check()?;
+    if !args.dry_run {
+        new_folder(&args.out)?;
+    }
+    let device = args.device.open()?;
+    let dataset = Dataset::open(&args.dataset)?;
+    let cases = dataset.cases_without(&settings.test_cases)?.len();
+    let progress = output::Progress::new("load", cases, "cases");
+    let set = Run::load_slices(&settings, &dataset, || progress.advance(1))?;
+    drop(progress);
+    let run = Run::new(&settings, &set, device, &args.out)?;
+    if args.dry_run {
+        output::print(&(summary_text(&run.summary()) + "\n"))?;
+        return Ok(());
+    }
+    let outcome = run.train(&Display::new(settings.epochs)?)?;
+    let notes = vec![outcome_text(&outcome, &args.out)];
+    report::write(&args.out, &args.out, notes, None, Vec::new())?;
+    output::note(&outcome_text(&outcome, &args.out));
+    Ok(())
+}
+
+/// Makes a folder, which must be new or empty.
+///
+/// # Errors
+/// If it holds something or cannot be made.
+pub fn new_folder(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    match std::fs::read_dir(folder).map_err(Error::io(folder))?.next() {
+        None => Ok(()),
+        Some(_) => Err(Error::file(folder, "is not empty: choose a new folder for --out")),
+    }
+}
+
+fn summary_text(summary: &Summary) -> String {
+    format!(
+        "{}: {} parameters; {} training, {} validation slices; {} steps of {:.1} GFLOP; {} MiB planned; on {}",
+        summary.model,
+        summary.parameters,
+        summary.train_slices,
+        summary.validation_slices,
+        summary.steps,
+        summary.operations_per_step as f64 / 1e9,
+        summary.planned_bytes >> 20,
+        summary.device
+    )
+}
+
+fn outcome_text(outcome: &Outcome, folder: &Path) -> String {
+    let dice = outcome.best_val_dice.map_or("no validation".into(), |dice| format!("validation Dice {dice:.4}"));
+    let path = folder.join("best.safetensors");
+    format!("best: epoch {}, {dice}; weights in {}", outcome.best_epoch, path.display())
+}
+
+/// Shows a run on standard error, and stops it when a signal asks for it.
+pub struct Display {
+    epochs: u64,
+    progress: RefCell<Option<output::Progress>>,
+}
+
+impl Display {
+    /// For a run of `epochs`; signals are caught from now on.
+    ///
+    /// # Errors
+    /// If signals cannot be caught.
+    pub fn new(epochs: u64) -> Result<Self> {
+        signal::catch()?;
+        Ok(Display { epochs, progress: RefCell::new(None) })
+    }
+}
+
+impl Observer for Display {
+    fn begin(&self, summary: &Summary) {
+        output::note(&summary_text(summary));
+        let images = self.epochs as usize * summary.train_slices;
+        *self.progress.borrow_mut() = Some(output::Progress::new("train", images, "images"));
+    }
+
+    fn batch(&self, _: u64, _: usize, _: usize, images: usize, _: f64) {
+        if let Some(progress) = &*self.progress.borrow() {
+            progress.advance(images);
+        }
+    }
+
+    fn epoch(&self, record: &EpochRecord, best: bool) {
+        let dice = record.val_dice.map_or(String::new(), |dice| format!(", validation Dice {dice:.4}"));
+        let text = format!(
+            "epoch {}/{}: loss {:.4}{dice}, {:.1} images/s{}",
+            record.epoch,
+            self.epochs,
+            record.train_loss,
+            record.images_per_s,
+            if best { ", best" } else { "" }
+        );
+        if let Some(progress) = &*self.progress.borrow() {
+            progress.note(&text);
+        }
+    }
+
+    fn stop(&self) -> Option<u8> {
+        signal::caught()
+    }
+}

@@ -1,0 +1,75 @@
+//! Everything that decides a training run, as `config.toml` has it.
+
+use super::schedule::Schedule;
+use crate::data::{Window, slices::check_size};
+use crate::model::{Model, PAPER_WIDTHS};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// A run's settings; the defaults are the paper's (section 3.1).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    pub model: String,
+    pub widths: [usize; 5],
+    pub epochs: u64,
+    pub batch: usize,
+    pub learning_rate: f64,
+    pub schedule: Schedule,
+    /// Height and width of the slices that the network sees, in pixels.
+    pub size: usize,
+    /// Whether slices are turned by +-90 degrees at random.
+    pub augment: bool,
+    pub seed: u64,
+    /// Cases that neither train nor validate.
+    pub test_cases: Vec<String>,
+    /// The share of the other cases' slices that validates.
+    pub validation_fraction: f64,
+    /// Labels that are foreground, like `26-33,41`; empty means any above 0.
+    pub labels: String,
+    pub window: Window,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            model: "rar-unet".into(),
+            widths: PAPER_WIDTHS,
+            epochs: 50,
+            batch: 8,
+            learning_rate: 1e-5,
+            schedule: Schedule::Constant,
+            size: 256,
+            augment: true,
+            seed: 1,
+            test_cases: Vec::new(),
+            validation_fraction: 0.1,
+            labels: String::new(),
+            window: Window::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// Checks what can be checked without data, and returns the model.
+    ///
+    /// # Errors
+    /// The first setting that cannot work.
+    pub fn check(&self) -> Result<Model> {
+        let model = Model::new(&self.model, self.widths)?;
+        check_size(self.size)?;
+        let positive = |name: &str, fine: bool, value: String| match fine {
+            true => Ok(()),
+            false => Err(Error::Invalid(format!("{name} {value}: it must be above 0"))),
+        };
+        positive("epochs", self.epochs > 0, self.epochs.to_string())?;
+        positive("batch", self.batch > 0, self.batch.to_string())?;
+        let rate = self.learning_rate;
+        positive("learning rate", rate > 0.0 && rate.is_finite(), rate.to_string())?;
+        let Window { low, high, .. } = self.window;
+        if low.is_nan() || high.is_nan() || low >= high {
+            return Err(Error::Invalid(format!("window {low} to {high}: the lower end must be below the upper one")));
+        }
+        Ok(model)
+    }
+}

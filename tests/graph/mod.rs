@@ -1,0 +1,163 @@
+//! Graph and plan: differentiation, memory, and what a step must leave alone.
+
+use rarunet_cuda::device::Device;
+use rarunet_cuda::device::cpu::CpuDevice;
+use rarunet_cuda::graph::Graph;
+use rarunet_cuda::model::{Mode, Model, Network};
+use rarunet_cuda::ops::add::Add;
+use rarunet_cuda::ops::relu::Relu;
+use rarunet_cuda::ops::sigmoid::Sigmoid;
+use rarunet_cuda::tensor::Shape;
+
+const WIDTHS: [usize; 5] = [8, 16, 16, 24, 24];
+
+fn network(model: &str, threads: usize) -> Network<f32> {
+    let device = CpuDevice::with(Some(threads), rarunet_cuda::device::cpu::InstructionSet::best()).unwrap();
+    let mut network = Network::new(Model::new(model, WIDTHS).unwrap(), Box::new(device)).unwrap();
+    network.initialise(3).unwrap();
+    network
+}
+
+fn batch(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+        (state >> 8) as f32 / (1 << 24) as f32
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// A step's inputs are still there after it, so that it can be run again.
+#[test]
+fn inputs_survive_a_step() {
+    let losses = |rewrite: bool| {
+        let mut network = network("rar-unet", 2);
+        let step = network.load(Mode::Train, 2, [32, 48]).unwrap();
+        let (image, target) = (batch(2 * 32 * 48, 1), batch(2 * 32 * 48, 2));
+        (1..4)
+            .map(|number| {
+                if rewrite || number == 1 {
+                    network.write_batch(&step, &image, &target, &[1.0, 1.0]).unwrap();
+                }
+                network.train(&step, 1e-3, number).unwrap()
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(losses(true), losses(false));
+}
+
+/// The same bits for any number of threads, and whatever stood in the arena before.
+#[test]
+fn steps_are_bit_equal_for_any_number_of_threads() {
+    let run = |threads: usize, poison: bool| {
+        let mut network = network("rar-unet", threads);
+        let step = network.load(Mode::Train, 3, [48, 32]).unwrap();
+        let (image, target) = (batch(3 * 48 * 32, 1), batch(3 * 48 * 32, 2));
+        let mut losses = Vec::new();
+        for number in 1..4 {
+            if poison {
+                network.poison().unwrap();
+            }
+            network.write_batch(&step, &image, &target, &[1.0, 0.0, 1.0]).unwrap();
+            losses.push(network.train(&step, 1e-3, number).unwrap());
+        }
+        (losses, network.weights().unwrap(), network.moments().unwrap())
+    };
+    let expected = run(1, false);
+    assert!(expected.0.iter().all(|losses| losses.batch.is_finite()));
+    for (threads, poison) in [(1, true), (2, false), (3, true), (4, false)] {
+        assert_eq!(run(threads, poison), expected, "{threads} threads, poisoned: {poison}");
+    }
+}
+
+/// An output takes the storage of an input that nobody reads any more, and only of such a one.
+#[test]
+fn storage_is_shared_only_where_nobody_reads() {
+    let shape = Shape::image(1, 4, 4, 8);
+    let mut graph = Graph::new();
+    let x = graph.input(shape.clone());
+    let a = graph.apply_one(Relu, &[x]).unwrap();
+    let b = graph.apply_one(Sigmoid, &[a]).unwrap();
+    let c = graph.apply_one(Add::default(), &[a, b]).unwrap();
+    let d = graph.apply_one(Sigmoid, &[c]).unwrap();
+    let mut device = CpuDevice::<f32>::new().unwrap();
+    let step = device.load(graph, &[d]).unwrap();
+    let place = |value| device.plan(step).location(value);
+    assert_ne!(place(x), place(a), "an input is kept");
+    assert_ne!(place(a), place(b), "a is read again");
+    assert_eq!(place(a), place(c), "c can take a's place");
+    assert_eq!(place(c), place(d));
+    let elements = shape.elements();
+    assert!(device.plan(step).arena <= 3 * elements, "three buffers are enough");
+    let values = batch(elements, 5);
+    device.write(step, x, &values).unwrap();
+    device.run(step).unwrap();
+    let mut out = vec![0.0; elements];
+    device.read(step, d, &mut out).unwrap();
+    let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
+    for (x, out) in values.into_iter().zip(out) {
+        assert!((sigmoid(x + sigmoid(x)) - out).abs() < 1e-6);
+    }
+}
+
+/// Parts of a concatenation are produced in their slices: nothing is copied but what already lives elsewhere.
+#[test]
+fn concatenation_copies_only_the_image() {
+    let copies = |model: &str| {
+        let graph =
+            Model::new(model, [32, 64, 128, 256, 512]).unwrap().graph(Mode::Evaluate, 1, [32, 32]).unwrap().graph;
+        graph.nodes().iter().filter(|node| node.op.name() == "concat_copy").count()
+    };
+    assert_eq!(copies("unet"), 0);
+    assert_eq!(copies("rar-unet"), 1, "the image, which is written from outside");
+}
+
+/// The paper's counts, Table 4 and Table 1.
+#[test]
+fn parameter_counts_are_the_papers() {
+    let expected = [
+        ("unet", 7_762_465),
+        ("residual-unet", 9_899_625),
+        ("path-unet", 8_912_673),
+        ("attention-unet", 7_785_157),
+        ("residual-attention-unet", 9_922_317),
+        ("residual-path-unet", 11_049_833),
+        ("rar-unet", 11_794_125),
+        ("dense-unet", 15_484_683),
+    ];
+    for (name, count) in expected {
+        assert_eq!(Model::new(name, rarunet_cuda::model::PAPER_WIDTHS).unwrap().parameter_count(), count, "{name}");
+    }
+}
+
+/// 43.6 GFLOP forward and 130.8 with the backward pass, an image of 256 x 256.
+#[test]
+fn operations_are_the_papers_network() {
+    let model = Model::new("rar-unet", rarunet_cuda::model::PAPER_WIDTHS).unwrap();
+    let mut device = CpuDevice::<f32>::new().unwrap();
+    for (mode, gflop) in [(Mode::Evaluate, 43.6), (Mode::Train, 130.8)] {
+        let graph = model.graph(mode, 1, [256, 256]).unwrap();
+        let step = device.load(graph.graph, &[graph.prediction, graph.loss]).unwrap();
+        let found = device.plan(step).operations as f64 / 1e9;
+        assert!((found / gflop - 1.0).abs() < 0.01, "{mode:?}: {found} GFLOP, not {gflop}");
+    }
+}
+
+/// Narrow and odd widths work for every model.
+#[test]
+fn any_widths_train() {
+    for architecture in rarunet_cuda::model::ARCHITECTURES {
+        for widths in [[1, 2, 3, 4, 5], [9, 7, 33, 16, 8]] {
+            let model = Model::new(architecture.name, widths).unwrap();
+            let mut network = Network::new(model, Box::new(CpuDevice::<f32>::new().unwrap())).unwrap();
+            network.initialise(1).unwrap();
+            let step = network.load(Mode::Train, 2, [16, 32]).unwrap();
+            network.poison().unwrap();
+            network.write_batch(&step, &batch(1024, 1), &batch(1024, 2), &[1.0, 1.0]).unwrap();
+            let losses = network.train(&step, 1e-3, 1).unwrap();
+            assert!(losses.batch.is_finite(), "{} {widths:?}", architecture.name);
+            let weights = network.weights().unwrap();
+            assert!(weights.values().flatten().all(|value| value.is_finite()), "{} {widths:?}", architecture.name);
+        }
+    }
+}
