@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 const STEPS: usize = 20;
 const BATCH: usize = 3;
 const SIZE: [usize; 2] = [16, 32];
+/// The paper's. At much higher rates Adam's first steps, whose size does not depend on the gradient's, turn rounding into
+/// different weights.
+const LEARNING_RATE: f64 = 1e-5;
 /// How near the losses are to the CPU's, relatively.
 const TOLERANCE: f64 = 1e-4;
 
@@ -39,7 +42,7 @@ fn train(device: Box<dyn Device<f32>>, steps: usize) -> (Vec<Losses<f32>>, BTree
         let (image, target) = batch(BATCH * SIZE[0] * SIZE[1], number as u32 % 4);
         let weight = if number % 5 == 0 { [1.0, 0.0, 1.0] } else { [1.0; 3] };
         network.write_batch(&step, &image, &target, &weight).unwrap();
-        losses.push(network.train(&step, 1e-4, number as u64).unwrap());
+        losses.push(network.train(&step, LEARNING_RATE, number as u64).unwrap());
     }
     (losses, network.weights().unwrap())
 }
@@ -59,8 +62,10 @@ fn cuda_trains_as_the_cpu_does() {
             worst = f64::max(worst, error);
         }
     }
-    println!("loss from {} to {}, relative difference at most {worst:.1e}", cpu[0].batch, cpu[STEPS - 1].batch);
-    assert!(cpu[STEPS - 1].batch < cpu[0].batch, "training lowers the loss");
+    // The same batch.
+    let (first, last) = (cuda[0].batch, cuda[16].batch);
+    println!("loss from {first} to {last}, relative difference at most {worst:.1e}");
+    assert!(last < first, "training lowers the loss");
 }
 
 #[test]
