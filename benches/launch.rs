@@ -37,7 +37,9 @@ fn launches(criterion: &mut Criterion) {
                 let (x, sizes) = (values.slice(0..), [COUNT, 1, 1, 1, 1]);
                 let mut builder = stream.launch_builder(&function);
                 builder.arg(&x).arg(&x);
-                sizes.iter().for_each(|size| drop(builder.arg(size)));
+                for size in &sizes {
+                    builder.arg(size);
+                }
                 // SAFETY: the kernel's arguments; relu may work in place.
                 unsafe { builder.launch(shape) }.expect("it is launched");
             }
