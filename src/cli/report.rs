@@ -19,7 +19,7 @@ pub fn write(
     cases: Vec<CasePictures>,
 ) -> Result<()> {
     let report = Report {
-        title: format!("Training run {}", run.file_name().unwrap_or_default().to_string_lossy()),
+        title: format!("Training run in {}", run.display()),
         notes,
         settings: settings(&run.join("config.toml"))?,
         records: EpochRecord::read_all(&run.join("log.jsonl"))?,
