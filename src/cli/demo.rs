@@ -8,7 +8,7 @@ use crate::data::{Dataset, Volume, nifti, read_labels};
 use crate::metrics::evaluation::Evaluation;
 use crate::metrics::{NEIGHBOURHOOD_RADIUS, evaluate_case};
 use crate::predict::{Predictor, mask};
-use crate::report::{CasePictures, DISPLAY_WINDOW, montage};
+use crate::report::{CasePictures, DISPLAY_WINDOW, montage, spread};
 use crate::train::{Run, Schedule, Settings};
 use crate::{Error, Result};
 use serde_json::json;
@@ -85,7 +85,7 @@ fn finish(out: &Path, run: &Path, name: &str, masks: [&Volume<u8>; 2], image: &V
     let document = json!({ "case": name, "dice": dice, "evaluation": evaluation });
     write_atomically(&out.join("evaluation.json"), |file| writeln!(file, "{document:#}"))?;
     let depth = image.geometry.shape[2];
-    let slices: Vec<usize> = (0..PICTURED).map(|place| place * (depth - 1) / (PICTURED - 1)).collect();
+    let slices = spread(depth, PICTURED);
     let picture = montage(image, Some(reference), Some(prediction), &slices, DISPLAY_WINDOW)?;
     write_atomically(&out.join(format!("{name}.png")), |file| file.write_all(&picture))?;
     let case = CasePictures::draw(name, Some(dice), image, Some(reference), Some(prediction), depth)?;

@@ -5,7 +5,7 @@ use super::{output, signal};
 use crate::data::file::write_atomically;
 use crate::data::{self, Volume, nifti};
 use crate::predict::{Predictor, mask};
-use crate::report::{DISPLAY_WINDOW, montage};
+use crate::report::{DISPLAY_WINDOW, montage, spread};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -112,8 +112,7 @@ fn draw(image: &Volume<f32>, mask: &Volume<u8>) -> Result<Vec<u8>> {
     let depth = image.geometry.shape[2];
     let marked: Vec<usize> = (0..depth).filter(|&z| mask.slice(z).contains(&1)).collect();
     let shown = if marked.is_empty() { (0..depth).collect() } else { marked };
-    let count = PICTURED.min(shown.len());
-    let slices: Vec<usize> = (0..count).map(|place| shown[place * shown.len() / count]).collect();
+    let slices: Vec<usize> = spread(shown.len(), PICTURED).into_iter().map(|place| shown[place]).collect();
     montage(&image, None, Some(&mask), &slices, DISPLAY_WINDOW)
 }
 

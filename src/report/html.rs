@@ -95,7 +95,7 @@ impl CasePictures {
 }
 
 /// At most `most` of `count` indices, evenly from the first to the last; of several, one is the middle.
-fn spread(count: usize, most: usize) -> Vec<usize> {
+pub fn spread(count: usize, most: usize) -> Vec<usize> {
     match most.min(count) {
         0 => Vec::new(),
         1 => vec![count / 2],

@@ -5,7 +5,7 @@ pub mod overlay;
 pub mod palette;
 pub mod plot;
 
-pub use html::{CasePictures, Report};
+pub use html::{CasePictures, Report, spread};
 pub use overlay::{DISPLAY_WINDOW, montage, overlay};
 pub use plot::{LineChart, Series};
 
