@@ -42,6 +42,7 @@ pub mod plan;
 pub mod predict;
 pub mod preprocessing;
 pub mod report;
+pub mod reproduce;
 pub mod tensor;
 pub mod train;
 

@@ -23,6 +23,7 @@ mod models;
 mod phantom;
 mod predict;
 mod report;
+mod reproduce;
 mod signal;
 mod train;
 
@@ -47,6 +48,7 @@ enum Command {
     Phantom(phantom::Args),
     Inspect(inspect::Args),
     Train(Box<train::Args>),
+    Reproduce(Box<reproduce::Args>),
     Predict(predict::Args),
     Evaluate(evaluate::Args),
     Models(models::Args),
@@ -62,6 +64,7 @@ impl Command {
             Command::Phantom(args) => phantom::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Train(args) => train::run(args),
+            Command::Reproduce(args) => reproduce::run(args),
             Command::Predict(args) => predict::run(args),
             Command::Evaluate(args) => evaluate::run(args),
             Command::Models(args) => models::run(args),

@@ -14,6 +14,9 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
+/// The file of a run's best weights.
+const BEST: &str = "best.safetensors";
+
 /// What a run is about to do, known before it starts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
@@ -97,7 +100,10 @@ impl<'a> Run<'a> {
         folder: &'a Path,
     ) -> Result<Self> {
         settings.check()?;
-        let split = Split::new(set, &[], settings.validation_fraction, settings.seed)?;
+        // Test cases may be in the set, to be tested on, or not loaded at all.
+        let test_cases: Vec<String> =
+            settings.test_cases.iter().filter(|name| set.cases.contains(name)).cloned().collect();
+        let split = Split::new(set, &test_cases, settings.validation_fraction, settings.seed)?;
         let Settings { adl, epochs, seed, .. } = *settings;
         let denoiser = Denoiser::new(adl, settings.noise()?, epochs, seed, (set, &split.train), truth)?;
         let learners: Result<Vec<Learner>> = (0..adl.learners() as u64)
@@ -265,10 +271,30 @@ impl<'a> Run<'a> {
         counts(&mut self.learners[0], &loader, &|| observer.stop())
     }
 
+    /// The confusion counts over all pixels of the slices of test cases, if the set has any, with the weights as
+    /// they are.
+    ///
+    /// # Errors
+    /// If the device fails or the observer stops it.
+    pub fn test(&mut self, observer: &dyn Observer) -> Result<Option<Counts>> {
+        let loader = self.loader(&self.split.test, 0, false);
+        counts(&mut self.learners[0], &loader, &|| observer.stop())
+    }
+
+    /// Takes the weights that are in `best.safetensors`.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is not this network's.
+    pub fn load_best(&mut self) -> Result<()> {
+        let path = self.folder.join(BEST);
+        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        weights::WeightsFile::new(&path, &bytes)?.load(&mut self.learners[0].network)
+    }
+
     /// Saves the weights as they are as the best ones.
     fn save(&mut self) -> Result<()> {
         let preprocessing = Preprocessing { size: self.settings.size, window: self.settings.window };
-        weights::save(&mut self.learners[0].network, &preprocessing, &self.folder.join("best.safetensors"))
+        weights::save(&mut self.learners[0].network, &preprocessing, &self.folder.join(BEST))
     }
 
     fn write_settings(&self) -> Result<()> {
