@@ -13,6 +13,7 @@ pub mod output;
 
 mod bench;
 mod compare;
+mod corrupt;
 mod demo;
 mod devices;
 mod evaluate;
@@ -46,6 +47,7 @@ enum Command {
     Demo(demo::Args),
     Phantom(phantom::Args),
     Inspect(inspect::Args),
+    Corrupt(corrupt::Args),
     Train(Box<train::Args>),
     Predict(predict::Args),
     Evaluate(evaluate::Args),
@@ -61,6 +63,7 @@ impl Command {
             Command::Demo(args) => demo::run(args),
             Command::Phantom(args) => phantom::run(args),
             Command::Inspect(args) => inspect::run(args),
+            Command::Corrupt(args) => corrupt::run(args),
             Command::Train(args) => train::run(args),
             Command::Predict(args) => predict::run(args),
             Command::Evaluate(args) => evaluate::run(args),
