@@ -13,6 +13,7 @@ pub mod output;
 
 mod bench;
 mod compare;
+mod corrupt;
 mod demo;
 mod devices;
 mod evaluate;
@@ -47,6 +48,7 @@ enum Command {
     Demo(demo::Args),
     Phantom(phantom::Args),
     Inspect(inspect::Args),
+    Corrupt(corrupt::Args),
     Train(Box<train::Args>),
     Reproduce(Box<reproduce::Args>),
     Predict(predict::Args),
@@ -63,6 +65,7 @@ impl Command {
             Command::Demo(args) => demo::run(args),
             Command::Phantom(args) => phantom::run(args),
             Command::Inspect(args) => inspect::run(args),
+            Command::Corrupt(args) => corrupt::run(args),
             Command::Train(args) => train::run(args),
             Command::Reproduce(args) => reproduce::run(args),
             Command::Predict(args) => predict::run(args),
