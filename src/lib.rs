@@ -24,12 +24,14 @@
 //! | [`report`] | curves, pictures of masks, `report.html` |
 //! | [`cli`] | the commands |
 //! | [`gradcheck`] | every op against central differences |
+//! | [`checksum`], [`resources`] | SHA-256; how much memory and disk are free |
 //! | [`error`] | the one error type |
 //!
 //! What depends on what: `tensor <- graph, ops <- plan <- device <- model <- train, predict <- cli`. Graph, ops and
 //! devices know one another: a graph holds ops, an op says how each device runs it. Data, metrics and report stand
 //! apart from the engine. Only `device` says `unsafe`.
 
+pub mod checksum;
 pub mod cli;
 pub mod data;
 pub mod device;
@@ -45,6 +47,7 @@ pub mod predict;
 pub mod preprocessing;
 pub mod report;
 pub mod reproduce;
+pub mod resources;
 pub mod tensor;
 pub mod train;
 

@@ -3,6 +3,7 @@
 pub mod dataset;
 pub mod dicom;
 pub mod dtype;
+pub mod fault;
 pub mod file;
 pub mod inspect;
 pub mod labels;

@@ -3,6 +3,7 @@
 mod builder;
 mod network;
 mod parameter;
+pub(crate) mod tensors;
 pub mod weights;
 
 pub use builder::{Mode, StepGraph};
