@@ -187,7 +187,7 @@ impl<'a> Run<'a> {
         let learning_rate = self.train_batches(&loaders, observer)?;
         let (training, images) = (started.elapsed().as_secs_f64(), self.state.images - trained_before);
         self.estimate_statistics(&loaders)?;
-        self.score_left_out(observer)?;
+        self.score(observer)?;
         let counts = self.validate(observer)?;
         let learner = &self.state.learners[0];
         let record = EpochRecord {
@@ -198,6 +198,7 @@ impl<'a> Run<'a> {
             learning_rate,
             removed: self.denoiser.newly_left_out(self.state.epoch, learner) as u64,
             removed_total: self.denoiser.slices_left_out(learner).len() as u64,
+            estimated_noise: self.denoiser.estimate(learner),
             detection: self.denoiser.detection(learner),
             images_per_s: images as f64 / training,
             seconds: started.elapsed().as_secs_f64(),
@@ -251,14 +252,14 @@ impl<'a> Run<'a> {
         self.learners.iter_mut().zip(loaders).try_for_each(|(learner, loader)| learner.estimate_statistics(loader))
     }
 
-    /// Records the losses of the masks that the epoch left out, without training on them.
-    fn score_left_out(&mut self, observer: &dyn Observer) -> Result<()> {
+    /// Scores masks without training on them.
+    fn score(&mut self, observer: &dyn Observer) -> Result<()> {
         for number in 0..self.learners.len() {
-            let slices = self.denoiser.slices_left_out(&self.state.learners[number]);
+            let slices = self.denoiser.slices_to_score(&self.state.learners[number]);
             let loader = self.loader(&slices, number as u64, false);
             let (denoiser, records) = (&self.denoiser, &mut self.state.learners[number].records);
             self.learners[number].evaluate(&loader, &|| observer.stop(), |evaluated| {
-                denoiser.record(records, [(evaluated.slice, evaluated.loss)]);
+                denoiser.record_evaluated(records, &evaluated);
                 Ok(())
             })?;
         }
