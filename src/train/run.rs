@@ -62,14 +62,14 @@ pub struct Outcome {
 
 /// A training run: networks, their data, and a folder for what it leaves.
 pub struct Run<'a> {
-    settings: &'a Settings,
-    folder: &'a Path,
-    set: &'a SliceSet,
-    split: Split,
-    denoiser: Denoiser,
+    pub(super) settings: &'a Settings,
+    pub(super) folder: &'a Path,
+    pub(super) set: &'a SliceSet,
+    pub(super) split: Split,
+    pub(super) denoiser: Denoiser,
     /// The first is the one that validates and is kept.
-    learners: Vec<Learner>,
-    state: State,
+    pub(super) learners: Vec<Learner>,
+    pub(super) state: State,
 }
 
 impl<'a> Run<'a> {
@@ -113,7 +113,7 @@ impl<'a> Run<'a> {
         Ok(Run { settings, folder, set, split, denoiser, learners: learners?, state })
     }
 
-    fn loader(&self, chosen: &[usize], number: u64, augment: bool) -> Loader<'a> {
+    pub(super) fn loader(&self, chosen: &[usize], number: u64, augment: bool) -> Loader<'a> {
         let seed = learner_seed(self.settings, number);
         Loader::new(self.set, chosen.to_vec(), self.settings.batch, seed, augment)
     }

@@ -16,6 +16,7 @@ pub use records::LossRecords;
 use super::learner::Evaluated;
 use super::state::LearnerState;
 use crate::data::SliceSet;
+use crate::model::Loss;
 use crate::{Error, Result};
 use mixture::Mixture;
 use rand::SeedableRng;
@@ -43,12 +44,22 @@ pub enum Adl {
     Random,
     /// Two networks, each leaving out what the other finds hard, up to the proportion believed noisy
     CoTeaching,
+    /// Trusts all masks, with a loss that outliers pull less at
+    RobustDice,
 }
 
 impl Adl {
     /// The strategies that differ, to be compared.
-    pub const COMPARED: [Adl; 7] =
-        [Adl::Off, Adl::Cumulative, Adl::PerEpoch, Adl::Auto, Adl::Oracle, Adl::Random, Adl::CoTeaching];
+    pub const COMPARED: [Adl; 8] = [
+        Adl::Off,
+        Adl::Cumulative,
+        Adl::PerEpoch,
+        Adl::Auto,
+        Adl::Oracle,
+        Adl::Random,
+        Adl::CoTeaching,
+        Adl::RobustDice,
+    ];
 
     /// The name, as it is typed.
     pub fn name(self) -> &'static str {
@@ -61,6 +72,7 @@ impl Adl {
             Adl::Oracle => "oracle",
             Adl::Random => "random",
             Adl::CoTeaching => "co-teaching",
+            Adl::RobustDice => "robust-dice",
         }
     }
 
@@ -74,7 +86,15 @@ impl Adl {
 
     /// Whether it must be told how noisy the masks are.
     fn needs_noise(self) -> bool {
-        !matches!(self, Adl::Off | Adl::Auto | Adl::Oracle)
+        !matches!(self, Adl::Off | Adl::Auto | Adl::Oracle | Adl::RobustDice)
+    }
+
+    /// The loss that trains.
+    pub fn loss(self) -> Loss {
+        match self {
+            Adl::RobustDice => Loss::RobustDice,
+            _ => Loss::Dice,
+        }
     }
 }
 
@@ -157,7 +177,7 @@ impl Denoiser {
         let truth = || self.truth.as_ref().expect("checked when the denoiser was made");
         let masks = self.masks.len();
         match self.adl {
-            Adl::Off => Vec::new(),
+            Adl::Off | Adl::RobustDice => Vec::new(),
             Adl::Oracle => self.masks.iter().copied().filter(|&i| truth()[i]).collect(),
             // No epoch has recorded a loss yet.
             _ if epoch == 1 => Vec::new(),
@@ -247,14 +267,19 @@ impl Denoiser {
     /// Remembers what inference found on a slice.
     pub fn record_evaluated(&self, records: &mut LossRecords, evaluated: &Evaluated) {
         let position = self.position(evaluated.slice);
+        records.last[position] = evaluated.loss;
+        records.displacement[position] = self.displacement(evaluated);
+    }
+
+    /// See [`LossRecords::displacement`].
+    pub fn displacement(&self, evaluated: &Evaluated) -> f32 {
         let pairs = evaluated.probabilities.iter().zip(evaluated.target);
         let difference: f64 = pairs.map(|(p, t)| f64::from((p - t).abs())).sum();
-        records.last[position] = evaluated.loss;
-        records.displacement[position] = difference as f32 / self.outlines[position].max(1.0);
+        difference as f32 / self.outlines[self.position(evaluated.slice)].max(1.0)
     }
 
     /// Where a slice stands among the training slices.
-    fn position(&self, slice: usize) -> usize {
+    pub fn position(&self, slice: usize) -> usize {
         self.slices.binary_search(&slice).expect("only training slices are recorded")
     }
 
