@@ -17,6 +17,7 @@ use super::learner::Evaluated;
 use super::state::LearnerState;
 use crate::data::SliceSet;
 use crate::model::Loss;
+use crate::preprocessing::THRESHOLD;
 use crate::{Error, Result};
 use mixture::Mixture;
 use rand::SeedableRng;
@@ -111,8 +112,8 @@ pub struct Denoiser {
     slices: Vec<usize>,
     /// Those with foreground, as positions in `slices`.
     masks: Vec<usize>,
-    /// Pixels on the outline of each training slice's mask.
-    outlines: Vec<f32>,
+    /// Height and width of a slice.
+    size: usize,
     /// Whether each training slice's mask is noisy, if that is known.
     truth: Option<Vec<bool>>,
 }
@@ -144,7 +145,7 @@ impl Denoiser {
             epochs,
             seed,
             slices: slices.to_vec(),
-            outlines: slices.iter().map(|&slice| outline(&set.slices[slice].mask, set.size)).collect(),
+            size: set.size,
             masks: (0..slices.len()).filter(|&i| set.slices[slices[i]].has_foreground).collect(),
             truth: truth.map(|truth| slices.iter().map(|&slice| truth[slice]).collect()),
         })
@@ -268,14 +269,7 @@ impl Denoiser {
     pub fn record_evaluated(&self, records: &mut LossRecords, evaluated: &Evaluated) {
         let position = self.position(evaluated.slice);
         records.last[position] = evaluated.loss;
-        records.displacement[position] = self.displacement(evaluated);
-    }
-
-    /// See [`LossRecords::displacement`].
-    pub fn displacement(&self, evaluated: &Evaluated) -> f32 {
-        let pairs = evaluated.probabilities.iter().zip(evaluated.target);
-        let difference: f64 = pairs.map(|(p, t)| f64::from((p - t).abs())).sum();
-        difference as f32 / self.outlines[self.position(evaluated.slice)].max(1.0)
+        records.displacement[position] = displacement(evaluated, self.size);
     }
 
     /// Where a slice stands among the training slices.
@@ -313,13 +307,21 @@ fn displacement_score(records: &LossRecords, i: usize) -> f64 {
     f64::from(records.displacement[i]).max(1e-3).ln()
 }
 
-/// Pixels of a square mask that have a neighbour (of four) outside it.
-fn outline(mask: &[u8], size: usize) -> f32 {
-    let is_inside = |x: usize, y: usize| x < size && y < size && mask[y * size + x] != 0;
-    let on_outline = |&pixel: &usize| {
+/// How far a slice's mask is from the prediction; see [`LossRecords::displacement`].
+pub fn displacement(evaluated: &Evaluated, size: usize) -> f32 {
+    let pairs = evaluated.probabilities.iter().zip(evaluated.target);
+    let difference: f64 = pairs.map(|(p, t)| f64::from((p - t).abs())).sum();
+    let outlines = outline(evaluated.target, size) + outline(evaluated.probabilities, size);
+    (2.0 * difference / outlines.max(1) as f64) as f32
+}
+
+/// Foreground pixels that have a neighbour (of four) outside the mask.
+fn outline(values: &[f32], size: usize) -> usize {
+    let is_inside = |x: usize, y: usize| x < size && y < size && values[y * size + x] >= THRESHOLD;
+    let is_on_outline = |&pixel: &usize| {
         let (x, y) = (pixel % size, pixel / size);
         let neighbours = [(x.wrapping_sub(1), y), (x + 1, y), (x, y.wrapping_sub(1)), (x, y + 1)];
-        mask[pixel] != 0 && !neighbours.iter().all(|&(x, y)| is_inside(x, y))
+        is_inside(x, y) && !neighbours.iter().all(|&(x, y)| is_inside(x, y))
     };
-    (0..mask.len()).filter(on_outline).count() as f32
+    (0..values.len()).filter(is_on_outline).count()
 }
