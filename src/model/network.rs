@@ -2,12 +2,12 @@
 
 use super::builder::{Mode, StepGraph, stored_count};
 use super::{Model, Parameter};
+use crate::Result;
 use crate::device::cpu::Real;
 use crate::device::{Device, StepId};
 use crate::graph::Region;
 use crate::ops::adam;
 use crate::plan::Plan;
-use crate::Result;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::collections::BTreeMap;

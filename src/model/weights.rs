@@ -35,9 +35,8 @@ impl<'a> WeightsFile<'a> {
     /// # Errors
     /// If it does not say, or names no model.
     pub fn model(&self) -> Result<Model> {
-        let entry = |key: &str| {
-            self.metadata(key).ok_or_else(|| self.error(format!("the metadata has no entry {key:?}")))
-        };
+        let entry =
+            |key: &str| self.metadata(key).ok_or_else(|| self.error(format!("the metadata has no entry {key:?}")));
         let name = entry("model")?;
         let widths = parse_widths(entry("widths")?).map_err(|message| self.error(message))?;
         Model::new(name, widths).map_err(|error| self.error(error.to_string()))
@@ -148,9 +147,7 @@ pub fn named_tensors<'a>(
 ) -> impl Iterator<Item = Tensor<'a>> {
     let shapes: BTreeMap<&str, &[usize]> =
         network.parameters().iter().map(|parameter| (parameter.name.as_str(), &parameter.shape[..])).collect();
-    values.iter().map(move |(name, values)| {
-        Tensor::floats(format!("{prefix}{name}"), shapes[name.as_str()], values)
-    })
+    values.iter().map(move |(name, values)| Tensor::floats(format!("{prefix}{name}"), shapes[name.as_str()], values))
 }
 
 /// Says which parameter has a value that is not finite, if any has.

@@ -1,14 +1,20 @@
 //! Training: from a data set and settings to weights, epoch by epoch.
 
 pub mod adl;
+pub mod checkpoint;
+mod folder;
 mod learner;
+pub mod manifest;
+pub mod needs;
 mod record;
 mod run;
 mod schedule;
 mod settings;
 mod state;
 
+pub use folder::{RunFolder, checkpoints};
 pub use learner::{Evaluated, Learner};
+pub use manifest::Manifest;
 pub use record::EpochRecord;
 pub use run::{Observer, Outcome, Run, Silent, Summary};
 pub use schedule::Schedule;
