@@ -2,6 +2,12 @@
 
 mod commands;
 mod evaluate;
+#[cfg(unix)]
+mod faults;
+#[cfg(unix)]
+mod kill;
+#[cfg(unix)]
+mod survival;
 mod training;
 
 use assert_cmd::Command;
