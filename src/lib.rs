@@ -19,6 +19,7 @@
 //! | [`predict`] | inference on whole volumes |
 //! | [`preprocessing`] | what a slice goes through before a network |
 //! | [`data`] | scans, data sets, slices, batches, synthetic patients |
+//! | [`noise`] | masks made worse on purpose, to a wanted overlap |
 //! | [`metrics`] | every metric of the paper's tables |
 //! | [`report`] | curves, pictures of masks, `report.html` |
 //! | [`cli`] | the commands |
@@ -39,11 +40,13 @@ pub mod gradcheck;
 pub mod graph;
 pub mod metrics;
 pub mod model;
+pub mod noise;
 pub mod ops;
 pub mod plan;
 pub mod predict;
 pub mod preprocessing;
 pub mod report;
+pub mod reproduce;
 pub mod resources;
 pub mod tensor;
 pub mod train;

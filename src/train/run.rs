@@ -108,7 +108,10 @@ impl<'a> Run<'a> {
         folder: &'a RunFolder,
     ) -> Result<Self> {
         settings.check()?;
-        let split = Split::new(set, &[], settings.validation_fraction, settings.seed)?;
+        // Test cases may be in the set, to be tested on, or not loaded at all.
+        let test_cases: Vec<String> =
+            settings.test_cases.iter().filter(|name| set.cases.contains(name)).cloned().collect();
+        let split = Split::new(set, &test_cases, settings.validation_fraction, settings.seed)?;
         let Settings { adl, epochs, seed, .. } = *settings;
         let denoiser = Denoiser::new(adl, settings.noise()?, epochs, seed, (set, &split.train), truth)?;
         let learners: Result<Vec<Learner>> = (0..adl.learners() as u64)
@@ -355,6 +358,26 @@ impl<'a> Run<'a> {
     fn validate(&mut self, observer: &dyn Observer) -> Result<Option<Counts>> {
         let loader = self.loader(&self.split.validation, 0, false);
         counts(&mut self.learners[0], &loader, &|| observer.stop())
+    }
+
+    /// The confusion counts over all pixels of the slices of test cases, if the set has any, with the weights as
+    /// they are.
+    ///
+    /// # Errors
+    /// If the device fails or the observer stops it.
+    pub fn test(&mut self, observer: &dyn Observer) -> Result<Option<Counts>> {
+        let loader = self.loader(&self.split.test, 0, false);
+        counts(&mut self.learners[0], &loader, &|| observer.stop())
+    }
+
+    /// Takes the weights that are in `best.safetensors`.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is not this network's.
+    pub fn load_best(&mut self) -> Result<()> {
+        let path = self.folder.best();
+        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        weights::WeightsFile::new(&path, &bytes)?.load(&mut self.learners[0].network)
     }
 
     fn write_best(&self) -> Result<()> {

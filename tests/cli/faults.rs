@@ -197,7 +197,11 @@ fn too_little_memory_is_said_before_it_is_taken() {
         }
         for more in [vec![], vec!["--dry-run"]] {
             // As large as CUDA's 32-bit counts allow.
-            let size = if device == "cpu" { ["--size", "4096", "--batch", "1024"] } else { ["--size", "2048", "--batch", "15"] };
+            let size = if device == "cpu" {
+                ["--size", "4096", "--batch", "1024"]
+            } else {
+                ["--size", "2048", "--batch", "15"]
+            };
             let flags = ["train", &data, "--out", &out, "--device", device].into_iter().chain(size).chain(more);
             let (line, code) = error(flags);
             assert_eq!(code, Some(1));

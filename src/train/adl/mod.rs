@@ -41,6 +41,23 @@ pub enum Adl {
 }
 
 impl Adl {
+    /// The strategies that differ, to be compared.
+    pub const COMPARED: [Adl; 6] =
+        [Adl::Off, Adl::Cumulative, Adl::PerEpoch, Adl::Oracle, Adl::Random, Adl::CoTeaching];
+
+    /// The name, as it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Adl::Off => "off",
+            Adl::Paper => "paper",
+            Adl::Cumulative => "cumulative",
+            Adl::PerEpoch => "per-epoch",
+            Adl::Oracle => "oracle",
+            Adl::Random => "random",
+            Adl::CoTeaching => "co-teaching",
+        }
+    }
+
     /// How many networks train side by side.
     pub fn learners(self) -> usize {
         match self {
