@@ -7,6 +7,8 @@ mod faults;
 #[cfg(unix)]
 mod kill;
 #[cfg(unix)]
+mod soak;
+#[cfg(unix)]
 mod survival;
 mod training;
 

@@ -1,6 +1,7 @@
 //! Training, prediction and weights files, on tiny synthetic patients.
 
 mod adl;
+mod survival;
 
 use rarunet_cuda::data::phantom::{PhantomSettings, phantom};
 use rarunet_cuda::data::{Dataset, SliceSet, Volume, nifti, read_image, read_labels};
