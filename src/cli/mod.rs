@@ -26,6 +26,7 @@ mod predict;
 mod report;
 mod reproduce;
 mod signal;
+mod suspects;
 mod train;
 
 use crate::{Error, Result};
@@ -50,6 +51,7 @@ enum Command {
     Inspect(inspect::Args),
     Corrupt(corrupt::Args),
     Train(Box<train::Args>),
+    Suspects(suspects::Args),
     Reproduce(Box<reproduce::Args>),
     Predict(predict::Args),
     Evaluate(evaluate::Args),
@@ -67,6 +69,7 @@ impl Command {
             Command::Inspect(args) => inspect::run(args),
             Command::Corrupt(args) => corrupt::run(args),
             Command::Train(args) => train::run(args),
+            Command::Suspects(args) => suspects::run(args),
             Command::Reproduce(args) => reproduce::run(args),
             Command::Predict(args) => predict::run(args),
             Command::Evaluate(args) => evaluate::run(args),

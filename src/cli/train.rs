@@ -4,6 +4,7 @@ use super::device::DeviceArgs;
 use super::{flags, output, report, signal};
 use crate::data::Dataset;
 use crate::data::file::create_folder;
+use crate::noise::Truth;
 use crate::resources::{free_disk, free_memory};
 use crate::train::adl::Adl;
 use crate::train::needs::{DataNeeds, check_disk, disk_bytes};
@@ -149,12 +150,19 @@ pub fn run(args: &Args) -> Result<()> {
     let progress = output::Progress::new("load", needs.cases, "cases");
     let set = Run::load_slices(&settings, &dataset, || progress.advance(1))?;
     drop(progress);
-    let mut run = Run::new(&settings, &set, None, || args.device.open(), &folder)?;
+    let truth = Truth::of_dataset(&args.dataset)?.map(|truth| truth.of_slices(&set));
+    let mut run = Run::new(&settings, &set, truth.as_deref(), || args.device.open(), &folder)?;
     run.save_every(Duration::from_secs_f64(args.save_every * 60.0));
     if args.resume {
         run.resume(args.allow_changes)?;
     }
-    let trained = run.train(&Display::new(settings.epochs)?);
+    let display = Display::new(settings.epochs)?;
+    let trained = run.train(&display).and_then(|outcome| {
+        run.load_best()?;
+        run.review(&display)?;
+        Ok(outcome)
+    });
+    drop(display);
     finish(trained, &args.out)
 }
 

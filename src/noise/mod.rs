@@ -16,6 +16,7 @@ mod elastic;
 mod erosion;
 mod field;
 mod labels;
+mod truth;
 
 use crate::{Error, Result};
 use calibration::Calibrated;
@@ -27,6 +28,7 @@ use serde::Serialize;
 
 pub use labels::relabel;
 pub use mask::Mask;
+pub use truth::{TRUTH, Truth};
 
 /// What is done to a mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]

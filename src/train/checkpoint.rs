@@ -54,6 +54,18 @@ pub fn save(folder: &RunFolder, learners: &mut [Learner], best: Option<&Weights>
     checkpoints(folder.path()).iter().skip(KEPT).try_for_each(|old| remove(old))
 }
 
+/// Removes the checkpoint of the state after so many steps, which turned out to be none to go on from, if an older one
+/// is there.
+///
+/// # Errors
+/// If the file cannot be removed.
+pub fn remove_bad(folder: &RunFolder, steps: u64) -> Result<()> {
+    match checkpoints(folder.path()).as_slice() {
+        [newest, _, ..] if *newest == folder.checkpoint(steps) => remove(newest),
+        _ => Ok(()),
+    }
+}
+
 const STATE: &str = "state";
 const BEST: &str = "best.";
 

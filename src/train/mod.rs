@@ -7,10 +7,12 @@ mod learner;
 pub mod manifest;
 pub mod needs;
 mod record;
+mod review;
 mod run;
 mod schedule;
 mod settings;
 mod state;
+pub mod suspects;
 
 pub use folder::{RunFolder, checkpoints};
 pub use learner::{Evaluated, Learner};

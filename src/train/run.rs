@@ -61,15 +61,15 @@ pub struct Outcome {
 
 /// A training run: networks, their data, and a folder for what it leaves.
 pub struct Run<'a> {
-    settings: &'a Settings,
-    folder: &'a RunFolder,
+    pub(super) settings: &'a Settings,
+    pub(super) folder: &'a RunFolder,
     manifest: Manifest,
-    set: &'a SliceSet,
-    split: Split,
-    denoiser: Denoiser,
+    pub(super) set: &'a SliceSet,
+    pub(super) split: Split,
+    pub(super) denoiser: Denoiser,
     /// The first is the one that validates and is kept.
-    learners: Vec<Learner>,
-    state: State,
+    pub(super) learners: Vec<Learner>,
+    pub(super) state: State,
     /// The weights of the best epoch.
     best: Option<Weights>,
     /// How often, and when last, a checkpoint is saved within an epoch.
@@ -181,7 +181,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn loader(&self, chosen: &[usize], number: u64, augment: bool) -> Loader<'a> {
+    pub(super) fn loader(&self, chosen: &[usize], number: u64, augment: bool) -> Loader<'a> {
         let seed = learner_seed(self.settings, number);
         Loader::new(self.set, chosen.to_vec(), self.settings.batch, seed, augment)
     }
@@ -273,7 +273,7 @@ impl<'a> Run<'a> {
         let learning_rate = self.train_batches(&loaders, observer)?;
         let (training, images) = (started.elapsed().as_secs_f64(), self.state.images - trained_before);
         self.estimate_statistics(&loaders)?;
-        self.score_left_out(observer)?;
+        self.score(observer)?;
         let counts = self.validate(observer)?;
         let learner = &self.state.learners[0];
         let record = EpochRecord {
@@ -284,6 +284,7 @@ impl<'a> Run<'a> {
             learning_rate,
             removed: self.denoiser.newly_left_out(self.state.epoch, learner) as u64,
             removed_total: self.denoiser.slices_left_out(learner).len() as u64,
+            estimated_noise: self.denoiser.estimate(learner),
             detection: self.denoiser.detection(learner),
             images_per_s: images as f64 / training,
             seconds: started.elapsed().as_secs_f64(),
@@ -318,6 +319,8 @@ impl<'a> Run<'a> {
             for ((learner, loader), known) in self.learners.iter_mut().zip(loaders).zip(&mut self.state.learners) {
                 let (losses, slices) = learner.train(loader, batch, learning_rate, step)?;
                 if !losses.batch.is_finite() {
+                    // The state that gave this loss may have been saved: its weights were numbers, but no good.
+                    checkpoint::remove_bad(self.folder, self.state.steps)?;
                     return Err(not_finite(self.set, epoch, slices));
                 }
                 self.denoiser.record(&mut known.records, slices.iter().copied().zip(losses.samples));
@@ -340,14 +343,14 @@ impl<'a> Run<'a> {
         self.learners.iter_mut().zip(loaders).try_for_each(|(learner, loader)| learner.estimate_statistics(loader))
     }
 
-    /// Records the losses of the masks that the epoch left out, without training on them.
-    fn score_left_out(&mut self, observer: &dyn Observer) -> Result<()> {
+    /// Scores masks without training on them.
+    fn score(&mut self, observer: &dyn Observer) -> Result<()> {
         for number in 0..self.learners.len() {
-            let slices = self.denoiser.slices_left_out(&self.state.learners[number]);
+            let slices = self.denoiser.slices_to_score(&self.state.learners[number]);
             let loader = self.loader(&slices, number as u64, false);
             let (denoiser, records) = (&self.denoiser, &mut self.state.learners[number].records);
             self.learners[number].evaluate(&loader, &|| observer.stop(), |evaluated| {
-                denoiser.record(records, [(evaluated.slice, evaluated.loss)]);
+                denoiser.record_evaluated(records, &evaluated);
                 Ok(())
             })?;
         }

@@ -54,16 +54,9 @@ fn a_failing_disk_stops_a_run_but_loses_nothing() {
 fn what_changed_is_said_and_refused_unless_allowed() {
     let (folder, data, out) = reference();
     let expected = Left::of(&out);
-    let resume = |data: &Path, more: &[&str]| {
-        let flags = ["--widths", "8,8,8,8,8", "--size", "16", "--epochs", "3", "--schedule", "cosine"];
-        let flags = flags.iter().chain(["--adl", "cumulative", "--noise-proportion", "0.9"].iter());
-        let flags = flags.chain(["--noise-overlap", "0.1", "--validation-fraction", "0.3", "--threads", "2"].iter());
-        let (data, out) = (text(data), text(&out));
-        let fixed = ["train", &data, "--out", &out, "--resume"];
-        struck("", fixed.iter().chain(flags).chain(more))
-    };
-    let same = ["--batch", "3", "--seed", "5", "--learning-rate", "3e-3"];
-    let line = failure(&resume(&data, &["--batch", "2", "--seed", "5", "--learning-rate", "1e-3"]));
+    let resume = |data: &Path, more: &[&str]| train(data, &out, &[more, &["--resume", "--threads", "2"]].concat(), "");
+    let other_settings = ["--batch", "2", "--learning-rate", "1e-3"];
+    let line = failure(&resume(&data, &other_settings));
     assert!(line.contains("batch is 2, was 3; learning-rate is 0.001, was 0.003"), "{line}");
     assert!(line.contains("--allow-changes"), "{line}");
 
@@ -76,14 +69,14 @@ fn what_changed_is_said_and_refused_unless_allowed() {
     let voxels = mask.voxels.iter().map(|&label| label as u8).collect();
     let mask = rarunet_cuda::data::Volume::new(mask.geometry, voxels).unwrap();
     rarunet_cuda::data::nifti::write(&path, &mask, Some(&header)).unwrap();
-    let line = failure(&resume(&other, &same));
+    let line = failure(&resume(&other, &[]));
     assert!(line.contains("case patient2 has other slices or masks") && !line.contains("patient1"), "{line}");
 
     // Refusing changed nothing; nor does going on with a run that is over, on another number of threads.
     assert!(Left::of(&out) == expected);
-    success(&resume(&data, &same));
+    success(&resume(&data, &[]));
     assert!(Left::of(&out) == expected);
-    success(&resume(&other, &["--batch", "2", "--seed", "5", "--learning-rate", "1e-3", "--allow-changes"]));
+    success(&resume(&other, &[&other_settings[..], &["--allow-changes"]].concat()));
     let manifest = std::fs::read_to_string(out.join("manifest.json")).unwrap();
     let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
     assert_eq!(manifest["resumed"][1]["changes"][0], "batch is 2, was 3", "{manifest:#}");
@@ -141,19 +134,15 @@ fn deleted_input_is_named() {
 fn a_diverged_run_can_be_tried_again() {
     let folder = tempfile::tempdir().unwrap();
     let data = phantom(folder.path(), "2");
-    let out = text(&folder.path().join("run"));
-    let data = text(&data);
-    let train = |rate: &str, more: &[&str]| {
-        let flags = ["train", &data, "--out", &out, "--widths", "8,8,8,8,8", "--size", "16", "--epochs", "2"];
-        struck("", flags.iter().chain(&["--batch", "3", "--save-every", "0", "--learning-rate", rate]).chain(more))
-    };
+    let out = folder.path().join("run");
+    let train = |rate, more: &[&str]| train(&data, &out, &[&["--learning-rate", rate], more].concat(), "");
     let line = failure(&train("1e30", &[]));
     assert!(line.contains("--learning-rate") && line.contains("--resume"), "{line}");
     let line = failure(&train("1e-3", &["--resume"]));
     assert!(line.contains("learning-rate is 0.001, was 1e+30"), "{line}");
     success(&train("1e-3", &["--resume", "--allow-changes"]));
-    let log = rarunet_cuda::train::EpochRecord::read_all(&Path::new(&out).join("log.jsonl")).unwrap();
-    assert!(log.len() == 2 && log.iter().all(|record| record.train_loss.is_finite()), "{log:?}");
+    let log = rarunet_cuda::train::EpochRecord::read_all(&out.join("log.jsonl")).unwrap();
+    assert!(log.len() == 3 && log.iter().all(|record| record.train_loss.is_finite()), "{log:?}");
 }
 
 /// A damaged checkpoint is refused by name, the one before is offered, and leads to the same bits.
@@ -200,7 +189,7 @@ fn too_little_memory_is_said_before_it_is_taken() {
             let size = if device == "cpu" {
                 ["--size", "4096", "--batch", "1024"]
             } else {
-                ["--size", "2048", "--batch", "15"]
+                ["--size", "2048", "--batch", "12"]
             };
             let flags = ["train", &data, "--out", &out, "--device", device].into_iter().chain(size).chain(more);
             let (line, code) = error(flags);

@@ -1,7 +1,7 @@
 //! Long and repeated runs, as processes of their own.
 
 use super::PROGRAM;
-use super::survival::{Left, names, phantom, success};
+use super::survival::{Left, flags, names, phantom, success};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -19,7 +19,7 @@ fn five_runs_on_the_emulator_are_bit_equal() {
         let out = folder.path().join(format!("run{number}"));
         let mut command = Command::new(PROGRAM);
         command.env("RARUNET_EMULATOR_THREADS", threads).arg("train").arg(&data).arg("--out").arg(&out);
-        command.args(super::survival::SMALL).args(["--device", "emulator", "--epochs", "2"]);
+        command.args(flags(&["--device", "emulator", "--epochs", "2"]));
         success(&command.output().unwrap());
         Left::of(&out)
     };
@@ -49,8 +49,8 @@ fn five_hundred_epochs_hold_memory_and_files_flat() {
     let data = phantom(folder.path(), "1");
     let out = folder.path().join("run");
     let mut command = Command::new(PROGRAM);
-    command.arg("train").arg(&data).arg("--out").arg(&out).args(super::survival::SMALL);
-    command.args(["--epochs", "500", "--save-every", "10", "--batch", "4"]);
+    command.arg("train").arg(&data).arg("--out").arg(&out);
+    command.args(flags(&["--epochs", "500", "--save-every", "10", "--batch", "4"]));
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     // By the epochs that are done: memory, open files, files in the run's folder.
     let mut samples: Vec<(usize, u64, usize, usize)> = Vec::new();

@@ -55,10 +55,16 @@ pub fn struck<S: AsRef<OsStr>>(fault: &str, arguments: impl IntoIterator<Item = 
     command.args(arguments).output().unwrap()
 }
 
-/// Trains into `out` as [`SMALL`] says, with more flags and a fault.
+/// The flags of [`SMALL`], but for those in `more`, and these.
+pub fn flags(more: &[&str]) -> Vec<String> {
+    let kept = SMALL.chunks_exact(2).filter(|flag| !more.contains(&flag[0])).flatten();
+    kept.chain(more).map(|text| text.to_string()).collect()
+}
+
+/// Trains into `out` with [`flags`] and a fault.
 pub fn train(data: &Path, out: &Path, more: &[&str], fault: &str) -> Output {
-    let fixed = [OsStr::new("train"), data.as_os_str(), OsStr::new("--out"), out.as_os_str()];
-    struck(fault, fixed.into_iter().chain(SMALL.iter().chain(more).map(OsStr::new)))
+    let fixed = ["train".to_owned(), data.display().to_string(), "--out".into(), out.display().to_string()];
+    struck(fault, fixed.into_iter().chain(flags(more)))
 }
 
 /// The last line on standard error, which says what went wrong.
