@@ -2,7 +2,7 @@
 
 use super::device::DeviceArgs;
 use super::{output, signal};
-use crate::data::file::write_atomically;
+use crate::data::file::{create_folder, write_atomically};
 use crate::data::{self, Volume, nifti};
 use crate::predict::{Predictor, mask};
 use crate::report::{DISPLAY_WINDOW, montage, spread};
@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> Result<()> {
     check_outputs(args, &scans)?;
     signal::catch()?;
     let mut predictor = Predictor::open(&args.weights, args.device.open()?)?;
-    std::fs::create_dir_all(&args.out).map_err(Error::io(&args.out))?;
+    create_folder(&args.out)?;
     for (name, path) in &scans {
         let (image, found, header) = probabilities(&mut predictor, path, name)?;
         if args.probabilities {

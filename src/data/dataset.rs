@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::labels::Labels;
 use super::layout::{Layout, survey};
-use super::source::{Header, voxel_text, whole};
+use super::source::{Header, Source, voxel_text, whole};
 use super::{Volume, open};
 use crate::{Error, Result};
 
@@ -71,17 +71,26 @@ impl Dataset {
         Ok((dataset, listing.problems))
     }
 
+    /// Opens the image and the mask of a case, which must be on one grid. The voxels are not looked at.
+    ///
+    /// # Errors
+    /// If one cannot be opened, or they do not fit.
+    pub fn open_case(&self, case: &Case) -> Result<(Source, Source)> {
+        let mask = open(&case.mask)?;
+        let image = open(&case.image)?;
+        match image.geometry().difference(mask.geometry(), ["image", "mask"]) {
+            None => Ok((image, mask)),
+            Some(difference) => Err(Error::file(&case.mask, format!("does not fit its image: {difference}"))),
+        }
+    }
+
     /// Reads a case and checks it: image and mask on one grid, no voxel of the image undefined,
     /// no label that dataset.json does not declare.
     ///
     /// # Errors
     /// The first of these that does not hold, with the file, the voxel and the numbers.
     pub fn load(&self, case: &Case, foreground: &Labels) -> Result<LoadedCase> {
-        let mut mask_source = open(&case.mask)?;
-        let image_source = open(&case.image)?;
-        if let Some(difference) = image_source.geometry().difference(mask_source.geometry(), ["image", "mask"]) {
-            return Err(Error::file(&case.mask, format!("does not fit its image: {difference}")));
-        }
+        let (image_source, mut mask_source) = self.open_case(case)?;
         let geometry = mask_source.geometry().clone();
         let shape = geometry.shape;
         let mut voxels = Vec::new();

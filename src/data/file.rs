@@ -109,7 +109,7 @@ impl Write for Output {
 }
 
 /// What the name of a file that is not complete ends with.
-const PARTIAL: &str = ".partial";
+pub const PARTIAL: &str = ".partial";
 
 /// Writes a file so that `path` never holds half of it: `fill` writes to a temporary name in the
 /// same folder (made if absent), which is synced and then renamed; then the folder is synced.

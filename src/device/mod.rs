@@ -21,6 +21,16 @@ pub trait Device<T>: Send {
     /// The device in words: what it is and how it computes.
     fn name(&self) -> String;
 
+    /// What of the device decides the bits of a result: not the number of threads, nor which of two equal GPUs it is.
+    fn kind(&self) -> String {
+        self.name()
+    }
+
+    /// What it computes in.
+    fn precision(&self) -> &'static str {
+        "f32"
+    }
+
     /// Makes room for `count` elements in a region of state, all zero.
     ///
     /// # Errors

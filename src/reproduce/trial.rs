@@ -6,7 +6,7 @@ use crate::data::{SliceSet, Split};
 use crate::device::Device;
 use crate::metrics::overlap::Counts;
 use crate::noise::{NoiseSettings, corrupt_slices};
-use crate::train::{Observer, Run, Settings};
+use crate::train::{Observer, Run, RunFolder, Settings, checkpoints};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -41,7 +41,7 @@ impl Scores {
 }
 
 /// Trains `row` into `folder` on `set`, which has clean masks and the test cases among its cases, and scores it on
-/// those; a trial that is there already is read. `settings` say all but the row's model, noise and strategy.
+/// those; a trial that is there already is read, one that was stopped goes on. `settings` say all but the row's model, noise and strategy.
 ///
 /// The noise hits training masks alone, at the size the network sees; the same seed gives the same noise to every
 /// row with the same amount of it.
@@ -61,11 +61,9 @@ pub fn run(
         let text = std::fs::read_to_string(&result).map_err(Error::io(&result))?;
         return serde_json::from_str(&text).map_err(|error| Error::file(&result, error.to_string()));
     }
-    if folder.exists() {
-        // What is left of a trial that was stopped.
-        std::fs::remove_dir_all(folder).map_err(Error::io(folder))?;
-    }
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    // A trial that was stopped goes on.
+    let resume = !checkpoints(folder).is_empty();
+    let run_folder = if resume { RunFolder::resume(folder)? } else { RunFolder::create(folder)? };
     let settings = Settings {
         model: row.model.into(),
         adl: row.adl,
@@ -74,7 +72,10 @@ pub fn run(
         ..settings.clone()
     };
     let (set, truth) = with_noise(row, &settings, set)?;
-    let mut run = Run::new(&settings, &set, Some(&truth), open_device, folder)?;
+    let mut run = Run::new(&settings, &set, Some(&truth), open_device, &run_folder)?;
+    if resume {
+        run.resume(false)?;
+    }
     let outcome = run.train(observer)?;
     let last = Scores::of(run.test(observer)?)?;
     run.load_best()?;

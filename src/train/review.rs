@@ -22,8 +22,8 @@ impl Run<'_> {
     /// If the device fails, a file cannot be written, or the observer stops it.
     pub fn review(&mut self, observer: &dyn Observer) -> Result<Review> {
         let review = self.look(observer)?;
-        write_list(&self.folder.join("suspects.csv"), &Suspect::COLUMNS, &review.suspects)?;
-        write_list(&self.folder.join("unmarked.csv"), &Unmarked::COLUMNS, &review.unmarked)?;
+        write_list(&self.folder.path().join("suspects.csv"), &Suspect::COLUMNS, &review.suspects)?;
+        write_list(&self.folder.path().join("unmarked.csv"), &Unmarked::COLUMNS, &review.unmarked)?;
         self.picture(&review.suspects[..review.suspects.len().min(PICTURED)], observer)?;
         Ok(review)
     }
@@ -66,7 +66,7 @@ impl Run<'_> {
         };
         let slices: Vec<usize> = suspects.iter().map(place).collect();
         let loader = self.loader(&slices, 0, false);
-        let folder = self.folder.join("suspects");
+        let folder = self.folder.path().join("suspects");
         // The network's grid, a millimetre a pixel.
         let geometry = Geometry::axis_aligned([size, size, 1], [1.0; 3]);
         let mut pictures = suspects.iter().enumerate();

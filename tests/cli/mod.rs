@@ -2,6 +2,14 @@
 
 mod commands;
 mod evaluate;
+#[cfg(unix)]
+mod faults;
+#[cfg(unix)]
+mod kill;
+#[cfg(unix)]
+mod soak;
+#[cfg(unix)]
+mod survival;
 mod training;
 
 use assert_cmd::Command;

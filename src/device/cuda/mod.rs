@@ -176,6 +176,10 @@ impl Device<f32> for CudaDevice {
         self.driver.description.to_string()
     }
 
+    fn kind(&self) -> String {
+        self.driver.description.name.clone()
+    }
+
     fn allocate_state(&mut self, region: Region, count: usize) -> Result<()> {
         if self.state[region as usize].grow(&self.driver, count, memory::Content::Kept)? {
             self.forget_graphs();
