@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> Result<()> {
     phantom::write(&data, PATIENTS, &PHANTOM, phantom::Format::Nifti)?;
     let settings = settings();
     let dataset = Dataset::open(&data)?;
-    let set = Run::load_slices(&settings, &dataset, || {})?;
+    let set = Run::load_slices(&settings, &dataset, None, || {})?;
     let run = Run::new(&settings, &set, args.device.open()?, &folder)?;
     run.train(&train::Display::new(settings.epochs)?)?;
 

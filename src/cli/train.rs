@@ -2,7 +2,7 @@
 
 use super::device::DeviceArgs;
 use super::{flags, output, report, signal};
-use crate::data::Dataset;
+use crate::data::{Cache, Dataset};
 use crate::train::{EpochRecord, Observer, Outcome, Run, Schedule, Settings, Summary};
 use crate::{Error, Result};
 use std::cell::RefCell;
@@ -60,6 +60,13 @@ pub struct Args {
     /// Labels that are foreground, like 26-33,41 (default: any above 0)
     #[arg(long, value_name = "LIST")]
     labels: Option<String>,
+    /// Where preprocessed slices are kept, for this run and later ones; of any number of runs, and safe to delete
+    /// [default: rarunet-cuda in $XDG_CACHE_HOME or ~/.cache]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Keep all slices in memory, and none on the disk
+    #[arg(long, conflicts_with = "cache")]
+    no_cache: bool,
     /// Check settings, data and memory, say what would be done, and stop
     #[arg(long)]
     dry_run: bool,
@@ -68,6 +75,15 @@ pub struct Args {
 }
 
 impl Args {
+    /// Where slices are kept, if not in memory.
+    fn cache(&self) -> Result<Option<Cache>> {
+        match &self.cache {
+            _ if self.no_cache => Ok(None),
+            Some(folder) => Ok(Some(Cache::new(folder))),
+            None => Cache::of_user().map(Some),
+        }
+    }
+
     /// The settings of the file, if there is one, with those of the flags over them.
     fn settings(&self) -> Result<Settings> {
         let mut settings = match &self.config {
@@ -109,8 +125,13 @@ pub fn run(args: &Args) -> Result<()> {
     let dataset = Dataset::open(&args.dataset)?;
     let cases = dataset.cases_without(&settings.test_cases)?.len();
     let progress = output::Progress::new("load", cases, "cases");
-    let set = Run::load_slices(&settings, &dataset, || progress.advance(1))?;
+    let cache = args.cache()?;
+    let set = Run::load_slices(&settings, &dataset, cache.as_ref(), || progress.advance(1))?;
     drop(progress);
+    if let Some(cache) = &cache {
+        let [reused, made] = cache.counts();
+        output::note(&format!("cache {}: {reused} cases were there, {made} are new", cache.folder().display()));
+    }
     let run = Run::new(&settings, &set, device, &args.out)?;
     if args.dry_run {
         output::print(&(summary_text(&run.summary()) + "\n"))?;

@@ -71,6 +71,11 @@ impl Dataset {
         Ok((dataset, listing.problems))
     }
 
+    /// What decides, besides the files themselves, how a case is read.
+    pub(super) fn meaning(&self) -> String {
+        format!("{:?} {:?}", self.layout, self.declared)
+    }
+
     /// Reads a case and checks it: image and mask on one grid, no voxel of the image undefined,
     /// no label that dataset.json does not declare.
     ///

@@ -1,9 +1,11 @@
 //! Volumes, data sets and what becomes of them on the way to the network.
 
+pub mod cache;
 pub mod dataset;
 pub mod dicom;
 pub mod dtype;
 pub mod file;
+pub mod fit;
 pub mod inspect;
 pub mod labels;
 pub mod layout;
@@ -18,11 +20,13 @@ pub mod volume;
 
 use std::path::{Path, PathBuf};
 
+pub use cache::Cache;
 pub use dataset::{Case, Dataset};
+pub use fit::Fit;
 pub use inspect::{Inspection, inspect};
 pub use labels::Labels;
 pub use loader::Loader;
-pub use slices::{Fit, Slice, SliceSet};
+pub use slices::{Pixels, Slice, SliceSet};
 pub use source::{Header, Source};
 pub use split::Split;
 pub use volume::{Geometry, Reorientation, Volume};

@@ -102,7 +102,8 @@ pub fn open(path: &Path) -> Result<Source> {
     let values = Packed::new(&voxel_path, input, shape, dtype, order, fields.scaling())?;
     let format = if size == SIZE_1 { Format::Nifti1 } else { Format::Nifti2 };
     let raw = RawHeader { bytes, order, geometry: geometry.clone() };
-    Source::new(path, geometry, Header { format, dtype, nifti: Some(raw) }, Box::new(values))
+    let files = if fields.single { vec![voxel_path] } else { vec![header_path, voxel_path] };
+    Source::new(path, files, geometry, Header { format, dtype, nifti: Some(raw) }, Box::new(values))
 }
 
 /// `path` with `.img` (or `.img.gz`) exchanged for `.hdr`, the compressed and the plain one tried.

@@ -295,6 +295,34 @@ impl Reorientation {
         Ok(Volume { geometry: self.ras.clone(), voxels })
     }
 
+    /// Axial slice `z`, in RAS order, of a volume on the stored grid.
+    ///
+    /// # Panics
+    /// If the volume's shape is not the stored one, or there is no such slice.
+    pub fn ras_slice<T: Copy>(&self, volume: &Volume<T>, z: usize) -> Vec<T> {
+        let view = self.in_ras_order(volume.view());
+        let slice = view.index_axis(Axis(0), z);
+        let mut voxels = Vec::with_capacity(slice.len());
+        for row in slice.rows() {
+            match row.to_slice() {
+                Some(row) => voxels.extend_from_slice(row),
+                None => voxels.extend(row.iter()),
+            }
+        }
+        voxels
+    }
+
+    /// Replaces axial slice `z`, in RAS order, of a volume on the stored grid.
+    ///
+    /// # Panics
+    /// If the volume's shape is not the stored one, there is no such slice, or `slice` has another size.
+    pub fn set_ras_slice<T: Copy>(&self, volume: &mut Volume<T>, z: usize, slice: &[T]) {
+        let mut view = self.in_ras_order(volume.view_mut());
+        let mut target = view.index_axis_mut(Axis(0), z);
+        assert_eq!(target.len(), slice.len(), "a slice has as many voxels as the grid says");
+        target.iter_mut().zip(slice).for_each(|(target, &voxel)| *target = voxel);
+    }
+
     /// A volume in RAS order put back, voxel for voxel, on the stored grid.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use super::{EpochRecord, Settings};
 use crate::data::file::write_atomically;
-use crate::data::{Dataset, Labels, Loader, SliceSet, Split};
+use crate::data::{Cache, Dataset, Labels, Loader, SliceSet, Split};
 use crate::device::Device;
 use crate::metrics::overlap::Counts;
 use crate::model::weights;
@@ -80,18 +80,28 @@ pub struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// Loads the slices that `settings` ask for. `progress` is called once for every case.
+    /// Loads the slices that `settings` ask for, into memory or by way of a cache. `progress` is called once for
+    /// every case.
     ///
     /// # Errors
     /// If the settings or the data cannot work.
-    pub fn load_slices(settings: &Settings, dataset: &Dataset, progress: impl Fn() + Sync) -> Result<SliceSet> {
+    pub fn load_slices(
+        settings: &Settings,
+        dataset: &Dataset,
+        cache: Option<&Cache>,
+        progress: impl Fn() + Sync,
+    ) -> Result<SliceSet> {
         settings.check()?;
         let labels = match settings.labels.is_empty() {
             true => Labels::default(),
             false => settings.labels.parse()?,
         };
         let cases = dataset.cases_without(&settings.test_cases)?;
-        SliceSet::load(dataset, &cases, settings.size, settings.window, &labels, progress)
+        let (size, window) = (settings.size, settings.window);
+        match cache {
+            None => SliceSet::load(dataset, &cases, size, window, &labels, progress),
+            Some(cache) => SliceSet::load_cached(dataset, &cases, size, window, &labels, cache, progress),
+        }
     }
 
     /// Plans a run into `folder`.

@@ -54,7 +54,8 @@ pub fn open(path: &Path) -> Result<Source> {
     let geometry = grid(path, &mut slices)?;
     let header = Header { format: Format::Dicom, dtype: slices[0].dtype(), nifti: None };
     let per_block = rayon::current_num_threads();
-    Source::new(path, geometry, header, Box::new(Slices { slices, next: 0, per_block }))
+    let files = slices.iter().map(|slice| slice.path.clone()).collect();
+    Source::new(path, files, geometry, header, Box::new(Slices { slices, next: 0, per_block }))
 }
 
 /// Whether a folder holds a DICOM file.
