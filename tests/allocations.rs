@@ -109,7 +109,7 @@ fn training_memory_does_not_grow_with_the_data_set() {
             let area = 4 * SIZE * SIZE;
             let (mut image, mut target, mut weight) = (vec![0.0; area], vec![0.0; area], vec![0.0; 4]);
             let mut loader = Loader::new(&set, (0..set.slices.len()).collect(), 4, 1, true);
-            loader.begin_epoch(1);
+            loader.begin_epoch(1, &vec![1.0; set.slices.len()]);
             let mut sum = 0.0;
             for batch in 0..loader.batches() {
                 loader.fill(batch, &mut image, &mut target, &mut weight);

@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> Result<()> {
     let settings = settings();
     let dataset = Dataset::open(&data)?;
     let set = Run::load_slices(&settings, &dataset, None, || {})?;
-    let run = Run::new(&settings, &set, args.device.open()?, &folder)?;
+    let mut run = Run::new(&settings, &set, None, || args.device.open(), &folder)?;
     run.train(&train::Display::new(settings.epochs)?)?;
 
     let name = held_out();

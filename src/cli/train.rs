@@ -3,6 +3,7 @@
 use super::device::DeviceArgs;
 use super::{flags, output, report, signal};
 use crate::data::{Cache, Dataset};
+use crate::train::adl::Adl;
 use crate::train::{EpochRecord, Observer, Outcome, Run, Schedule, Settings, Summary};
 use crate::{Error, Result};
 use std::cell::RefCell;
@@ -51,6 +52,15 @@ pub struct Args {
     /// Another seed, other weights and another order
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// How training masks that may be wrong are treated
+    #[arg(long, value_enum, value_name = "STRATEGY")]
+    adl: Option<Adl>,
+    /// The share of training masks believed noisy
+    #[arg(long, value_name = "SHARE")]
+    noise_proportion: Option<f64>,
+    /// Their mean Dice overlap with the truth
+    #[arg(long, value_name = "DICE")]
+    noise_overlap: Option<f64>,
     /// Cases to leave out, for a test of your own
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     test_cases: Option<Vec<String>>,
@@ -106,6 +116,9 @@ impl Args {
         set(&mut settings.schedule, &self.schedule);
         set(&mut settings.size, &self.size);
         set(&mut settings.seed, &self.seed);
+        set(&mut settings.adl, &self.adl);
+        settings.noise_proportion = self.noise_proportion.or(settings.noise_proportion);
+        settings.noise_overlap = self.noise_overlap.or(settings.noise_overlap);
         set(&mut settings.test_cases, &self.test_cases);
         set(&mut settings.validation_fraction, &self.validation_fraction);
         set(&mut settings.labels, &self.labels);
@@ -121,7 +134,8 @@ pub fn run(args: &Args) -> Result<()> {
     if !args.dry_run {
         new_folder(&args.out)?;
     }
-    let device = args.device.open()?;
+    // A missing device is said before the data is read.
+    drop(args.device.open()?);
     let dataset = Dataset::open(&args.dataset)?;
     let cases = dataset.cases_without(&settings.test_cases)?.len();
     let progress = output::Progress::new("load", cases, "cases");
@@ -132,7 +146,7 @@ pub fn run(args: &Args) -> Result<()> {
         let [reused, made] = cache.counts();
         output::note(&format!("cache {}: {reused} cases were there, {made} are new", cache.folder().display()));
     }
-    let run = Run::new(&settings, &set, device, &args.out)?;
+    let mut run = Run::new(&settings, &set, None, || args.device.open(), &args.out)?;
     if args.dry_run {
         output::print(&(summary_text(&run.summary()) + "\n"))?;
         return Ok(());

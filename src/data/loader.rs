@@ -23,10 +23,12 @@ pub struct Loader<'a> {
     batch: usize,
     seed: u64,
     augment: bool,
-    /// This epoch's order of `chosen`.
+    /// This epoch's slices in their order, as many as are chosen.
     order: Vec<usize>,
-    /// This epoch's turn of each slice of the whole set, so that it does not depend on which are chosen.
+    /// This epoch's turn and weight of each slice of the whole set, so that a turn does not depend on which are
+    /// chosen.
     turns: Vec<Turn>,
+    weights: Vec<f32>,
 }
 
 impl<'a> Loader<'a> {
@@ -34,17 +36,34 @@ impl<'a> Loader<'a> {
     /// and unturned until [`Loader::begin_epoch`] is called: the way to validate.
     pub fn new(set: &'a SliceSet, chosen: Vec<usize>, batch: usize, seed: u64, augment: bool) -> Self {
         assert!(batch > 0, "a batch holds at least one slice");
-        let order = chosen.clone();
-        Loader { set, chosen, batch, seed, augment, order, turns: vec![Turn::None; set.slices.len()] }
+        let (order, slices) = (chosen.clone(), set.slices.len());
+        Loader { set, chosen, batch, seed, augment, order, turns: vec![Turn::None; slices], weights: vec![1.0; slices] }
     }
 
-    /// Shuffles the slices and draws their turns for `epoch`, as a function of it and the seed only.
-    pub fn begin_epoch(&mut self, epoch: u64) {
+    /// Shuffles the slices and draws their turns for `epoch`, as a function of it, the seed and the weights only.
+    ///
+    /// `weights` has one for each chosen slice. Those of weight 0 are left out and others come up again in their
+    /// place, so that every epoch has the same number of batches.
+    ///
+    /// # Panics
+    /// If every slice is left out.
+    pub fn begin_epoch(&mut self, epoch: u64, weights: &[f32]) {
+        assert_eq!(weights.len(), self.chosen.len(), "a weight for each slice");
+        for (&slice, &weight) in self.chosen.iter().zip(weights) {
+            self.weights[slice] = weight;
+        }
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         // Two streams an epoch: one for the order, one for the turns.
         rng.set_stream(2 * epoch);
-        self.order.copy_from_slice(&self.chosen);
-        self.order.shuffle(&mut rng);
+        let kept: Vec<usize> = self.chosen.iter().copied().filter(|&slice| self.weights[slice] > 0.0).collect();
+        assert!(!kept.is_empty() || self.chosen.is_empty(), "an epoch needs a slice to train on");
+        self.order.clear();
+        while self.order.len() < self.chosen.len() {
+            let mut round = kept.clone();
+            round.shuffle(&mut rng);
+            self.order.extend(round);
+        }
+        self.order.truncate(self.chosen.len());
         if self.augment {
             rng.set_stream(2 * epoch + 1);
             rng.set_word_pos(0);
@@ -62,7 +81,7 @@ impl<'a> Loader<'a> {
     /// Fills the buffers with batch `index` of the epoch and returns the slices that are really in
     /// it (indices into the set); it allocates nothing.
     ///
-    /// `image` and `target` take `batch * size * size` numbers and `weight` takes `batch`: 1 for a
+    /// `image` and `target` take `batch * size * size` numbers and `weight` takes `batch`: that of each
     /// real slice. A last batch that is not full goes on with the epoch's first slices at weight 0:
     /// they take part in the batch statistics, as any slice does, but not in the loss.
     ///
@@ -84,7 +103,7 @@ impl<'a> Loader<'a> {
             let Slice { image: from_image, mask, .. } = &self.set.slices[slice];
             turned(from_image, self.set.size, turn, image, |value| value);
             turned(mask, self.set.size, turn, target, f32::from);
-            *weight = if i < real.len() { 1.0 } else { 0.0 };
+            *weight = if i < real.len() { self.weights[slice] } else { 0.0 };
         }
         real
     }

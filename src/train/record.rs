@@ -1,5 +1,6 @@
 //! What a run leaves behind while it goes: a line for each epoch in `log.jsonl`.
 
+use super::adl::Detection;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
@@ -18,10 +19,13 @@ pub struct EpochRecord {
     pub val_iou: Option<f64>,
     /// Of the epoch's last step.
     pub learning_rate: f64,
-    /// Masks left out for the first time.
+    /// Masks that this epoch left out: in the readings that remove for good, those it was the first to leave out.
     pub removed: u64,
-    /// Masks left out in all.
+    /// All masks left out of this epoch; they are scored forward-only.
     pub removed_total: u64,
+    /// How well that matches the truth, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detection: Option<Detection>,
     /// Training alone, validation apart.
     pub images_per_s: f64,
     /// All of the epoch.

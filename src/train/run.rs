@@ -1,22 +1,18 @@
 //! A training run.
 
-use super::{EpochRecord, Settings};
+use super::adl::Denoiser;
+use super::{EpochRecord, Learner, Settings, State};
 use crate::data::file::write_atomically;
 use crate::data::{Cache, Dataset, Labels, Loader, SliceSet, Split};
 use crate::device::Device;
 use crate::metrics::overlap::Counts;
 use crate::model::weights;
-use crate::model::{Mode, Network, Step};
 use crate::preprocessing::{Preprocessing, THRESHOLD};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
-
-/// Batches whose statistics batch norm's running ones are re-estimated from before they are used. Plain running
-/// averages lag behind the weights so far that the Dice of inference jumps from epoch to epoch.
-const STATISTICS_BATCHES: usize = 8;
 
 /// What a run is about to do, known before it starts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -61,22 +57,16 @@ pub struct Outcome {
     pub seconds: f64,
 }
 
-/// A training run: a network, its data, and a folder for what it leaves.
+/// A training run: networks, their data, and a folder for what it leaves.
 pub struct Run<'a> {
     settings: &'a Settings,
     folder: &'a Path,
     set: &'a SliceSet,
     split: Split,
-    network: Network<f32>,
-    train_step: Step,
-    statistics_step: Step,
-    evaluation_step: Step,
-    /// Optimizer steps done.
-    steps_done: u64,
-    /// The images, masks and weights of a batch.
-    image: Vec<f32>,
-    target: Vec<f32>,
-    weight: Vec<f32>,
+    denoiser: Denoiser,
+    /// The first is the one that validates and is kept.
+    learners: Vec<Learner>,
+    state: State,
 }
 
 impl<'a> Run<'a> {
@@ -104,57 +94,46 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Plans a run into `folder`.
+    /// Plans a run into `folder`, each of its networks on a device of its own. Where it is known, `truth` says of
+    /// each slice of the set whether its mask is noisy.
     ///
     /// # Errors
-    /// If the settings cannot work, the device has no room, or the folder cannot be written.
+    /// If the settings cannot work, a device has no room, or the folder cannot be written.
     pub fn new(
         settings: &'a Settings,
         set: &'a SliceSet,
-        device: Box<dyn Device<f32>>,
+        truth: Option<&[bool]>,
+        open_device: impl Fn() -> Result<Box<dyn Device<f32>>>,
         folder: &'a Path,
     ) -> Result<Self> {
-        let model = settings.check()?;
+        settings.check()?;
         let split = Split::new(set, &[], settings.validation_fraction, settings.seed)?;
-        let mut network = Network::new(model, device)?;
-        network.initialise(settings.seed)?;
-        let size = [settings.size; 2];
-        let train_step = network.load(Mode::Train, settings.batch, size)?;
-        let statistics_step = network.load(Mode::Statistics, settings.batch, size)?;
-        let evaluation_step = network.load(Mode::Evaluate, settings.batch, size)?;
-        let pixels = settings.batch * settings.size * settings.size;
-        Ok(Run {
-            settings,
-            folder,
-            set,
-            split,
-            network,
-            train_step,
-            statistics_step,
-            evaluation_step,
-            steps_done: 0,
-            image: vec![0.0; pixels],
-            target: vec![0.0; pixels],
-            weight: vec![0.0; settings.batch],
-        })
+        let Settings { adl, epochs, seed, .. } = *settings;
+        let denoiser = Denoiser::new(adl, settings.noise()?, epochs, seed, (set, &split.train), truth)?;
+        let learners: Result<Vec<Learner>> = (0..adl.learners() as u64)
+            .map(|number| Learner::new(settings, open_device()?, learner_seed(settings, number)))
+            .collect();
+        let state = State::new(adl.learners(), split.train.len());
+        Ok(Run { settings, folder, set, split, denoiser, learners: learners?, state })
     }
 
-    fn loader(&self, chosen: &[usize], augment: bool) -> Loader<'a> {
-        Loader::new(self.set, chosen.to_vec(), self.settings.batch, self.settings.seed, augment)
+    fn loader(&self, chosen: &[usize], number: u64, augment: bool) -> Loader<'a> {
+        let seed = learner_seed(self.settings, number);
+        Loader::new(self.set, chosen.to_vec(), self.settings.batch, seed, augment)
     }
 
     /// What the run is about to do.
     pub fn summary(&self) -> Summary {
-        let plan = self.network.plan(&self.train_step);
+        let (learner, learners) = (&self.learners[0], self.learners.len() as u64);
         Summary {
-            device: self.network.device().name(),
-            model: self.network.model().architecture.name.into(),
-            parameters: self.network.model().parameter_count(),
+            device: learner.network.device().name(),
+            model: learner.network.model().architecture.name.into(),
+            parameters: learner.network.model().parameter_count(),
             train_slices: self.split.train.len(),
             validation_slices: self.split.validation.len(),
             steps: self.steps(),
-            operations_per_step: plan.operations,
-            planned_bytes: self.network.planned_bytes(),
+            operations_per_step: learners * learner.plan().operations,
+            planned_bytes: learners * learner.network.planned_bytes(),
         }
     }
 
@@ -168,111 +147,138 @@ impl<'a> Run<'a> {
     /// # Errors
     /// If the device fails, a file cannot be written, the loss is not a number, or the observer stops the run;
     /// then, too, `best.safetensors` is there.
-    pub fn train(mut self, observer: &dyn Observer) -> Result<Outcome> {
+    pub fn train(&mut self, observer: &dyn Observer) -> Result<Outcome> {
         self.write_settings()?;
         observer.begin(&self.summary());
         let started = Instant::now();
-        let mut loader = self.loader(&self.split.train, self.settings.augment);
-        let mut outcome = Outcome { best_epoch: 0, best_val_dice: None, epochs: 0, seconds: 0.0 };
-        for epoch in 1..=self.settings.epochs {
-            loader.begin_epoch(epoch);
-            let record = match self.epoch(epoch, &loader, observer) {
+        while self.state.epoch <= self.settings.epochs {
+            let record = match self.epoch(observer) {
                 Err(Error::Interrupted { exit_code }) => {
-                    if outcome.best_epoch == 0 {
-                        self.estimate_statistics(&loader)?;
+                    if self.state.best_epoch == 0 {
+                        self.estimate_statistics(&self.epoch_loaders())?;
                         self.save()?;
                     }
                     return Err(Error::Interrupted { exit_code });
                 }
                 other => other?,
             };
-            let validated = record.val_dice.is_some();
-            let best = outcome.best_epoch == 0 || !validated || record.val_dice > outcome.best_val_dice;
+            let State { best_epoch, best_val_dice, .. } = self.state;
+            let best = best_epoch == 0 || record.val_dice.is_none() || record.val_dice > best_val_dice;
             if best {
                 self.save()?;
-                (outcome.best_epoch, outcome.best_val_dice) = (epoch, record.val_dice);
+                (self.state.best_epoch, self.state.best_val_dice) = (record.epoch, record.val_dice);
             }
             record.append_to(&self.folder.join("log.jsonl"))?;
-            outcome.epochs = epoch;
+            self.state.epoch += 1;
             observer.epoch(&record, best);
         }
-        outcome.seconds = started.elapsed().as_secs_f64();
-        Ok(outcome)
-    }
-
-    /// Trains one epoch and validates.
-    fn epoch(&mut self, epoch: u64, loader: &Loader, observer: &dyn Observer) -> Result<EpochRecord> {
-        let started = Instant::now();
-        let batches = loader.batches();
-        let (mut loss_sum, mut images, mut learning_rate) = (0.0, 0, 0.0);
-        for batch in 0..batches {
-            if let Some(exit_code) = observer.stop() {
-                return Err(Error::Interrupted { exit_code });
-            }
-            learning_rate = self.settings.learning_rate * self.settings.schedule.factor(self.steps_done, self.steps());
-            self.steps_done += 1;
-            let slices = loader.fill(batch, &mut self.image, &mut self.target, &mut self.weight);
-            self.network.write_batch(&self.train_step, &self.image, &self.target, &self.weight)?;
-            let losses = self.network.train(&self.train_step, learning_rate, self.steps_done)?;
-            if !losses.batch.is_finite() {
-                return Err(self.not_finite(epoch, slices));
-            }
-            loss_sum += f64::from(losses.batch);
-            images += slices.len();
-            observer.batch(epoch, batch + 1, batches, slices.len(), losses.batch.into());
-        }
-        let training_seconds = started.elapsed().as_secs_f64();
-        self.estimate_statistics(loader)?;
-        let counts = self.validate(observer)?;
-        Ok(EpochRecord {
-            epoch,
-            train_loss: loss_sum / batches as f64,
-            val_dice: counts.and_then(|counts| counts.dice().value()),
-            val_iou: counts.and_then(|counts| counts.iou().value()),
-            learning_rate,
-            removed: 0,
-            removed_total: 0,
-            images_per_s: images as f64 / training_seconds,
+        Ok(Outcome {
+            best_epoch: self.state.best_epoch,
+            best_val_dice: self.state.best_val_dice,
+            epochs: self.settings.epochs,
             seconds: started.elapsed().as_secs_f64(),
         })
     }
 
-    /// Replaces batch norm's running statistics by the mean over the epoch's first batches.
-    fn estimate_statistics(&mut self, loader: &Loader) -> Result<()> {
-        for number in 0..STATISTICS_BATCHES {
-            loader.fill(number % loader.batches(), &mut self.image, &mut self.target, &mut self.weight);
-            self.network.write_batch(&self.statistics_step, &self.image, &self.target, &self.weight)?;
-            self.network.estimate_statistics(&self.statistics_step, number as u64 + 1)?;
+    /// Trains what is left of the epoch, and validates.
+    fn epoch(&mut self, observer: &dyn Observer) -> Result<EpochRecord> {
+        let started = Instant::now();
+        if self.state.batch == 0 {
+            self.denoiser.begin_epoch(self.state.epoch, &mut self.state.learners);
+        }
+        let loaders = self.epoch_loaders();
+        let trained_before = self.state.images;
+        let learning_rate = self.train_batches(&loaders, observer)?;
+        let (training, images) = (started.elapsed().as_secs_f64(), self.state.images - trained_before);
+        self.estimate_statistics(&loaders)?;
+        self.score_left_out(observer)?;
+        let counts = self.validate(observer)?;
+        let learner = &self.state.learners[0];
+        let record = EpochRecord {
+            epoch: self.state.epoch,
+            train_loss: self.state.loss_sum / loaders[0].batches() as f64,
+            val_dice: counts.and_then(|counts| counts.dice().value()),
+            val_iou: counts.and_then(|counts| counts.iou().value()),
+            learning_rate,
+            removed: self.denoiser.newly_left_out(self.state.epoch, learner) as u64,
+            removed_total: self.denoiser.slices_left_out(learner).len() as u64,
+            detection: self.denoiser.detection(learner),
+            images_per_s: images as f64 / training,
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        (self.state.batch, self.state.loss_sum, self.state.images) = (0, 0.0, 0);
+        Ok(record)
+    }
+
+    /// A loader for each learner, set to this epoch.
+    fn epoch_loaders(&self) -> Vec<Loader<'a>> {
+        let loaders = self.state.learners.iter().enumerate().map(|(number, learner)| {
+            let mut loader = self.loader(&self.split.train, number as u64, self.settings.augment);
+            loader.begin_epoch(self.state.epoch, &learner.weights);
+            loader
+        });
+        loaders.collect()
+    }
+
+    /// Trains the epoch's batches that are not done yet, and returns the last one's learning rate.
+    fn train_batches(&mut self, loaders: &[Loader], observer: &dyn Observer) -> Result<f64> {
+        let (epoch, batches) = (self.state.epoch, loaders[0].batches());
+        let (settings, steps) = (self.settings, self.steps());
+        let rate = |step| settings.learning_rate * settings.schedule.factor(step, steps);
+        let mut learning_rate = rate(self.state.steps.saturating_sub(1));
+        for batch in self.state.batch..batches {
+            if let Some(exit_code) = observer.stop() {
+                return Err(Error::Interrupted { exit_code });
+            }
+            learning_rate = rate(self.state.steps);
+            let step = self.state.steps + 1;
+            let (mut loss, mut images) = (0.0, 0);
+            for ((learner, loader), known) in self.learners.iter_mut().zip(loaders).zip(&mut self.state.learners) {
+                let (losses, slices) = learner.train(loader, batch, learning_rate, step)?;
+                if !losses.batch.is_finite() {
+                    return Err(not_finite(self.set, epoch, slices));
+                }
+                self.denoiser.record(&mut known.records, slices.iter().copied().zip(losses.samples));
+                (loss, images) = (loss + f64::from(losses.batch), images + slices.len());
+            }
+            loss /= loaders.len() as f64;
+            self.state.steps = step;
+            self.state.loss_sum += loss;
+            self.state.images += images as u64;
+            self.state.batch = batch + 1;
+            observer.batch(epoch, batch + 1, batches, images, loss);
+        }
+        Ok(learning_rate)
+    }
+
+    fn estimate_statistics(&mut self, loaders: &[Loader]) -> Result<()> {
+        self.learners.iter_mut().zip(loaders).try_for_each(|(learner, loader)| learner.estimate_statistics(loader))
+    }
+
+    /// Records the losses of the masks that the epoch left out, without training on them.
+    fn score_left_out(&mut self, observer: &dyn Observer) -> Result<()> {
+        for number in 0..self.learners.len() {
+            let slices = self.denoiser.slices_left_out(&self.state.learners[number]);
+            let loader = self.loader(&slices, number as u64, false);
+            let (denoiser, records) = (&self.denoiser, &mut self.state.learners[number].records);
+            self.learners[number].evaluate(&loader, &|| observer.stop(), |evaluated| {
+                denoiser.record(records, [(evaluated.slice, evaluated.loss)]);
+                Ok(())
+            })?;
         }
         Ok(())
     }
 
     /// The confusion counts over all pixels of the validation slices, if there are any.
     fn validate(&mut self, observer: &dyn Observer) -> Result<Option<Counts>> {
-        let loader = self.loader(&self.split.validation, false);
-        let pixels = self.settings.size * self.settings.size;
-        let mut probabilities = vec![0.0; self.image.len()];
-        let mut total = None;
-        for batch in 0..loader.batches() {
-            if let Some(exit_code) = observer.stop() {
-                return Err(Error::Interrupted { exit_code });
-            }
-            let slices = loader.fill(batch, &mut self.image, &mut self.target, &mut self.weight).len();
-            self.network.write_batch(&self.evaluation_step, &self.image, &self.target, &self.weight)?;
-            self.network.evaluate(&self.evaluation_step)?;
-            self.network.prediction(&self.evaluation_step, &mut probabilities)?;
-            let foreground =
-                |values: &[f32]| values[..slices * pixels].iter().map(|&v| v >= THRESHOLD).collect::<Vec<bool>>();
-            let counts = Counts::of(&foreground(&probabilities), &foreground(&self.target))?;
-            total = Some(total.map_or(counts, |total: Counts| total + counts));
-        }
-        Ok(total)
+        let loader = self.loader(&self.split.validation, 0, false);
+        counts(&mut self.learners[0], &loader, &|| observer.stop())
     }
 
     /// Saves the weights as they are as the best ones.
     fn save(&mut self) -> Result<()> {
         let preprocessing = Preprocessing { size: self.settings.size, window: self.settings.window };
-        weights::save(&mut self.network, &preprocessing, &self.folder.join("best.safetensors"))
+        weights::save(&mut self.learners[0].network, &preprocessing, &self.folder.join("best.safetensors"))
     }
 
     fn write_settings(&self) -> Result<()> {
@@ -280,16 +286,33 @@ impl<'a> Run<'a> {
         let text = toml::to_string(self.settings).map_err(|error| Error::file(&path, error.to_string()))?;
         write_atomically(&path, |file| file.write_all(text.as_bytes()))
     }
+}
 
-    fn not_finite(&self, epoch: u64, slices: &[usize]) -> Error {
-        let name = |&index: &usize| {
-            let slice = &self.set.slices[index];
-            format!("{} slice {}", self.set.cases[slice.case], slice.index)
-        };
-        let names: Vec<String> = slices.iter().map(name).collect();
-        Error::Invalid(format!(
-            "the loss is not a number in epoch {epoch}, on {}: lower --learning-rate, or look at these slices",
-            names.join(", ")
-        ))
-    }
+/// The seed of a learner's weights and order: the run's for the first one.
+fn learner_seed(settings: &Settings, number: u64) -> u64 {
+    settings.seed.wrapping_add(number << 32)
+}
+
+/// The confusion counts over all pixels of a loader's slices, if there are any.
+fn counts(learner: &mut Learner, loader: &Loader, stop: &dyn Fn() -> Option<u8>) -> Result<Option<Counts>> {
+    let mut total = None;
+    learner.evaluate(loader, stop, |evaluated| {
+        let foreground = |values: &[f32]| values.iter().map(|&value| value >= THRESHOLD).collect::<Vec<bool>>();
+        let counts = Counts::of(&foreground(evaluated.probabilities), &foreground(evaluated.target))?;
+        total = Some(total.map_or(counts, |total: Counts| total + counts));
+        Ok(())
+    })?;
+    Ok(total)
+}
+
+fn not_finite(set: &SliceSet, epoch: u64, slices: &[usize]) -> Error {
+    let name = |&index: &usize| {
+        let slice = &set.slices[index];
+        format!("{} slice {}", set.cases[slice.case], slice.index)
+    };
+    let names: Vec<String> = slices.iter().map(name).collect();
+    Error::Invalid(format!(
+        "the loss is not a number in epoch {epoch}, on {}: lower --learning-rate, or look at these slices",
+        names.join(", ")
+    ))
 }

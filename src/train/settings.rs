@@ -1,5 +1,6 @@
 //! Everything that decides a training run, as `config.toml` has it.
 
+use super::adl::{Adl, Noise};
 use super::schedule::Schedule;
 use crate::model::{Model, PAPER_WIDTHS};
 use crate::preprocessing::{HounsfieldWindow, check_size};
@@ -21,6 +22,13 @@ pub struct Settings {
     /// Whether slices are turned by +-90 degrees at random.
     pub augment: bool,
     pub seed: u64,
+    /// How masks that may be wrong are treated.
+    pub adl: Adl,
+    /// How noisy the masks are believed to be: the share of them, and their mean Dice overlap with the truth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise_proportion: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise_overlap: Option<f64>,
     /// Cases that neither train nor validate.
     pub test_cases: Vec<String>,
     /// The share of the other cases' slices that validates.
@@ -42,6 +50,9 @@ impl Default for Settings {
             size: 256,
             augment: true,
             seed: 1,
+            adl: Adl::Off,
+            noise_proportion: None,
+            noise_overlap: None,
             test_cases: Vec::new(),
             validation_fraction: 0.1,
             labels: String::new(),
@@ -70,6 +81,27 @@ impl Settings {
         if low.is_nan() || high.is_nan() || low >= high {
             return Err(Error::Invalid(format!("window {low} to {high}: the lower end must be below the upper one")));
         }
+        self.noise()?;
         Ok(model)
+    }
+
+    /// How noisy the masks are believed to be, if that is said.
+    ///
+    /// # Errors
+    /// If only one half is said, or a number is not a share.
+    pub fn noise(&self) -> Result<Option<Noise>> {
+        match (self.noise_proportion, self.noise_overlap) {
+            (None, None) => Ok(None),
+            (Some(proportion), Some(overlap)) => {
+                for (name, value) in [("proportion", proportion), ("overlap", overlap)] {
+                    if !(0.0..1.0).contains(&value) {
+                        let message = format!("noise {name} {value}: it must be at least 0 and below 1");
+                        return Err(Error::Invalid(message));
+                    }
+                }
+                Ok(Some(Noise { proportion, overlap }))
+            }
+            _ => Err(Error::Invalid("give --noise-proportion and --noise-overlap together, or neither".into())),
+        }
     }
 }

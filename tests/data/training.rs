@@ -105,9 +105,9 @@ fn an_epoch_gives_each_slice_once_in_an_order_of_its_own() {
     let chosen: Vec<usize> = (0..30).filter(|i| i % 4 != 0).collect();
     let mut b = buffers(5, 4);
     let mut loader = Loader::new(&set, chosen.clone(), 5, 11, true);
-    loader.begin_epoch(1);
+    loader.begin_epoch(1, &vec![1.0; chosen.len()]);
     let first = epoch(&loader, &mut b);
-    loader.begin_epoch(2);
+    loader.begin_epoch(2, &vec![1.0; chosen.len()]);
     let second = epoch(&loader, &mut b);
     assert_eq!(first.0.iter().copied().collect::<BTreeSet<_>>(), chosen.iter().copied().collect());
     assert_eq!(first.0.len(), chosen.len());
@@ -115,11 +115,35 @@ fn an_epoch_gives_each_slice_once_in_an_order_of_its_own() {
 
     // Epoch 2 is the same whatever came before it, and another seed's is not.
     let mut later = Loader::new(&set, chosen.clone(), 5, 11, true);
-    later.begin_epoch(2);
+    later.begin_epoch(2, &vec![1.0; chosen.len()]);
     assert_eq!(epoch(&later, &mut b), second);
-    let mut other = Loader::new(&set, chosen, 5, 12, true);
-    other.begin_epoch(2);
+    let mut other = Loader::new(&set, chosen.clone(), 5, 12, true);
+    other.begin_epoch(2, &vec![1.0; chosen.len()]);
     assert_ne!(epoch(&other, &mut b).0, second.0);
+}
+
+#[test]
+fn slices_left_out_of_an_epoch_leave_their_places_to_others() {
+    let set = set(&[12], 4);
+    let chosen: Vec<usize> = (0..10).collect();
+    let mut b = buffers(4, 4);
+    let mut loader = Loader::new(&set, chosen.clone(), 4, 3, false);
+    let weights = [0.0, 1.0, 1.0, 0.5, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0];
+    loader.begin_epoch(1, &weights);
+    assert_eq!(loader.batches(), 3);
+    let order = epoch(&loader, &mut b).0;
+    let times: Vec<usize> = (0..10).map(|slice| order.iter().filter(|&&other| other == slice).count()).collect();
+    assert_eq!(times.iter().sum::<usize>(), 10);
+    for (slice, times) in times.into_iter().enumerate() {
+        assert_eq!(times > 0, weights[slice] > 0.0, "slice {slice}");
+        assert!(times <= 3, "10 places go round 4 slices evenly");
+    }
+    for batch in 0..3 {
+        let slices = loader.fill(batch, &mut b.image, &mut b.target, &mut b.weight);
+        for (&slice, &weight) in slices.iter().zip(&b.weight) {
+            assert_eq!(weight, weights[slice]);
+        }
+    }
 }
 
 #[test]
@@ -145,7 +169,7 @@ fn images_and_masks_turn_together_by_quarter_turns() {
     let size = 4;
     let set = set(&[60], size);
     let mut loader = Loader::new(&set, (0..60).collect(), 1, 5, true);
-    loader.begin_epoch(3);
+    loader.begin_epoch(3, &[1.0; 60]);
     let mut b = buffers(1, size);
     let mut seen = [0; 3];
     for batch in 0..loader.batches() {

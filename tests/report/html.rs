@@ -17,6 +17,7 @@ fn record(epoch: u64) -> EpochRecord {
         val_iou: (epoch != 2).then_some(0.6 + epoch as f64 / 1000.0),
         learning_rate: 1e-5,
         removed: 7,
+        detection: None,
         removed_total: 40 + epoch,
         images_per_s: 123.4,
         seconds: 100.0,

@@ -1,5 +1,7 @@
 //! Training, prediction and weights files, on tiny synthetic patients.
 
+mod adl;
+
 use rarunet_cuda::data::phantom::{PhantomSettings, phantom};
 use rarunet_cuda::data::{Dataset, SliceSet, Volume, nifti, read_image, read_labels};
 use rarunet_cuda::device::cpu::{CpuDevice, InstructionSet};
@@ -49,7 +51,7 @@ fn load(settings: &Settings, data: &Path) -> Result<SliceSet> {
 
 fn train(settings: &Settings, data: &Path, out: &Path, threads: usize, observer: &dyn Observer) -> Result<Outcome> {
     let set = load(settings, data)?;
-    Run::new(settings, &set, device(threads), out)?.train(observer)
+    Run::new(settings, &set, None, || Ok(device(threads)), out)?.train(observer)
 }
 
 /// A record without what depends on the clock.

@@ -1,0 +1,206 @@
+//! Adaptive denoising learning (section 2.4): which training masks an epoch leaves out because they are likely
+//! wrong.
+//!
+//! Masks without foreground are never left out, and do not count among equation 5's masks: any false positive
+//! gives them a loss near 1, which says nothing about the mask.
+
+mod detection;
+mod equation;
+mod records;
+
+pub use detection::{Detection, auroc};
+pub use equation::{Noise, removals, removals_until};
+pub use records::LossRecords;
+
+use super::state::LearnerState;
+use crate::data::SliceSet;
+use crate::{Error, Result};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+/// How training treats masks that may be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Adl {
+    /// Trusts all masks
+    Off,
+    /// The paper's, in the reading that does better: cumulative
+    Paper,
+    /// Removes equation 5's number of masks in each epoch, those of highest loss, for good
+    Cumulative,
+    /// Leaves out equation 5's number of masks of highest loss for one epoch
+    PerEpoch,
+    /// Leaves out the masks that are truly noisy (needs the data set's noise.csv)
+    Oracle,
+    /// Removes as many masks as `cumulative`, at random
+    Random,
+    /// Two networks, each leaving out what the other finds hard, up to the proportion believed noisy
+    CoTeaching,
+}
+
+impl Adl {
+    /// How many networks train side by side.
+    pub fn learners(self) -> usize {
+        match self {
+            Adl::CoTeaching => 2,
+            _ => 1,
+        }
+    }
+
+    /// Whether it must be told how noisy the masks are.
+    fn needs_noise(self) -> bool {
+        !matches!(self, Adl::Off | Adl::Oracle)
+    }
+}
+
+/// Co-teaching leaves out its full share from this part of the epochs on, and rises to it in a straight line.
+const CO_TEACHING_RISE: f64 = 0.2;
+
+/// Decides what each epoch of a run leaves out.
+pub struct Denoiser {
+    adl: Adl,
+    noise: Option<Noise>,
+    epochs: u64,
+    seed: u64,
+    /// The training slices, as indices into the set.
+    slices: Vec<usize>,
+    /// Those with foreground, as positions in `slices`.
+    masks: Vec<usize>,
+    /// Whether each training slice's mask is noisy, if that is known.
+    truth: Option<Vec<bool>>,
+}
+
+impl Denoiser {
+    /// For the training slices `slices` of `set`. `truth` says of each slice of the set whether its mask is noisy.
+    ///
+    /// # Errors
+    /// If `adl` must be told something that is missing.
+    pub fn new(
+        adl: Adl,
+        noise: Option<Noise>,
+        epochs: u64,
+        seed: u64,
+        (set, slices): (&SliceSet, &[usize]),
+        truth: Option<&[bool]>,
+    ) -> Result<Self> {
+        if adl.needs_noise() && noise.is_none() {
+            return Err(Error::Invalid(
+                "this --adl must be told how noisy the masks are: give --noise-proportion and --noise-overlap".into(),
+            ));
+        }
+        if adl == Adl::Oracle && truth.is_none() {
+            return Err(Error::Invalid("--adl oracle needs the truth: a data set made by corrupt".into()));
+        }
+        Ok(Denoiser {
+            adl,
+            noise,
+            epochs,
+            seed,
+            slices: slices.to_vec(),
+            masks: (0..slices.len()).filter(|&i| set.slices[slices[i]].has_foreground).collect(),
+            truth: truth.map(|truth| slices.iter().map(|&slice| truth[slice]).collect()),
+        })
+    }
+
+    /// Decides the weights of the slices in epoch `epoch` from what is remembered of the ones before.
+    pub fn begin_epoch(&self, epoch: u64, learners: &mut [LearnerState]) {
+        let chosen: Vec<Vec<usize>> =
+            (0..learners.len()).map(|learner| self.left_out(epoch, learners, learner)).collect();
+        for (learner, chosen) in learners.iter_mut().zip(chosen) {
+            learner.weights.fill(1.0);
+            for i in chosen {
+                learner.weights[i] = 0.0;
+                learner.records.times_left_out[i] += 1;
+                if self.removes() && learner.records.removed[i] == 0 {
+                    learner.records.removed[i] = epoch;
+                }
+            }
+        }
+    }
+
+    /// Whether what is left out stays out.
+    fn removes(&self) -> bool {
+        matches!(self.adl, Adl::Paper | Adl::Cumulative | Adl::Random)
+    }
+
+    /// The slices (positions) that learner `learner` leaves out of epoch `epoch`.
+    fn left_out(&self, epoch: u64, learners: &[LearnerState], learner: usize) -> Vec<usize> {
+        let noise = || self.noise.expect("checked when the denoiser was made");
+        let truth = || self.truth.as_ref().expect("checked when the denoiser was made");
+        let masks = self.masks.len();
+        match self.adl {
+            Adl::Off => Vec::new(),
+            Adl::Oracle => self.masks.iter().copied().filter(|&i| truth()[i]).collect(),
+            // No epoch has recorded a loss yet.
+            _ if epoch == 1 => Vec::new(),
+            Adl::Paper | Adl::Cumulative | Adl::Random => {
+                let records = &learners[learner].records;
+                let ranking = match self.adl {
+                    Adl::Random => self.shuffled(),
+                    _ => self.ranking(records),
+                };
+                let (mut removed, rest): (Vec<usize>, Vec<usize>) =
+                    ranking.into_iter().partition(|&i| records.removed[i] > 0);
+                let wanted = removals_until(noise(), masks, self.epochs, epoch);
+                removed.extend(rest.into_iter().take(wanted.saturating_sub(removed.len())));
+                removed
+            }
+            Adl::PerEpoch => {
+                let count = removals(noise(), masks, self.epochs, epoch).round() as usize;
+                self.ranking(&learners[learner].records).into_iter().take(count).collect()
+            }
+            Adl::CoTeaching => {
+                let rise = (epoch - 1) as f64 / (CO_TEACHING_RISE * self.epochs as f64);
+                let count = (rise.min(1.0) * noise().proportion * masks as f64).round() as usize;
+                self.ranking(&learners[1 - learner].records).into_iter().take(count).collect()
+            }
+        }
+    }
+
+    /// The masks with foreground, the most suspicious first; equal ones in the data's order.
+    fn ranking(&self, records: &LossRecords) -> Vec<usize> {
+        let mut ranking = self.masks.clone();
+        ranking.sort_by(|&a, &b| records.last[b].total_cmp(&records.last[a]));
+        ranking
+    }
+
+    fn shuffled(&self) -> Vec<usize> {
+        let mut masks = self.masks.clone();
+        let mut random = ChaCha8Rng::seed_from_u64(self.seed);
+        random.set_stream(u64::MAX);
+        masks.shuffle(&mut random);
+        masks
+    }
+
+    /// How well the masks that `learner` leaves out, and its ranking, match the truth, where that is known.
+    pub fn detection(&self, learner: &LearnerState) -> Option<Detection> {
+        let truth = self.truth.as_ref()?;
+        let mask = |&i: &usize| (f64::from(learner.records.last[i]), learner.weights[i] == 0.0, truth[i]);
+        Some(Detection::of(&self.masks.iter().map(mask).collect::<Vec<_>>()))
+    }
+
+    /// Remembers losses of slices, which are indices into the set.
+    pub fn record(&self, records: &mut LossRecords, losses: impl IntoIterator<Item = (usize, f32)>) {
+        for (slice, loss) in losses {
+            let position = self.slices.binary_search(&slice).expect("only training slices are recorded");
+            records.last[position] = loss;
+        }
+    }
+
+    /// How many masks `learner` leaves out of epoch `epoch`; where they stay out, those that it is the first to
+    /// leave out.
+    pub fn newly_left_out(&self, epoch: u64, learner: &LearnerState) -> usize {
+        match self.removes() {
+            true => learner.records.removed.iter().filter(|&&removed| removed == epoch).count(),
+            false => self.slices_left_out(learner).len(),
+        }
+    }
+
+    /// The training slices, as indices into the set, that `learner` leaves out of this epoch.
+    pub fn slices_left_out(&self, learner: &LearnerState) -> Vec<usize> {
+        let out = self.slices.iter().zip(&learner.weights).filter(|(_, weight)| **weight == 0.0);
+        out.map(|(&slice, _)| slice).collect()
+    }
+}
