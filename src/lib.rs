@@ -39,6 +39,7 @@ pub mod metrics;
 pub mod model;
 pub mod ops;
 pub mod plan;
+pub mod postprocessing;
 pub mod predict;
 pub mod preprocessing;
 pub mod report;

@@ -67,7 +67,8 @@ pub struct Args {
     /// The share of slices that validates
     #[arg(long, value_name = "SHARE")]
     validation_fraction: Option<f64>,
-    /// Labels that are foreground, like 26-33,41 (default: any above 0)
+    /// Labels that are foreground, like 26-33,41 (default: any above 0); in CSI 2014 masks, which hold 100 times the
+    /// vertebra's number, 26 stands for 2600, too
     #[arg(long, value_name = "LIST")]
     labels: Option<String>,
     /// Where preprocessed slices are kept, for this run and later ones; of any number of runs, and safe to delete

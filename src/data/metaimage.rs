@@ -65,7 +65,13 @@ pub fn open(path: &Path) -> Result<Source> {
     }
     let values = Packed::new(&voxel_path, input, shape, dtype, order, None)?;
     let files = if local { vec![voxel_path] } else { vec![path.to_path_buf(), voxel_path] };
-    Source::new(path, files, geometry, Header { format: Format::MetaImage, dtype, nifti: None }, Box::new(values))
+    Source::new(
+        path,
+        files,
+        geometry,
+        Header { format: Format::MetaImage, dtype, nifti: None, notes: Vec::new() },
+        Box::new(values),
+    )
 }
 
 impl<'a> Fields<'a> {

@@ -40,6 +40,8 @@ pub struct Header {
     pub dtype: Dtype,
     /// The NIfTI header as it stands in the file, so that a mask can be given the same geometry to the last bit.
     pub(crate) nifti: Option<super::nifti::RawHeader>,
+    /// What a person should know of how the file was read; mostly nothing.
+    pub notes: Vec<String>,
 }
 
 /// Voxel values, block after block.
@@ -66,7 +68,7 @@ impl Source {
         path: &Path,
         files: Vec<PathBuf>,
         geometry: Geometry,
-        header: Header,
+        mut header: Header,
         values: Box<dyn Values>,
     ) -> Result<Self> {
         let flat = geometry.affine.map(|row| [row[0], row[1], row[2]]);
@@ -75,6 +77,7 @@ impl Source {
         {
             return Err(Error::file(path, "its affine does not place the voxels in space (zero, infinite or flat)"));
         }
+        header.notes.extend(geometry.note());
         Ok(Source { path: path.to_path_buf(), files, geometry, header, values })
     }
 
