@@ -19,16 +19,19 @@
 //! | [`predict`] | inference on whole volumes |
 //! | [`preprocessing`] | what a slice goes through before a network |
 //! | [`data`] | scans, data sets, slices, batches, synthetic patients |
+//! | [`noise`] | masks made worse on purpose, to a wanted overlap |
 //! | [`metrics`] | every metric of the paper's tables |
 //! | [`report`] | curves, pictures of masks, `report.html` |
 //! | [`cli`] | the commands |
 //! | [`gradcheck`] | every op against central differences |
+//! | [`checksum`], [`resources`] | SHA-256; how much memory and disk are free |
 //! | [`error`] | the one error type |
 //!
 //! What depends on what: `tensor <- graph, ops <- plan <- device <- model <- train, predict <- cli`. Graph, ops and
 //! devices know one another: a graph holds ops, an op says how each device runs it. Data, metrics and report stand
 //! apart from the engine. Only `device` says `unsafe`.
 
+pub mod checksum;
 pub mod cli;
 pub mod data;
 pub mod device;
@@ -37,12 +40,15 @@ pub mod gradcheck;
 pub mod graph;
 pub mod metrics;
 pub mod model;
+pub mod noise;
 pub mod ops;
 pub mod plan;
 pub mod postprocessing;
 pub mod predict;
 pub mod preprocessing;
 pub mod report;
+pub mod reproduce;
+pub mod resources;
 pub mod tensor;
 pub mod train;
 

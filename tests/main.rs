@@ -9,6 +9,7 @@ mod gpu_kit;
 mod gradcheck;
 mod graph;
 mod metrics;
+mod noise;
 mod nvcc;
 mod report;
 mod train;

@@ -13,6 +13,7 @@ pub mod output;
 
 mod bench;
 mod compare;
+mod corrupt;
 mod demo;
 mod devices;
 mod evaluate;
@@ -23,7 +24,9 @@ mod models;
 mod phantom;
 mod predict;
 mod report;
+mod reproduce;
 mod signal;
+mod suspects;
 mod train;
 
 use crate::{Error, Result};
@@ -46,7 +49,10 @@ enum Command {
     Demo(demo::Args),
     Phantom(phantom::Args),
     Inspect(inspect::Args),
+    Corrupt(corrupt::Args),
     Train(Box<train::Args>),
+    Suspects(suspects::Args),
+    Reproduce(Box<reproduce::Args>),
     Predict(predict::Args),
     Evaluate(evaluate::Args),
     Models(models::Args),
@@ -61,7 +67,10 @@ impl Command {
             Command::Demo(args) => demo::run(args),
             Command::Phantom(args) => phantom::run(args),
             Command::Inspect(args) => inspect::run(args),
+            Command::Corrupt(args) => corrupt::run(args),
             Command::Train(args) => train::run(args),
+            Command::Suspects(args) => suspects::run(args),
+            Command::Reproduce(args) => reproduce::run(args),
             Command::Predict(args) => predict::run(args),
             Command::Evaluate(args) => evaluate::run(args),
             Command::Models(args) => models::run(args),

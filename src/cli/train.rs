@@ -3,6 +3,7 @@
 use super::device::DeviceArgs;
 use super::{flags, output, report, signal};
 use crate::data::{Cache, Dataset};
+use crate::noise::Truth;
 use crate::train::adl::Adl;
 use crate::train::{EpochRecord, Observer, Outcome, Run, Schedule, Settings, Summary};
 use crate::{Error, Result};
@@ -147,12 +148,16 @@ pub fn run(args: &Args) -> Result<()> {
         let [reused, made] = cache.counts();
         output::note(&format!("cache {}: {reused} cases were there, {made} are new", cache.folder().display()));
     }
-    let mut run = Run::new(&settings, &set, None, || args.device.open(), &args.out)?;
+    let truth = Truth::of_dataset(&args.dataset)?.map(|truth| truth.of_slices(&set));
+    let mut run = Run::new(&settings, &set, truth.as_deref(), || args.device.open(), &args.out)?;
     if args.dry_run {
         output::print(&(summary_text(&run.summary()) + "\n"))?;
         return Ok(());
     }
-    let outcome = run.train(&Display::new(settings.epochs)?)?;
+    let display = Display::new(settings.epochs)?;
+    let outcome = run.train(&display)?;
+    run.load_best()?;
+    run.review(&display)?;
     let notes = vec![outcome_text(&outcome, &args.out)];
     report::write(&args.out, &args.out, notes, None, Vec::new())?;
     output::note(&outcome_text(&outcome, &args.out));

@@ -1,11 +1,12 @@
 //! Files in and out: bytes that are decompressed as they are read, and files that appear whole or not at all.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
 
+use super::fault::{self, Change};
 use crate::{Error, Result};
 
 /// Deflate makes at most 1032 bytes of one, so no file can hold more than this many times its size.
@@ -75,34 +76,143 @@ impl Input {
     }
 }
 
+/// A file being written; see [`super::fault`].
+pub struct Output {
+    file: File,
+    path: PathBuf,
+}
+
+impl Output {
+    fn open(path: &Path, options: &OpenOptions) -> io::Result<Self> {
+        fault::check(Change::Create, path)?;
+        Ok(Output { file: options.open(path)?, path: path.to_path_buf() })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        fault::check(Change::Sync, &self.path)?;
+        self.file.sync_all()
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(fault) = fault::before(Change::Write, &self.path) {
+            self.file.write_all(&bytes[..bytes.len() / 2])?;
+            return Err(fault.strike());
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// What the name of a file that is not complete ends with.
+const PARTIAL: &str = ".partial";
+
 /// Writes a file so that `path` never holds half of it: `fill` writes to a temporary name in the
-/// same folder (made if absent), which is synced and then renamed.
+/// same folder (made if absent), which is synced and then renamed; then the folder is synced.
 ///
 /// # Errors
 /// Whatever `fill` or the operating system says; the temporary file is then gone.
-pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
+pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut BufWriter<Output>) -> io::Result<()>) -> Result<()> {
+    let folder = folder_of(path);
     let name = path.file_name().ok_or_else(|| Error::file(path, "is not a name for a file"))?;
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    create_folder(folder)?;
     let mut temporary = std::ffi::OsString::from(".");
     temporary.push(name);
-    temporary.push(format!(".{}.partial", std::process::id()));
+    temporary.push(format!(".{}{PARTIAL}", std::process::id()));
     let temporary: PathBuf = folder.join(temporary);
 
     let write = || -> io::Result<()> {
-        let mut writer = BufWriter::with_capacity(1 << 16, File::create(&temporary)?);
-        fill(&mut writer)?;
-        writer.flush()?;
-        writer.get_ref().sync_all()?;
-        std::fs::rename(&temporary, path)
+        let output = Output::open(&temporary, OpenOptions::new().write(true).create(true).truncate(true))?;
+        let mut writer = BufWriter::with_capacity(1 << 16, output);
+        // Dropped without a flush where it failed: what is buffered must not be tried again.
+        let filled = fill(&mut writer).and_then(|()| writer.flush()).and_then(|()| writer.get_ref().sync());
+        drop(writer.into_parts());
+        filled?;
+        fault::check(Change::Rename, path)?;
+        std::fs::rename(&temporary, path)?;
+        sync_folder(folder)
     };
     write().map_err(|source| {
         let _ = std::fs::remove_file(&temporary);
         Error::Io { path: path.to_path_buf(), source }
     })
+}
+
+/// Adds text to the end of a file (made if absent), in one piece or not at all, and syncs it.
+///
+/// # Errors
+/// Whatever the operating system says; the file is then as it was.
+pub fn append(path: &Path, text: &str) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let mut output = Output::open(path, OpenOptions::new().create(true).append(true))?;
+        let before = output.file.metadata()?.len();
+        let written = output.write_all(text.as_bytes()).and_then(|()| output.sync());
+        if written.is_err() {
+            output.file.set_len(before)?;
+        }
+        written
+    };
+    write().map_err(Error::io(path))
+}
+
+/// Makes a folder, and those that it lies in, where they are absent.
+///
+/// # Errors
+/// If it cannot be made, or a file has its name.
+pub fn create_folder(folder: &Path) -> Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let make = || -> io::Result<()> {
+        fault::check(Change::Create, folder)?;
+        std::fs::create_dir_all(folder)?;
+        sync_folder(folder_of(folder))
+    };
+    make().map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            Error::file(folder, "a folder is needed here, and there is a file: choose another name")
+        }
+        _ => Error::Io { path: folder.to_path_buf(), source },
+    })
+}
+
+/// Removes a file.
+///
+/// # Errors
+/// Whatever the operating system says.
+pub fn remove(path: &Path) -> Result<()> {
+    fault::check(Change::Remove, path).and_then(|()| std::fs::remove_file(path)).map_err(Error::io(path))
+}
+
+/// Removes what a process that was killed while it wrote left in `folder`. Nobody else may be writing there.
+///
+/// # Errors
+/// Whatever the operating system says.
+pub fn remove_partial(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with('.') && name.ends_with(PARTIAL) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure that names in a folder outlive a power failure.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    fault::check(Change::Sync, folder)?;
+    // Only Unix opens folders.
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+/// The folder that a path lies in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Whether the file's name ends with `ending` (given in lower case), whatever the name's case.

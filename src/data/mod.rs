@@ -5,6 +5,7 @@ pub mod dataset;
 pub mod dicom;
 pub mod dtype;
 mod examine;
+pub mod fault;
 pub mod file;
 pub mod fit;
 pub mod inspect;

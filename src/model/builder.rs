@@ -1,7 +1,7 @@
 //! Builds a network's graph, layer by layer, in the order and with the parameter names of a weights file.
 
-use super::Model;
 use super::parameter::{Initial, Layout, Parameter};
+use super::{Loss, Model};
 use crate::Result;
 use crate::graph::{Graph, Region, ValueId};
 use crate::ops::adam::Adam;
@@ -14,6 +14,7 @@ use crate::ops::dice_loss::DiceLoss;
 use crate::ops::max_pool::MaxPool;
 use crate::ops::pixel_pool::PixelPool;
 use crate::ops::product::Product;
+use crate::ops::robust_dice_loss::RobustDiceLoss;
 use crate::ops::sigmoid::Sigmoid;
 use crate::ops::transposed_convolution::TransposedConvolution;
 use crate::ops::window::Window;
@@ -75,7 +76,10 @@ pub(super) fn build(
     let rate = graph.input(Shape::flat(2));
     let mut builder = Builder { graph, model, mode, momentum, starts, parameters: Vec::new(), values: Vec::new() };
     let prediction = builder.network(image)?;
-    let losses = builder.graph.apply(DiceLoss, &[prediction, target, weight])?;
+    let losses = match model.loss {
+        Loss::Dice => builder.graph.apply(DiceLoss, &[prediction, target, weight])?,
+        Loss::RobustDice => builder.graph.apply(RobustDiceLoss, &[prediction, target, weight])?,
+    };
     let mut gradients = None;
     if mode == Mode::Train {
         gradients = Some(builder.train(losses[0], loss_scale, rate)?);

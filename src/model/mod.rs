@@ -3,6 +3,7 @@
 mod builder;
 mod network;
 mod parameter;
+pub(crate) mod tensors;
 pub mod weights;
 
 pub use builder::{Mode, StepGraph};
@@ -53,15 +54,26 @@ pub const ARCHITECTURES: [Architecture; 8] = [
     Architecture { dense: true, residual: true, ..architecture("dense-unet", [false; 3], "Table 1, M-Densely-UNet") },
 ];
 
-/// A network: an architecture and the channels of its five levels.
+/// What training makes small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Loss {
+    /// The paper's (section 3.1)
+    #[default]
+    Dice,
+    /// One that outliers pull less at; see [`crate::ops::robust_dice_loss`]
+    RobustDice,
+}
+
+/// A network: an architecture, the channels of its five levels, and the loss that it is trained with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {
     pub architecture: Architecture,
     pub widths: [usize; 5],
+    pub loss: Loss,
 }
 
 impl Model {
-    /// The network of this name.
+    /// The network of this name, with the paper's loss.
     ///
     /// # Errors
     /// If there is none (the message lists them all), or a width is 0.
@@ -73,7 +85,7 @@ impl Model {
         if widths.contains(&0) {
             return Err(Error::Invalid("every width must be at least 1".into()));
         }
-        Ok(Model { architecture, widths })
+        Ok(Model { architecture, widths, loss: Loss::default() })
     }
 
     /// All parameters and running statistics, with their places in the state.

@@ -2,12 +2,12 @@
 
 use super::builder::{Mode, StepGraph, stored_count};
 use super::{Model, Parameter};
+use crate::Result;
 use crate::device::cpu::Real;
 use crate::device::{Device, StepId};
 use crate::graph::Region;
 use crate::ops::adam;
 use crate::plan::Plan;
-use crate::{Error, Result};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::collections::BTreeMap;
@@ -126,29 +126,47 @@ impl<T: Real> Network<T> {
         Ok(())
     }
 
-    /// Adam's moments, first all first ones, then all second ones, in the engine's layout.
+    /// Adam's first and second moments by parameter name, each in its file's order.
     ///
     /// # Errors
-    /// If the device fails, or no training step was loaded.
-    pub fn moments(&mut self) -> Result<Vec<T>> {
-        let mut moments = vec![T::ZERO; 2 * stored_count(&self.parameters, Region::Parameters)];
-        self.device.read_state(Region::Moments, 0, &mut moments)?;
+    /// If the device fails.
+    ///
+    /// # Panics
+    /// If no training step was loaded.
+    pub fn moments(&mut self) -> Result<[BTreeMap<String, Vec<T>>; 2]> {
+        let mut moments = [BTreeMap::new(), BTreeMap::new()];
+        for (order, moments) in moments.iter_mut().enumerate() {
+            for (parameter, start) in self.moment_places(order) {
+                let mut stored = vec![T::ZERO; parameter.stored_count()];
+                self.device.read_state(Region::Moments, start, &mut stored)?;
+                moments.insert(parameter.name.clone(), parameter.from_stored(&stored));
+            }
+        }
         Ok(moments)
     }
 
-    /// Sets what [`Network::moments`] returned.
+    /// Sets all moments; `find` returns the first (0) or second (1) ones of a parameter.
     ///
     /// # Errors
-    /// If the number of moments is not this network's, or the device fails.
-    pub fn set_moments(&mut self, moments: &[T]) -> Result<()> {
-        let expected = 2 * stored_count(&self.parameters, Region::Parameters);
-        if moments.len() != expected {
-            return Err(Error::Invalid(format!(
-                "{} moments were given to a network that has {expected}",
-                moments.len()
-            )));
+    /// If `find` does, or the device fails.
+    ///
+    /// # Panics
+    /// If no training step was loaded.
+    pub fn set_moments(&mut self, mut find: impl FnMut(usize, &Parameter) -> Result<Vec<T>>) -> Result<()> {
+        for order in 0..2 {
+            for (parameter, start) in self.moment_places(order) {
+                let values = find(order, &parameter)?;
+                self.device.write_state(Region::Moments, start, &parameter.to_stored(&values))?;
+            }
         }
-        self.device.write_state(Region::Moments, 0, moments)
+        Ok(())
+    }
+
+    /// The trained parameters, and where their first (0) or second (1) moments lie: all first ones come first.
+    fn moment_places(&self, order: usize) -> Vec<(Parameter, usize)> {
+        let first = order * stored_count(&self.parameters, Region::Parameters);
+        let trained = self.parameters.iter().filter(|parameter| parameter.region == Region::Parameters);
+        trained.map(|parameter| (parameter.clone(), first + parameter.start)).collect()
     }
 
     /// Loads a step of `batch` images of `size` (height, width).

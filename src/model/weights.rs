@@ -1,41 +1,33 @@
 //! Weights files: safetensors with PyTorch's names and shapes, and the model's name and widths as metadata.
 
+use super::tensors::{self, Tensor, TensorFile};
 use super::{Model, Network, Parameter};
-use crate::data::file::write_atomically;
 use crate::device::cpu::Real;
 use crate::preprocessing::{HounsfieldWindow, Preprocessing, check_size};
 use crate::{Error, Result};
-use safetensors::{Dtype, SafeTensors};
-use serde_json::json;
-use std::collections::HashMap;
-use std::io::Write;
+use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The weights in a file's bytes, checked as they are asked for.
-pub struct WeightsFile<'a> {
-    path: &'a Path,
-    tensors: SafeTensors<'a>,
-    metadata: HashMap<String, String>,
-}
+/// The weights in a file's bytes.
+pub struct WeightsFile<'a>(TensorFile<'a>);
 
 impl<'a> WeightsFile<'a> {
-    /// Reads the header of a file's `bytes`; `path` is for messages.
+    /// Reads the header of a file's `bytes`, and checks them if the file has checksums; `path` is for messages.
     ///
     /// # Errors
-    /// If it is no safetensors file.
+    /// If it is no safetensors file, or damaged.
     pub fn new(path: &'a Path, bytes: &'a [u8]) -> Result<Self> {
-        let broken = |error: safetensors::SafeTensorError| {
-            Error::file(path, format!("not a weights file (safetensors): {error}"))
-        };
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
-        let metadata = header.metadata().clone().unwrap_or_default();
-        let tensors = SafeTensors::deserialize(bytes).map_err(broken)?;
-        Ok(WeightsFile { path, tensors, metadata })
+        TensorFile::new(path, bytes).map(WeightsFile)
     }
 
     /// A metadata entry.
     pub fn metadata(&self, key: &str) -> Option<&str> {
-        self.metadata.get(key).map(String::as_str)
+        self.0.metadata(key)
+    }
+
+    /// An error about the file.
+    fn error(&self, message: impl Into<String>) -> Error {
+        Error::file(self.0.path(), message)
     }
 
     /// The model that the file says it is of.
@@ -43,12 +35,11 @@ impl<'a> WeightsFile<'a> {
     /// # Errors
     /// If it does not say, or names no model.
     pub fn model(&self) -> Result<Model> {
-        let entry = |key: &str| {
-            self.metadata(key).ok_or_else(|| Error::file(self.path, format!("the metadata has no entry {key:?}")))
-        };
+        let entry =
+            |key: &str| self.metadata(key).ok_or_else(|| self.error(format!("the metadata has no entry {key:?}")));
         let name = entry("model")?;
-        let widths = parse_widths(entry("widths")?).map_err(|message| Error::file(self.path, message))?;
-        Model::new(name, widths).map_err(|error| Error::file(self.path, error.to_string()))
+        let widths = parse_widths(entry("widths")?).map_err(|message| self.error(message))?;
+        Model::new(name, widths).map_err(|error| self.error(error.to_string()))
     }
 
     /// What a scan goes through before the network.
@@ -58,11 +49,9 @@ impl<'a> WeightsFile<'a> {
     pub fn preprocessing(&self) -> Result<Preprocessing> {
         let entry = |key: &str| {
             let text = self.metadata(key);
-            text.ok_or_else(|| {
-                Error::file(self.path, format!("the metadata has no entry {key:?}; was it made by train?"))
-            })
+            text.ok_or_else(|| self.error(format!("the metadata has no entry {key:?}; was it made by train?")))
         };
-        let bad = |key: &str| Error::file(self.path, format!("the metadata's entry {key:?} cannot be used"));
+        let bad = |key: &str| self.error(format!("the metadata's entry {key:?} cannot be used"));
         let size = entry("size")?.parse().map_err(|_| bad("size"))?;
         check_size(size)?;
         let numbers: Option<Vec<f32>> =
@@ -80,16 +69,7 @@ impl<'a> WeightsFile<'a> {
     /// # Errors
     /// If it is missing or otherwise; the message has both shapes.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let error = |message: String| Error::file(self.path, format!("{name}: {message}"));
-        let tensor =
-            self.tensors.tensor(name).map_err(|_| error("missing; these are weights of another model".into()))?;
-        if tensor.shape() != shape {
-            return Err(error(format!("has shape {:?}, this model needs {shape:?}", tensor.shape())));
-        }
-        if tensor.dtype() != Dtype::F32 {
-            return Err(error(format!("is of type {:?}, 32-bit floats are needed", tensor.dtype())));
-        }
-        Ok(tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        self.0.floats(name, shape)
     }
 
     /// Puts the weights into a network.
@@ -98,17 +78,16 @@ impl<'a> WeightsFile<'a> {
     /// If a parameter is missing or of another shape, a tensor is not one of the network's, or a value is not finite.
     pub fn load<T: Real>(&self, network: &mut Network<T>) -> Result<()> {
         let known: Vec<&str> = network.parameters().iter().map(|parameter| parameter.name.as_str()).collect();
-        if let Some(other) = self.tensors.names().into_iter().find(|name| !known.contains(name)) {
+        if let Some(other) = self.0.names().into_iter().find(|name| !known.contains(name)) {
             let name = network.model().architecture.name;
-            return Err(Error::file(
-                self.path,
-                format!("{other}: {name} has no such parameter; these are weights of another model"),
-            ));
+            return Err(
+                self.error(format!("{other}: {name} has no such parameter; these are weights of another model"))
+            );
         }
         network.set_weights(|parameter: &Parameter| {
             let values = self.tensor(&parameter.name, &parameter.shape)?;
             if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-                return Err(Error::file(self.path, format!("{}: holds the value {value}", parameter.name)));
+                return Err(self.error(format!("{}: holds the value {value}", parameter.name)));
             }
             Ok(values.into_iter().map(|value| T::from_f64(value.into())).collect())
         })
@@ -131,44 +110,53 @@ pub fn parse_widths(text: &str) -> std::result::Result<[usize; 5], String> {
         .ok_or_else(|| format!("{text:?} is not five widths like 32,64,128,256,512"))
 }
 
+/// A network's weights by name, each in its file's order.
+pub type Weights = BTreeMap<String, Vec<f32>>;
+
 /// Writes a network's weights to a file, in one piece or not at all.
 ///
 /// # Errors
-/// If the file cannot be written.
+/// If the device fails, a weight is not finite, or the file cannot be written.
 pub fn save(network: &mut Network<f32>, preprocessing: &Preprocessing, path: &Path) -> Result<()> {
     let weights = network.weights()?;
+    write(network, &weights, preprocessing, path)
+}
+
+/// Writes weights of a network to a file, in one piece or not at all.
+///
+/// # Errors
+/// If a weight is not finite, or the file cannot be written.
+pub fn write(network: &Network<f32>, weights: &Weights, preprocessing: &Preprocessing, path: &Path) -> Result<()> {
     let model = network.model();
-    let widths: Vec<String> = model.widths.iter().map(usize::to_string).collect();
-    // Written here, not by the safetensors crate, whose metadata has another order each time: the same weights
-    // are the same bytes.
-    let mut header = serde_json::Map::new();
-    let metadata = json!({
-        "format": "pt",
-        "model": model.architecture.name,
-        "widths": widths.join(","),
-        "size": preprocessing.size.to_string(),
-        "window": window_text(preprocessing.window),
-        "version": env!("CARGO_PKG_VERSION"),
-    });
-    header.insert("__metadata__".into(), metadata);
-    let shapes: HashMap<&str, &[usize]> =
+    let metadata = BTreeMap::from([
+        ("model", model.architecture.name.to_owned()),
+        ("widths", model.widths.map(|width| width.to_string()).join(",")),
+        ("size", preprocessing.size.to_string()),
+        ("window", window_text(preprocessing.window)),
+    ]);
+    let tensors: Vec<Tensor> = named_tensors(network, weights, "").collect();
+    check_finite(weights).map_err(|message| Error::file(path, message))?;
+    tensors::write(path, metadata, &tensors)
+}
+
+/// Values of a network's parameters as tensors of a file, named with a prefix.
+pub fn named_tensors<'a>(
+    network: &'a Network<f32>,
+    values: &'a Weights,
+    prefix: &'a str,
+) -> impl Iterator<Item = Tensor<'a>> {
+    let shapes: BTreeMap<&str, &[usize]> =
         network.parameters().iter().map(|parameter| (parameter.name.as_str(), &parameter.shape[..])).collect();
-    let mut end = 0;
-    for (name, values) in &weights {
-        let start = end;
-        end += size_of_val(&values[..]);
-        header.insert(
-            name.clone(),
-            json!({ "dtype": "F32", "shape": shapes[name.as_str()], "data_offsets": [start, end] }),
-        );
+    values.iter().map(move |(name, values)| Tensor::floats(format!("{prefix}{name}"), shapes[name.as_str()], values))
+}
+
+/// Says which parameter has a value that is not finite, if any has.
+///
+/// # Errors
+/// The first such parameter.
+pub fn check_finite(values: &Weights) -> std::result::Result<(), String> {
+    match values.iter().find(|(_, values)| values.iter().any(|value| !value.is_finite())) {
+        None => Ok(()),
+        Some((name, _)) => Err(format!("{name} holds a value that is not a number")),
     }
-    let mut header = serde_json::Value::Object(header).to_string();
-    while !header.len().is_multiple_of(8) {
-        header.push(' ');
-    }
-    write_atomically(path, |file| {
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(header.as_bytes())?;
-        weights.values().try_for_each(|values| file.write_all(bytemuck::cast_slice(values)))
-    })
 }

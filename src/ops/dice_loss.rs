@@ -30,14 +30,7 @@ impl Op for DiceLoss {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let (prediction, target, weight) = (inputs[0], inputs[1], inputs[2]);
-        let samples = Shape::flat(prediction.batch);
-        if prediction.channels.count() != 1 || prediction != target || *weight != samples {
-            let message =
-                format!("prediction {prediction}, target {target} and weights {weight} do not belong together");
-            return Err(Error::shape("dice_loss", message));
-        }
-        Ok(vec![Shape::flat(1), samples, Shape::flat(2)])
+        check_shapes("dice_loss", inputs)
     }
 
     fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
@@ -45,6 +38,20 @@ impl Op for DiceLoss {
         let dprediction = graph.apply_one(DiceLossGradient, &[context.of(0), target, weight, context.outputs[2]])?;
         Ok(vec![Some(dprediction), None, None])
     }
+}
+
+/// The outputs of a loss over a batch: the loss, each sample's, and two sums.
+///
+/// # Errors
+/// If prediction, target and weights do not belong together.
+pub(super) fn check_shapes(op: &'static str, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+    let (prediction, target, weight) = (inputs[0], inputs[1], inputs[2]);
+    let samples = Shape::flat(prediction.batch);
+    if prediction.channels.count() != 1 || prediction != target || *weight != samples {
+        let message = format!("prediction {prediction}, target {target} and weights {weight} do not belong together");
+        return Err(Error::shape(op, message));
+    }
+    Ok(vec![Shape::flat(1), samples, Shape::flat(2)])
 }
 
 /// Inputs: `dloss`, target, weight, sums. Output: the prediction's gradient.

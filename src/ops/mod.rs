@@ -13,6 +13,7 @@
 //! | [`channel_gate`] | sigmoid of the sum of the shared MLP's two outputs | equation 3 |
 //! | [`product`] | a tensor times its attention map | equation 4 |
 //! | [`dice_loss`] | soft Dice loss | section 3.1 |
+//! | [`robust_dice_loss`] | Dice loss that bears noisy masks | compared with section 2.4 |
 //! | [`adam`] | the optimizer | |
 
 pub mod adam;
@@ -28,6 +29,7 @@ pub mod max_pool;
 pub mod pixel_pool;
 pub mod product;
 pub mod relu;
+pub mod robust_dice_loss;
 pub mod sigmoid;
 pub mod transposed_convolution;
 pub mod window;
@@ -110,6 +112,7 @@ pub fn cases() -> Vec<Case> {
         pixel_pool::cases(),
         product::cases(),
         relu::cases(),
+        robust_dice_loss::cases(),
         sigmoid::cases(),
         transposed_convolution::cases(),
     ]

@@ -3,10 +3,12 @@
 pub mod adl;
 mod learner;
 mod record;
+mod review;
 mod run;
 mod schedule;
 mod settings;
 mod state;
+pub mod suspects;
 
 pub use learner::{Evaluated, Learner};
 pub use record::EpochRecord;

@@ -1,6 +1,6 @@
 //! What a run leaves behind while it goes: a line for each epoch in `log.jsonl`.
 
-use super::adl::Detection;
+use super::adl::{Detection, Noise};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
@@ -23,6 +23,9 @@ pub struct EpochRecord {
     pub removed: u64,
     /// All masks left out of this epoch; they are scored forward-only.
     pub removed_total: u64,
+    /// How noisy the masks seem, where that is estimated and shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimated_noise: Option<Noise>,
     /// How well that matches the truth, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detection: Option<Detection>,

@@ -14,6 +14,9 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
+/// The file of a run's best weights.
+const BEST: &str = "best.safetensors";
+
 /// What a run is about to do, known before it starts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
@@ -59,14 +62,14 @@ pub struct Outcome {
 
 /// A training run: networks, their data, and a folder for what it leaves.
 pub struct Run<'a> {
-    settings: &'a Settings,
-    folder: &'a Path,
-    set: &'a SliceSet,
-    split: Split,
-    denoiser: Denoiser,
+    pub(super) settings: &'a Settings,
+    pub(super) folder: &'a Path,
+    pub(super) set: &'a SliceSet,
+    pub(super) split: Split,
+    pub(super) denoiser: Denoiser,
     /// The first is the one that validates and is kept.
-    learners: Vec<Learner>,
-    state: State,
+    pub(super) learners: Vec<Learner>,
+    pub(super) state: State,
 }
 
 impl<'a> Run<'a> {
@@ -107,7 +110,10 @@ impl<'a> Run<'a> {
         folder: &'a Path,
     ) -> Result<Self> {
         settings.check()?;
-        let split = Split::new(set, &[], settings.validation_fraction, settings.seed)?;
+        // Test cases may be in the set, to be tested on, or not loaded at all.
+        let test_cases: Vec<String> =
+            settings.test_cases.iter().filter(|name| set.cases.contains(name)).cloned().collect();
+        let split = Split::new(set, &test_cases, settings.validation_fraction, settings.seed)?;
         let Settings { adl, epochs, seed, .. } = *settings;
         let denoiser = Denoiser::new(adl, settings.noise()?, epochs, seed, (set, &split.train), truth)?;
         let learners: Result<Vec<Learner>> = (0..adl.learners() as u64)
@@ -117,7 +123,7 @@ impl<'a> Run<'a> {
         Ok(Run { settings, folder, set, split, denoiser, learners: learners?, state })
     }
 
-    fn loader(&self, chosen: &[usize], number: u64, augment: bool) -> Loader<'a> {
+    pub(super) fn loader(&self, chosen: &[usize], number: u64, augment: bool) -> Loader<'a> {
         let seed = learner_seed(self.settings, number);
         Loader::new(self.set, chosen.to_vec(), self.settings.batch, seed, augment)
     }
@@ -191,7 +197,7 @@ impl<'a> Run<'a> {
         let learning_rate = self.train_batches(&loaders, observer)?;
         let (training, images) = (started.elapsed().as_secs_f64(), self.state.images - trained_before);
         self.estimate_statistics(&loaders)?;
-        self.score_left_out(observer)?;
+        self.score(observer)?;
         let counts = self.validate(observer)?;
         let learner = &self.state.learners[0];
         let record = EpochRecord {
@@ -202,6 +208,7 @@ impl<'a> Run<'a> {
             learning_rate,
             removed: self.denoiser.newly_left_out(self.state.epoch, learner) as u64,
             removed_total: self.denoiser.slices_left_out(learner).len() as u64,
+            estimated_noise: self.denoiser.estimate(learner),
             detection: self.denoiser.detection(learner),
             images_per_s: images as f64 / training,
             seconds: started.elapsed().as_secs_f64(),
@@ -255,14 +262,14 @@ impl<'a> Run<'a> {
         self.learners.iter_mut().zip(loaders).try_for_each(|(learner, loader)| learner.estimate_statistics(loader))
     }
 
-    /// Records the losses of the masks that the epoch left out, without training on them.
-    fn score_left_out(&mut self, observer: &dyn Observer) -> Result<()> {
+    /// Scores masks without training on them.
+    fn score(&mut self, observer: &dyn Observer) -> Result<()> {
         for number in 0..self.learners.len() {
-            let slices = self.denoiser.slices_left_out(&self.state.learners[number]);
+            let slices = self.denoiser.slices_to_score(&self.state.learners[number]);
             let loader = self.loader(&slices, number as u64, false);
             let (denoiser, records) = (&self.denoiser, &mut self.state.learners[number].records);
             self.learners[number].evaluate(&loader, &|| observer.stop(), |evaluated| {
-                denoiser.record(records, [(evaluated.slice, evaluated.loss)]);
+                denoiser.record_evaluated(records, &evaluated);
                 Ok(())
             })?;
         }
@@ -275,10 +282,30 @@ impl<'a> Run<'a> {
         counts(&mut self.learners[0], &loader, &|| observer.stop())
     }
 
+    /// The confusion counts over all pixels of the slices of test cases, if the set has any, with the weights as
+    /// they are.
+    ///
+    /// # Errors
+    /// If the device fails or the observer stops it.
+    pub fn test(&mut self, observer: &dyn Observer) -> Result<Option<Counts>> {
+        let loader = self.loader(&self.split.test, 0, false);
+        counts(&mut self.learners[0], &loader, &|| observer.stop())
+    }
+
+    /// Takes the weights that are in `best.safetensors`.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is not this network's.
+    pub fn load_best(&mut self) -> Result<()> {
+        let path = self.folder.join(BEST);
+        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        weights::WeightsFile::new(&path, &bytes)?.load(&mut self.learners[0].network)
+    }
+
     /// Saves the weights as they are as the best ones.
     fn save(&mut self) -> Result<()> {
         let preprocessing = Preprocessing { size: self.settings.size, window: self.settings.window };
-        weights::save(&mut self.learners[0].network, &preprocessing, &self.folder.join("best.safetensors"))
+        weights::save(&mut self.learners[0].network, &preprocessing, &self.folder.join(BEST))
     }
 
     fn write_settings(&self) -> Result<()> {

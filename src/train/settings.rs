@@ -67,7 +67,7 @@ impl Settings {
     /// # Errors
     /// The first setting that cannot work.
     pub fn check(&self) -> Result<Model> {
-        let model = Model::new(&self.model, self.widths)?;
+        let model = Model { loss: self.adl.loss(), ..Model::new(&self.model, self.widths)? };
         check_size(self.size)?;
         let positive = |name: &str, fine: bool, value: String| match fine {
             true => Ok(()),

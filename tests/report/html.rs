@@ -18,6 +18,7 @@ fn record(epoch: u64) -> EpochRecord {
         learning_rate: 1e-5,
         removed: 7,
         detection: None,
+        estimated_noise: None,
         removed_total: 40 + epoch,
         images_per_s: 123.4,
         seconds: 100.0,

@@ -6,15 +6,19 @@
 
 mod detection;
 mod equation;
+mod mixture;
 mod records;
 
 pub use detection::{Detection, auroc};
 pub use equation::{Noise, removals, removals_until};
 pub use records::LossRecords;
 
+use super::learner::Evaluated;
 use super::state::LearnerState;
 use crate::data::SliceSet;
+use crate::model::Loss;
 use crate::{Error, Result};
+use mixture::Mixture;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -32,15 +36,46 @@ pub enum Adl {
     Cumulative,
     /// Leaves out equation 5's number of masks of highest loss for one epoch
     PerEpoch,
+    /// Estimates how noisy the masks are, and leaves out those more likely wrong than right
+    Auto,
     /// Leaves out the masks that are truly noisy (needs the data set's noise.csv)
     Oracle,
     /// Removes as many masks as `cumulative`, at random
     Random,
     /// Two networks, each leaving out what the other finds hard, up to the proportion believed noisy
     CoTeaching,
+    /// Trusts all masks, with a loss that outliers pull less at
+    RobustDice,
 }
 
 impl Adl {
+    /// The strategies that differ, to be compared.
+    pub const COMPARED: [Adl; 8] = [
+        Adl::Off,
+        Adl::Cumulative,
+        Adl::PerEpoch,
+        Adl::Auto,
+        Adl::Oracle,
+        Adl::Random,
+        Adl::CoTeaching,
+        Adl::RobustDice,
+    ];
+
+    /// The name, as it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Adl::Off => "off",
+            Adl::Paper => "paper",
+            Adl::Cumulative => "cumulative",
+            Adl::PerEpoch => "per-epoch",
+            Adl::Auto => "auto",
+            Adl::Oracle => "oracle",
+            Adl::Random => "random",
+            Adl::CoTeaching => "co-teaching",
+            Adl::RobustDice => "robust-dice",
+        }
+    }
+
     /// How many networks train side by side.
     pub fn learners(self) -> usize {
         match self {
@@ -51,7 +86,15 @@ impl Adl {
 
     /// Whether it must be told how noisy the masks are.
     fn needs_noise(self) -> bool {
-        !matches!(self, Adl::Off | Adl::Oracle)
+        !matches!(self, Adl::Off | Adl::Auto | Adl::Oracle | Adl::RobustDice)
+    }
+
+    /// The loss that trains.
+    pub fn loss(self) -> Loss {
+        match self {
+            Adl::RobustDice => Loss::RobustDice,
+            _ => Loss::Dice,
+        }
     }
 }
 
@@ -68,6 +111,8 @@ pub struct Denoiser {
     slices: Vec<usize>,
     /// Those with foreground, as positions in `slices`.
     masks: Vec<usize>,
+    /// Pixels on the outline of each training slice's mask.
+    outlines: Vec<f32>,
     /// Whether each training slice's mask is noisy, if that is known.
     truth: Option<Vec<bool>>,
 }
@@ -99,6 +144,7 @@ impl Denoiser {
             epochs,
             seed,
             slices: slices.to_vec(),
+            outlines: slices.iter().map(|&slice| outline(&set.slices[slice].mask, set.size)).collect(),
             masks: (0..slices.len()).filter(|&i| set.slices[slices[i]].has_foreground).collect(),
             truth: truth.map(|truth| slices.iter().map(|&slice| truth[slice]).collect()),
         })
@@ -131,7 +177,7 @@ impl Denoiser {
         let truth = || self.truth.as_ref().expect("checked when the denoiser was made");
         let masks = self.masks.len();
         match self.adl {
-            Adl::Off => Vec::new(),
+            Adl::Off | Adl::RobustDice => Vec::new(),
             Adl::Oracle => self.masks.iter().copied().filter(|&i| truth()[i]).collect(),
             // No epoch has recorded a loss yet.
             _ if epoch == 1 => Vec::new(),
@@ -147,6 +193,13 @@ impl Denoiser {
                 removed.extend(rest.into_iter().take(wanted.saturating_sub(removed.len())));
                 removed
             }
+            Adl::Auto => match self.mixture(&learners[learner].records) {
+                Some(mixture) => {
+                    let score = |i: usize| displacement_score(&learners[learner].records, i);
+                    self.masks.iter().copied().filter(|&i| mixture.is_high(score(i)) > 0.5).collect()
+                }
+                None => Vec::new(),
+            },
             Adl::PerEpoch => {
                 let count = removals(noise(), masks, self.epochs, epoch).round() as usize;
                 self.ranking(&learners[learner].records).into_iter().take(count).collect()
@@ -157,6 +210,25 @@ impl Denoiser {
                 self.ranking(&learners[1 - learner].records).into_iter().take(count).collect()
             }
         }
+    }
+
+    /// The two kinds of masks, if the scores show two.
+    fn mixture(&self, records: &LossRecords) -> Option<Mixture> {
+        Mixture::of(&self.masks.iter().map(|&i| displacement_score(records, i)).collect::<Vec<f64>>())
+    }
+
+    /// How noisy the masks seem, for the strategy that is not told: the share of them that lies apart, and their
+    /// mean Dice with what the learner predicts.
+    pub fn estimate(&self, learner: &LearnerState) -> Option<Noise> {
+        let records = &learner.records;
+        let mixture = (self.adl == Adl::Auto).then(|| self.mixture(records)).flatten()?;
+        let (mut share, mut dice) = (0.0, 0.0);
+        for &i in &self.masks {
+            let is_noisy = mixture.is_high(displacement_score(records, i));
+            share += is_noisy;
+            dice += is_noisy * (1.0 - f64::from(records.last[i]));
+        }
+        Some(Noise { proportion: share / self.masks.len() as f64, overlap: dice / share })
     }
 
     /// The masks with foreground, the most suspicious first; equal ones in the data's order.
@@ -177,15 +249,46 @@ impl Denoiser {
     /// How well the masks that `learner` leaves out, and its ranking, match the truth, where that is known.
     pub fn detection(&self, learner: &LearnerState) -> Option<Detection> {
         let truth = self.truth.as_ref()?;
-        let mask = |&i: &usize| (f64::from(learner.records.last[i]), learner.weights[i] == 0.0, truth[i]);
+        let score = |i: usize| match self.adl {
+            Adl::Auto => displacement_score(&learner.records, i),
+            _ => learner.records.last[i].into(),
+        };
+        let mask = |&i: &usize| (score(i), learner.weights[i] == 0.0, truth[i]);
         Some(Detection::of(&self.masks.iter().map(mask).collect::<Vec<_>>()))
     }
 
     /// Remembers losses of slices, which are indices into the set.
     pub fn record(&self, records: &mut LossRecords, losses: impl IntoIterator<Item = (usize, f32)>) {
         for (slice, loss) in losses {
-            let position = self.slices.binary_search(&slice).expect("only training slices are recorded");
-            records.last[position] = loss;
+            records.last[self.position(slice)] = loss;
+        }
+    }
+
+    /// Remembers what inference found on a slice.
+    pub fn record_evaluated(&self, records: &mut LossRecords, evaluated: &Evaluated) {
+        let position = self.position(evaluated.slice);
+        records.last[position] = evaluated.loss;
+        records.displacement[position] = self.displacement(evaluated);
+    }
+
+    /// See [`LossRecords::displacement`].
+    pub fn displacement(&self, evaluated: &Evaluated) -> f32 {
+        let pairs = evaluated.probabilities.iter().zip(evaluated.target);
+        let difference: f64 = pairs.map(|(p, t)| f64::from((p - t).abs())).sum();
+        difference as f32 / self.outlines[self.position(evaluated.slice)].max(1.0)
+    }
+
+    /// Where a slice stands among the training slices.
+    pub fn position(&self, slice: usize) -> usize {
+        self.slices.binary_search(&slice).expect("only training slices are recorded")
+    }
+
+    /// The slices, as indices into the set, that the end of an epoch scores forward-only: those left out of it, so
+    /// that their records stay current, or all, where the strategy ranks by displacement.
+    pub fn slices_to_score(&self, learner: &LearnerState) -> Vec<usize> {
+        match self.adl {
+            Adl::Auto => self.slices.clone(),
+            _ => self.slices_left_out(learner),
         }
     }
 
@@ -203,4 +306,20 @@ impl Denoiser {
         let out = self.slices.iter().zip(&learner.weights).filter(|(_, weight)| **weight == 0.0);
         out.map(|(&slice, _)| slice).collect()
     }
+}
+
+/// The logarithm of the displacement, in pixels, of the mask at position `i`.
+fn displacement_score(records: &LossRecords, i: usize) -> f64 {
+    f64::from(records.displacement[i]).max(1e-3).ln()
+}
+
+/// Pixels of a square mask that have a neighbour (of four) outside it.
+fn outline(mask: &[u8], size: usize) -> f32 {
+    let is_inside = |x: usize, y: usize| x < size && y < size && mask[y * size + x] != 0;
+    let on_outline = |&pixel: &usize| {
+        let (x, y) = (pixel % size, pixel / size);
+        let neighbours = [(x.wrapping_sub(1), y), (x + 1, y), (x, y.wrapping_sub(1)), (x, y + 1)];
+        mask[pixel] != 0 && !neighbours.iter().all(|&(x, y)| is_inside(x, y))
+    };
+    (0..mask.len()).filter(on_outline).count() as f32
 }
