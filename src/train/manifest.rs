@@ -152,7 +152,7 @@ fn case_checksums(set: &SliceSet) -> BTreeMap<String, String> {
         for slice in set.slices.iter().filter(|slice| slice.case == case) {
             pieces.push((slice.index as u64).to_le_bytes().to_vec());
             pieces.push(slice.image.iter().flat_map(|value| value.to_le_bytes()).collect());
-            pieces.push(slice.mask.clone());
+            pieces.push(slice.mask.to_vec());
         }
         (name.clone(), sha256(pieces.iter().map(|piece| &piece[..])))
     };

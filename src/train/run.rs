@@ -4,7 +4,7 @@ use super::adl::Denoiser;
 use super::manifest::{self, Manifest, Resumption};
 use super::{EpochRecord, Learner, RunFolder, Settings, State, checkpoint};
 use crate::data::file::write_atomically;
-use crate::data::{Dataset, Labels, Loader, SliceSet, Split};
+use crate::data::{Cache, Dataset, Labels, Loader, SliceSet, Split};
 use crate::device::Device;
 use crate::metrics::overlap::Counts;
 use crate::model::weights::{self, Weights};
@@ -81,18 +81,28 @@ pub struct Run<'a> {
 const SAVE_EVERY: Duration = Duration::from_secs(600);
 
 impl<'a> Run<'a> {
-    /// Loads the slices that `settings` ask for. `progress` is called once for every case.
+    /// Loads the slices that `settings` ask for, into memory or by way of a cache. `progress` is called once for
+    /// every case.
     ///
     /// # Errors
     /// If the settings or the data cannot work.
-    pub fn load_slices(settings: &Settings, dataset: &Dataset, progress: impl Fn() + Sync) -> Result<SliceSet> {
+    pub fn load_slices(
+        settings: &Settings,
+        dataset: &Dataset,
+        cache: Option<&Cache>,
+        progress: impl Fn() + Sync,
+    ) -> Result<SliceSet> {
         settings.check()?;
         let labels = match settings.labels.is_empty() {
             true => Labels::default(),
             false => settings.labels.parse()?,
         };
         let cases = dataset.cases_without(&settings.test_cases)?;
-        SliceSet::load(dataset, &cases, settings.size, settings.window, &labels, progress)
+        let (size, window) = (settings.size, settings.window);
+        match cache {
+            None => SliceSet::load(dataset, &cases, size, window, &labels, progress),
+            Some(cache) => SliceSet::load_cached(dataset, &cases, size, window, &labels, cache, progress),
+        }
     }
 
     /// Plans a run into `folder`, each of its networks on a device of its own. Where it is known, `truth` says of
