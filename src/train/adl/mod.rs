@@ -102,6 +102,9 @@ impl Adl {
 /// Co-teaching leaves out its full share from this part of the epochs on, and rises to it in a straight line.
 const CO_TEACHING_RISE: f64 = 0.2;
 
+/// The Dice that predictions must reach with the masks believed right before the others are believed wrong.
+const RELIABLE_DICE: f64 = 0.75;
+
 /// Decides what each epoch of a run leaves out.
 pub struct Denoiser {
     adl: Adl,
@@ -213,9 +216,21 @@ impl Denoiser {
         }
     }
 
-    /// The two kinds of masks, if the scores show two.
+    /// The two kinds of masks, if the scores show two and the predictions can be relied on: if they agree with the
+    /// masks of the better kind. Before a network has learnt, its errors come in two kinds as well.
     fn mixture(&self, records: &LossRecords) -> Option<Mixture> {
-        Mixture::of(&self.masks.iter().map(|&i| displacement_score(records, i)).collect::<Vec<f64>>())
+        let mixture = Mixture::of(&self.masks.iter().map(|&i| displacement_score(records, i)).collect::<Vec<f64>>())?;
+        (self.mean_dice(records, |score| 1.0 - mixture.is_high(score))? >= RELIABLE_DICE).then_some(mixture)
+    }
+
+    /// The mean Dice of the masks with what was predicted, each mask counting as much as `share` of its score.
+    fn mean_dice(&self, records: &LossRecords, share: impl Fn(f64) -> f64) -> Option<f64> {
+        let mut sums = [0.0; 2];
+        for &i in &self.masks {
+            let share = share(displacement_score(records, i));
+            sums = [sums[0] + share * (1.0 - f64::from(records.last[i])), sums[1] + share];
+        }
+        (sums[1] > 0.0).then(|| sums[0] / sums[1])
     }
 
     /// How noisy the masks seem, for the strategy that is not told: the share of them that lies apart, and their
@@ -223,13 +238,9 @@ impl Denoiser {
     pub fn estimate(&self, learner: &LearnerState) -> Option<Noise> {
         let records = &learner.records;
         let mixture = (self.adl == Adl::Auto).then(|| self.mixture(records)).flatten()?;
-        let (mut share, mut dice) = (0.0, 0.0);
-        for &i in &self.masks {
-            let is_noisy = mixture.is_high(displacement_score(records, i));
-            share += is_noisy;
-            dice += is_noisy * (1.0 - f64::from(records.last[i]));
-        }
-        Some(Noise { proportion: share / self.masks.len() as f64, overlap: dice / share })
+        let is_noisy = |score| mixture.is_high(score);
+        let share: f64 = self.masks.iter().map(|&i| is_noisy(displacement_score(records, i))).sum();
+        Some(Noise { proportion: share / self.masks.len() as f64, overlap: self.mean_dice(records, is_noisy)? })
     }
 
     /// The masks with foreground, the most suspicious first; equal ones in the data's order.
