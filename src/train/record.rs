@@ -22,6 +22,9 @@ pub struct EpochRecord {
     pub removed: u64,
     /// Masks left out in all.
     pub removed_total: u64,
+    /// Steps that changed nothing because a gradient was not finite: in fp16, while the scale of the loss settles.
+    #[serde(default)]
+    pub skipped_steps: u64,
     /// Training alone, validation apart.
     pub images_per_s: f64,
     /// All of the epoch.

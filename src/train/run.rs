@@ -194,7 +194,7 @@ impl<'a> Run<'a> {
     fn epoch(&mut self, epoch: u64, loader: &Loader, observer: &dyn Observer) -> Result<EpochRecord> {
         let started = Instant::now();
         let batches = loader.batches();
-        let (mut loss_sum, mut images, mut learning_rate) = (0.0, 0, 0.0);
+        let (mut loss_sum, mut images, mut learning_rate, mut skipped_steps) = (0.0, 0, 0.0, 0);
         for batch in 0..batches {
             if let Some(exit_code) = observer.stop() {
                 return Err(Error::Interrupted { exit_code });
@@ -207,6 +207,7 @@ impl<'a> Run<'a> {
             if !losses.batch.is_finite() {
                 return Err(self.not_finite(epoch, slices));
             }
+            skipped_steps += u64::from(losses.skipped);
             loss_sum += f64::from(losses.batch);
             images += slices.len();
             observer.batch(epoch, batch + 1, batches, slices.len(), losses.batch.into());
@@ -222,6 +223,7 @@ impl<'a> Run<'a> {
             learning_rate,
             removed: 0,
             removed_total: 0,
+            skipped_steps,
             images_per_s: images as f64 / training_seconds,
             seconds: started.elapsed().as_secs_f64(),
         })
