@@ -56,7 +56,7 @@ impl Manifest {
             command: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
             device: device.name(),
             kind: device.kind(),
-            precision: device.precision().into(),
+            precision: device.precision().name().into(),
             settings: settings.clone(),
             cases: case_checksums(set),
             truth: truth.map(|truth| sha256([&truth.iter().map(|&noisy| u8::from(noisy)).collect::<Vec<u8>>()[..]])),

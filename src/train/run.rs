@@ -161,8 +161,11 @@ impl<'a> Run<'a> {
             manifest::refuse(self.folder, &changes)?;
         }
         (self.state, self.best) = checkpoint::load(&newest, &mut self.learners, self.split.train.len())?;
+        for (learner, known) in self.learners.iter_mut().zip(&self.state.learners) {
+            learner.network.set_loss_scale(known.loss_scale);
+        }
         if !changes.is_empty() {
-            (self.state.batch, self.state.loss_sum, self.state.images) = (0, 0.0, 0);
+            (self.state.batch, self.state.loss_sum, self.state.images, self.state.skipped_steps) = (0, 0.0, 0, 0);
         }
         EpochRecord::drop_from(&self.folder.log(), self.state.epoch)?;
         self.write_best()?;
@@ -296,10 +299,11 @@ impl<'a> Run<'a> {
             removed_total: self.denoiser.slices_left_out(learner).len() as u64,
             estimated_noise: self.denoiser.estimate(learner),
             detection: self.denoiser.detection(learner),
+            skipped_steps: self.state.skipped_steps,
             images_per_s: images as f64 / training,
             seconds: started.elapsed().as_secs_f64(),
         };
-        (self.state.batch, self.state.loss_sum, self.state.images) = (0, 0.0, 0);
+        (self.state.batch, self.state.loss_sum, self.state.images, self.state.skipped_steps) = (0, 0.0, 0, 0);
         Ok(record)
     }
 
@@ -333,6 +337,8 @@ impl<'a> Run<'a> {
                     checkpoint::remove_bad(self.folder, self.state.steps)?;
                     return Err(not_finite(self.set, epoch, slices));
                 }
+                known.loss_scale = learner.network.loss_scale();
+                self.state.skipped_steps += u64::from(losses.skipped);
                 self.denoiser.record(&mut known.records, slices.iter().copied().zip(losses.samples));
                 (loss, images) = (loss + f64::from(losses.batch), images + slices.len());
             }
