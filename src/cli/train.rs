@@ -134,13 +134,18 @@ pub fn run(args: &Args) -> Result<()> {
     let settings = args.settings()?;
     flags::model(&settings.model, settings.widths)?;
     settings.check()?;
+    settings.adl.check(settings.noise()?)?;
+    match args.resume {
+        true => RunFolder::check_resumable(&args.out)?,
+        false => RunFolder::check_new(&args.out)?,
+    }
+    if args.resume && !args.allow_changes {
+        manifest::check_settings(&args.out, &settings)?;
+    }
     if args.dry_run {
         return dry_run(args, &settings);
     }
     let folder = if args.resume { RunFolder::resume(&args.out)? } else { RunFolder::create(&args.out)? };
-    if args.resume && !args.allow_changes {
-        manifest::check_settings(&folder, &settings)?;
-    }
     // A missing device is said before the data is read.
     drop(args.device.open()?);
     let dataset = Dataset::open(&args.dataset)?;
@@ -191,9 +196,8 @@ fn finish(trained: Result<Outcome>, folder: &Path) -> Result<()> {
 
 /// Checks what a run needs, and says what it would do. The data's headers are read, not its voxels; nothing is written.
 fn dry_run(args: &Args, settings: &Settings) -> Result<()> {
-    match args.resume {
-        true => drop(checkpoint::newest(&args.out)?),
-        false => RunFolder::check_new(&args.out)?,
+    if args.resume {
+        checkpoint::newest(&args.out)?;
     }
     let dataset = Dataset::open(&args.dataset)?;
     let needs = DataNeeds::new(settings, &dataset)?;

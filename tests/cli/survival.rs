@@ -104,6 +104,13 @@ impl Left {
     }
 }
 
+impl Left {
+    /// Lines of the log.
+    pub fn epochs(&self) -> usize {
+        self.log.len()
+    }
+}
+
 /// All files below a folder.
 pub fn names(folder: &Path) -> Vec<String> {
     let mut names = Vec::new();

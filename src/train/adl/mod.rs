@@ -89,6 +89,19 @@ impl Adl {
         !matches!(self, Adl::Off | Adl::Auto | Adl::Oracle | Adl::RobustDice)
     }
 
+    /// Says whether it is told what it must be.
+    ///
+    /// # Errors
+    /// If it must be told how noisy the masks are, and is not.
+    pub fn check(self, noise: Option<Noise>) -> Result<()> {
+        if self.needs_noise() && noise.is_none() {
+            return Err(Error::Invalid(
+                "this --adl must be told how noisy the masks are: give --noise-proportion and --noise-overlap".into(),
+            ));
+        }
+        Ok(())
+    }
+
     /// The loss that trains.
     pub fn loss(self) -> Loss {
         match self {
@@ -130,11 +143,7 @@ impl Denoiser {
         (set, slices): (&SliceSet, &[usize]),
         truth: Option<&[bool]>,
     ) -> Result<Self> {
-        if adl.needs_noise() && noise.is_none() {
-            return Err(Error::Invalid(
-                "this --adl must be told how noisy the masks are: give --noise-proportion and --noise-overlap".into(),
-            ));
-        }
+        adl.check(noise)?;
         if adl == Adl::Oracle && truth.is_none() {
             return Err(Error::Invalid("--adl oracle needs the truth: a data set made by corrupt".into()));
         }
