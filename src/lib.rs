@@ -43,6 +43,7 @@ pub mod model;
 pub mod noise;
 pub mod ops;
 pub mod plan;
+pub mod postprocessing;
 pub mod predict;
 pub mod preprocessing;
 pub mod report;

@@ -7,6 +7,7 @@ use crate::model::weights::WeightsFile;
 use crate::model::{Mode, Network, Step};
 use crate::preprocessing::{Preprocessing, THRESHOLD};
 use crate::{Error, Result};
+use rayon::prelude::*;
 use std::path::Path;
 
 /// Slices that go through the network at once.
@@ -47,35 +48,59 @@ impl Predictor {
     /// # Errors
     /// If a voxel is not a number (`path` says of which file), or the device fails.
     pub fn probabilities(&mut self, path: &Path, image: &Volume<f32>, progress: impl Fn(usize)) -> Result<Volume<f32>> {
+        self.each_voxel(path, image, progress, |probability| probability)
+    }
+
+    /// 1 where the probability is at least [`THRESHOLD`], else 0; in a quarter of the memory.
+    ///
+    /// # Errors
+    /// As [`Predictor::probabilities`].
+    pub fn mask(&mut self, path: &Path, image: &Volume<f32>, progress: impl Fn(usize)) -> Result<Volume<u8>> {
+        self.each_voxel(path, image, progress, foreground)
+    }
+
+    /// What `convert` makes of each voxel's probability. Besides the image and the result a few slices are held.
+    fn each_voxel<T: Copy + Default>(
+        &mut self,
+        path: &Path,
+        image: &Volume<f32>,
+        progress: impl Fn(usize),
+        convert: impl Fn(f32) -> T,
+    ) -> Result<Volume<T>> {
         check_finite(path, image)?;
         let reorientation = Reorientation::to_ras_from(&image.geometry);
-        let ras = reorientation.to_ras(image)?;
         let Preprocessing { size, window } = self.preprocessing;
-        let fit = Fit::new(&ras.geometry, size)?;
+        let fit = Fit::new(reorientation.ras(), size)?;
         let pixels = size * size;
-        let mut voxels = Vec::with_capacity(ras.voxels.len());
-        let depth = ras.geometry.shape[2];
+        let mut result = Volume::new(image.geometry.clone(), vec![T::default(); image.voxels.len()])?;
+        let depth = reorientation.ras().shape[2];
         for first in (0..depth).step_by(BATCH) {
             let count = BATCH.min(depth - first);
-            for (slice, pixels) in self.image.chunks_exact_mut(pixels).enumerate() {
+            self.image.par_chunks_exact_mut(pixels).enumerate().for_each(|(slice, pixels)| {
                 // A last batch that is not full repeats its last slice.
-                pixels.copy_from_slice(&fit.image(ras.slice(first + slice.min(count - 1)), window));
-            }
+                let slice = reorientation.ras_slice(image, first + slice.min(count - 1));
+                pixels.copy_from_slice(&fit.image(&slice, window));
+            });
             // Target and weight only matter for losses, which nobody reads here.
             self.network.write_batch(&self.step, &self.image, &self.image, &[0.0; BATCH])?;
             self.network.evaluate(&self.step)?;
             self.network.prediction(&self.step, &mut self.probabilities)?;
-            for slice in self.probabilities.chunks_exact(pixels).take(count) {
-                voxels.extend(fit.restore(slice));
+            for (slice, found) in self.probabilities.chunks_exact(pixels).take(count).enumerate() {
+                let found: Vec<T> = fit.restore(found).into_iter().map(&convert).collect();
+                reorientation.set_ras_slice(&mut result, first + slice, &found);
             }
             progress(count);
         }
-        reorientation.to_stored(&Volume::new(ras.geometry, voxels)?)
+        Ok(result)
     }
+}
+
+fn foreground(probability: f32) -> u8 {
+    u8::from(probability >= THRESHOLD)
 }
 
 /// 1 where a probability is at least [`THRESHOLD`], else 0.
 pub fn mask(probabilities: &Volume<f32>) -> Volume<u8> {
-    let voxels = probabilities.voxels.iter().map(|&probability| u8::from(probability >= THRESHOLD)).collect();
+    let voxels = probabilities.voxels.iter().map(|&probability| foreground(probability)).collect();
     Volume { geometry: probabilities.geometry.clone(), voxels }
 }

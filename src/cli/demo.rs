@@ -7,7 +7,7 @@ use crate::data::phantom::PhantomSettings;
 use crate::data::{Dataset, Volume, nifti, read_labels};
 use crate::metrics::evaluation::Evaluation;
 use crate::metrics::{NEIGHBOURHOOD_RADIUS, evaluate_case};
-use crate::predict::{Predictor, mask};
+use crate::predict::Predictor;
 use crate::report::{CasePictures, DISPLAY_WINDOW, montage, spread};
 use crate::train::{Run, RunFolder, Schedule, Settings};
 use crate::{Error, Result};
@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> Result<()> {
     phantom::write(&data, PATIENTS, &PHANTOM, phantom::Format::Nifti)?;
     let settings = settings();
     let dataset = Dataset::open(&data)?;
-    let set = Run::load_slices(&settings, &dataset, || {})?;
+    let set = Run::load_slices(&settings, &dataset, None, || {})?;
     let run_folder = RunFolder::create(&folder)?;
     let mut run = Run::new(&settings, &set, None, || args.device.open(), &run_folder)?;
     run.train(&train::Display::new(settings.epochs)?)?;
@@ -68,8 +68,7 @@ pub fn run(args: &Args) -> Result<()> {
     let name = held_out();
     let scan = data.join(format!("imagesTr/{name}_0000.nii.gz"));
     let mut predictor = Predictor::open(&folder.join("best.safetensors"), args.device.open()?)?;
-    let (image, probabilities, header) = predict::probabilities(&mut predictor, &scan, &name)?;
-    let prediction = mask(&probabilities);
+    let (image, prediction, header) = predict::segment(&mut predictor, &scan, &name)?;
     nifti::write(&args.out.join(format!("{name}.nii.gz")), &prediction, Some(&header))?;
     let (labels, _) = read_labels(&data.join(format!("labelsTr/{name}.nii.gz")))?;
     let voxels = labels.voxels.iter().map(|&label| u8::from(label > 0)).collect();

@@ -33,7 +33,8 @@ pub struct Args {
     /// The reference masks: a file or a folder
     #[arg(long, value_name = "R")]
     reference: PathBuf,
-    /// Labels that are foreground, like 26-33,41 (default: any above 0)
+    /// Labels that are foreground, like 26-33,41 (default: any above 0); in a reference named NAME_label (CSI 2014),
+    /// which holds 100 times the vertebra's number, 26 stands for 2600, too
     #[arg(long, value_name = "LIST")]
     labels: Option<Labels>,
     /// Measure each label on its own, as the case NAME:LABEL, instead of all as one foreground
@@ -87,17 +88,17 @@ fn evaluate(args: &Args, prediction: &Path) -> Result<Evaluation> {
         cases.extend(measure(args, &pair, &mut labels)?);
         progress.advance(1);
     }
-    let wanted = args.labels.clone().unwrap_or_default();
-    if args.labels.is_some() && !labels.iter().any(|&label| wanted.contains(label.into())) {
-        let held = labels.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
+    if let Some(wanted) = args.labels.as_ref().filter(|_| !labels.iter().any(|&(_, wanted)| wanted)) {
+        let held = labels.iter().map(|(label, _)| label.to_string()).collect::<Vec<_>>().join(", ");
         let message = format!("no voxel has {}: give --labels among those there are ({held})", wanted.in_words());
         return Err(Error::file(&args.reference, message));
     }
     Ok(Evaluation::new(cases, args.radius))
 }
 
-/// The metrics of one case, or of each of its labels; the reference's labels are added to `labels`.
-fn measure(args: &Args, pair: &Pair, labels: &mut BTreeSet<i32>) -> Result<Vec<(String, CaseMetrics)>> {
+/// The metrics of one case, or of each of its labels; the reference's labels, and whether they are wanted, are added
+/// to `labels`.
+fn measure(args: &Args, pair: &Pair, labels: &mut BTreeSet<(i32, bool)>) -> Result<Vec<(String, CaseMetrics)>> {
     // In RAS order, so that storage order is no difference, and slices are axial.
     let reference = read_mask(&pair.reference)?;
     let mut prediction = read_mask(&pair.prediction)?;
@@ -109,8 +110,8 @@ fn measure(args: &Args, pair: &Pair, labels: &mut BTreeSet<i32>) -> Result<Vec<(
         prediction = prediction.nearest(&reference.geometry);
     }
     let held: BTreeSet<i32> = distinct(&reference);
-    labels.extend(&held);
-    let wanted = args.labels.clone().unwrap_or_default();
+    let wanted = args.labels.clone().unwrap_or_default().in_mask(&pair.reference);
+    labels.extend(held.iter().map(|&label| (label, wanted.contains(label.into()))));
     let reference_grid = reference.geometry.clone();
     let compare = |predicted: &dyn Fn(i32) -> bool, wanted: &dyn Fn(i32) -> bool| {
         let mask =

@@ -1,7 +1,7 @@
 //! `inspect`: what a scan or a data set holds.
 
 use super::output;
-use crate::data::inspect::{DatasetInspection, VolumeInspection, inspect_foreground};
+use crate::data::inspect::{DatasetInspection, VolumeInspection, inspect_with};
 use crate::data::{Inspection, Labels};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -14,16 +14,20 @@ use std::path::PathBuf;
 pub struct Args {
     /// A scan, or the folder of a data set
     path: PathBuf,
-    /// Labels of a data set's masks that are foreground, like 26-33,41 (default: any above 0)
+    /// Labels of a data set's masks that are foreground, like 26-33,41 (default: any above 0); in CSI 2014 masks, which
+    /// hold 100 times the vertebra's number, 26 stands for 2600, too
     #[arg(long, value_name = "LIST")]
     labels: Option<Labels>,
+    /// Which series of a folder of DICOM files, by its SeriesInstanceUID
+    #[arg(long, value_name = "UID")]
+    series: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let found = inspect_foreground(&args.path, &args.labels.clone().unwrap_or_default())?;
+    let found = inspect_with(&args.path, &args.labels.clone().unwrap_or_default(), args.series.as_deref())?;
     if args.labels.is_some() && matches!(found, Inspection::Volume(_)) {
         return Err(Error::file(&args.path, "is a scan: --labels is for data sets, leave it out"));
     }
@@ -58,6 +62,7 @@ fn volume_text(volume: &VolumeInspection) -> String {
     if let Some(labels) = &volume.labels {
         line("labels", labels_text(labels));
     }
+    volume.notes.iter().for_each(|note| line("note", note.clone()));
     text
 }
 
@@ -82,6 +87,10 @@ fn dataset_text(dataset: &DatasetInspection) -> String {
             text.push_str("this stops training:\n");
             dataset.problems.iter().for_each(|problem| text.push_str(&format!("  {problem}\n")));
         }
+    }
+    if !dataset.warnings.is_empty() {
+        text.push_str("this does not, but look at it:\n");
+        dataset.warnings.iter().for_each(|warning| text.push_str(&format!("  {warning}\n")));
     }
     text
 }

@@ -2,8 +2,8 @@
 
 use super::device::DeviceArgs;
 use super::{flags, output, report, signal};
-use crate::data::Dataset;
 use crate::data::file::create_folder;
+use crate::data::{Cache, Dataset};
 use crate::noise::Truth;
 use crate::resources::{free_disk, free_memory};
 use crate::train::adl::Adl;
@@ -77,9 +77,17 @@ pub struct Args {
     /// The share of slices that validates
     #[arg(long, value_name = "SHARE")]
     validation_fraction: Option<f64>,
-    /// Labels that are foreground, like 26-33,41 (default: any above 0)
+    /// Labels that are foreground, like 26-33,41 (default: any above 0); in CSI 2014 masks, which hold 100 times the
+    /// vertebra's number, 26 stands for 2600, too
     #[arg(long, value_name = "LIST")]
     labels: Option<String>,
+    /// Where preprocessed slices are kept, for this run and later ones; of any number of runs, and safe to delete
+    /// [default: rarunet-cuda in $XDG_CACHE_HOME or ~/.cache]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Keep all slices in memory, and none on the disk
+    #[arg(long, conflicts_with = "cache")]
+    no_cache: bool,
     /// Go on with the run in RUN where its last checkpoint ends; give the flags that it began with
     #[arg(long)]
     resume: bool,
@@ -97,6 +105,15 @@ pub struct Args {
 }
 
 impl Args {
+    /// Where slices are kept, if not in memory.
+    fn cache(&self) -> Result<Option<Cache>> {
+        match &self.cache {
+            _ if self.no_cache => Ok(None),
+            Some(folder) => Ok(Some(Cache::new(folder))),
+            None => Cache::of_user().map(Some),
+        }
+    }
+
     /// The settings of the file, if there is one, with those of the flags over them.
     fn settings(&self) -> Result<Settings> {
         let mut settings = match &self.config {
@@ -149,12 +166,17 @@ pub fn run(args: &Args) -> Result<()> {
     // A missing device is said before the data is read.
     drop(args.device.open()?);
     let dataset = Dataset::open(&args.dataset)?;
-    let needs = DataNeeds::new(&settings, &dataset)?;
+    let cache = args.cache()?;
+    let needs = DataNeeds::new(&settings, &dataset, cache.is_some())?;
     needs.check()?;
     check_disk(&args.out, disk_bytes(&settings, needs.slices)?)?;
     let progress = output::Progress::new("load", needs.cases, "cases");
-    let set = Run::load_slices(&settings, &dataset, || progress.advance(1))?;
+    let set = Run::load_slices(&settings, &dataset, cache.as_ref(), || progress.advance(1))?;
     drop(progress);
+    if let Some(cache) = &cache {
+        let [reused, made] = cache.counts();
+        output::note(&format!("cache {}: {reused} cases were there, {made} are new", cache.folder().display()));
+    }
     let truth = Truth::of_dataset(&args.dataset)?.map(|truth| truth.of_slices(&set));
     let mut run = Run::new(&settings, &set, truth.as_deref(), || args.device.open(), &folder)?;
     run.save_every(Duration::from_secs_f64(args.save_every * 60.0));
@@ -200,7 +222,8 @@ fn dry_run(args: &Args, settings: &Settings) -> Result<()> {
         checkpoint::newest(&args.out)?;
     }
     let dataset = Dataset::open(&args.dataset)?;
-    let needs = DataNeeds::new(settings, &dataset)?;
+    let cache = args.cache()?;
+    let needs = DataNeeds::new(settings, &dataset, cache.is_some())?;
     // The networks take their memory here, so that what is left is what the data can have.
     let learners: Result<Vec<Learner>> =
         (0..settings.adl.learners()).map(|_| Learner::new(settings, args.device.open()?, settings.seed)).collect();
@@ -232,7 +255,16 @@ fn dry_run(args: &Args, settings: &Settings) -> Result<()> {
         free(free_memory()),
         (disk >> 20).max(1),
         free(free_disk(&args.out)),
-    ))
+    ))?;
+    match cache {
+        None => Ok(()),
+        Some(cache) => output::print(&format!(
+            "{} MiB of cache at most, in {}; {} are free\n",
+            (needs.cache_bytes >> 20).max(1),
+            cache.folder().display(),
+            free(free_disk(cache.folder()))
+        )),
+    }
 }
 
 /// Makes a folder, which must be new or empty.

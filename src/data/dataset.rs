@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::labels::Labels;
 use super::layout::{Layout, survey};
 use super::source::{Header, Source, voxel_text, whole};
-use super::{Volume, open};
+use super::{Geometry, Volume, open};
 use crate::{Error, Result};
 
 /// A patient's scan and its mask, as files.
@@ -78,10 +78,15 @@ impl Dataset {
     pub fn open_case(&self, case: &Case) -> Result<(Source, Source)> {
         let mask = open(&case.mask)?;
         let image = open(&case.image)?;
-        match image.geometry().difference(mask.geometry(), ["image", "mask"]) {
+        match mismatch(case, image.geometry(), mask.geometry()) {
             None => Ok((image, mask)),
-            Some(difference) => Err(Error::file(&case.mask, format!("does not fit its image: {difference}"))),
+            Some(error) => Err(error),
         }
+    }
+
+    /// What decides, besides the files themselves, how a case is read.
+    pub(super) fn meaning(&self) -> String {
+        format!("{:?} {:?}", self.layout, self.declared)
     }
 
     /// Reads a case and checks it: image and mask on one grid, no voxel of the image undefined,
@@ -90,26 +95,26 @@ impl Dataset {
     /// # Errors
     /// The first of these that does not hold, with the file, the voxel and the numbers.
     pub fn load(&self, case: &Case, foreground: &Labels) -> Result<LoadedCase> {
+        let foreground = foreground.in_mask(&case.mask);
         let (image_source, mut mask_source) = self.open_case(case)?;
         let geometry = mask_source.geometry().clone();
-        let shape = geometry.shape;
+        let check = MaskCheck::new(self, case, geometry.shape);
         let mut voxels = Vec::new();
         let mut labels = BTreeMap::<i64, u64>::new();
         mask_source.for_each_block(|first, block| {
+            let mut last = (f64::NAN, 0, 0);
             for (offset, &value) in block.iter().enumerate() {
-                let place = || voxel_text(shape, first + offset);
-                let label = whole(value).ok_or_else(|| {
-                    Error::file(&case.mask, format!("voxel {} is {value}, but a mask holds whole numbers", place()))
-                })?;
-                if self.declared.as_ref().is_some_and(|declared| !declared.contains(&label)) {
-                    let declared = self.declared.iter().flatten().map(i64::to_string).collect::<Vec<_>>().join(", ");
-                    return Err(Error::file(
-                        &case.mask,
-                        format!("voxel {} has label {label}, which dataset.json does not list ({declared})", place()),
-                    ));
+                // Labels come in runs.
+                if value != last.0 {
+                    let label = whole(value).ok_or_else(|| check.not_whole(first + offset, value))?;
+                    if !check.is_declared(label) {
+                        return Err(check.undeclared(first + offset, label));
+                    }
+                    last = (value, label, u8::from(foreground.contains(label)));
                 }
+                let (_, label, voxel) = last;
                 *labels.entry(label).or_default() += 1;
-                voxels.push(u8::from(foreground.contains(label)));
+                voxels.push(voxel);
             }
             Ok(())
         })?;
@@ -136,6 +141,43 @@ impl Dataset {
     }
 }
 
+/// What a voxel of a mask may be.
+pub(super) struct MaskCheck<'a> {
+    path: &'a Path,
+    shape: [usize; 3],
+    declared: Option<&'a BTreeSet<i64>>,
+}
+
+impl<'a> MaskCheck<'a> {
+    pub fn new(dataset: &'a Dataset, case: &'a Case, shape: [usize; 3]) -> Self {
+        MaskCheck { path: &case.mask, shape, declared: dataset.declared.as_ref() }
+    }
+
+    pub fn is_declared(&self, label: i64) -> bool {
+        self.declared.is_none_or(|declared| declared.contains(&label))
+    }
+
+    /// Voxel `index` is no whole number.
+    pub fn not_whole(&self, index: usize, value: f64) -> Error {
+        let place = voxel_text(self.shape, index);
+        Error::file(self.path, format!("voxel {place} is {value}, but a mask holds whole numbers"))
+    }
+
+    /// Voxel `index` has a label that is not declared.
+    pub fn undeclared(&self, index: usize, label: i64) -> Error {
+        let place = voxel_text(self.shape, index);
+        let declared = self.declared.into_iter().flatten().map(i64::to_string).collect::<Vec<_>>().join(", ");
+        let message = format!("voxel {place} has label {label}, which dataset.json does not list ({declared})");
+        Error::file(self.path, message)
+    }
+}
+
+/// The error if a case's image and mask are not on one grid.
+pub(super) fn mismatch(case: &Case, image: &Geometry, mask: &Geometry) -> Option<Error> {
+    let difference = image.difference(mask, ["image", "mask"])?;
+    Some(Error::file(&case.mask, format!("does not fit its image: {difference}")))
+}
+
 /// Says where an image's first undefined voxel is, if it has one.
 ///
 /// # Errors
@@ -143,13 +185,12 @@ impl Dataset {
 pub fn check_finite(path: &Path, image: &Volume<f32>) -> Result<()> {
     match image.voxels.iter().position(|voxel| !voxel.is_finite()) {
         None => Ok(()),
-        Some(index) => Err(Error::file(
-            path,
-            format!(
-                "voxel {} is {}: replace undefined voxels by air (-1024)",
-                voxel_text(image.geometry.shape, index),
-                image.voxels[index]
-            ),
-        )),
+        Some(index) => Err(undefined_voxel(path, image.geometry.shape, index, image.voxels[index].into())),
     }
+}
+
+/// Voxel `index` of an image is undefined.
+pub(super) fn undefined_voxel(path: &Path, shape: [usize; 3], index: usize, value: f64) -> Error {
+    let place = voxel_text(shape, index);
+    Error::file(path, format!("voxel {place} is {value}: replace undefined voxels by air (-1024)"))
 }

@@ -6,9 +6,10 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::dataset::Dataset;
+use super::examine::examine;
 use super::labels::Labels;
-use super::source::whole;
-use super::{dicom, layout, open};
+use super::source::{Source, whole};
+use super::{dicom, layout, open_series};
 use crate::Result;
 
 /// Distinct labels above which a scan of whole numbers is taken for an image, not a mask.
@@ -44,6 +45,8 @@ pub struct VolumeInspection {
     /// For a mask (whole numbers from 0, at most 256 different ones): each label and its number of voxels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<i64, u64>>,
+    /// What a person should know of how the file was read.
+    pub notes: Vec<String>,
 }
 
 /// A data set's cases, and whatever would stop training on it.
@@ -55,6 +58,8 @@ pub struct DatasetInspection {
     pub labels: BTreeMap<i64, u64>,
     /// A line for each thing that would stop training; none if it can be trained on.
     pub problems: Vec<String>,
+    /// A line for each thing that does not, but should be looked at.
+    pub warnings: Vec<String>,
 }
 
 /// A case of a data set.
@@ -75,22 +80,24 @@ pub struct CaseInspection {
 /// # Errors
 /// If it is neither, or a scan that cannot be read.
 pub fn inspect(path: &Path) -> Result<Inspection> {
-    inspect_foreground(path, &Labels::default())
+    inspect_with(path, &Labels::default(), None)
 }
 
-/// As [`inspect`], with these labels as a data set's foreground.
+/// As [`inspect`], with these labels as a data set's foreground, or of this series of a DICOM folder.
 ///
 /// # Errors
-/// As [`inspect`].
-pub fn inspect_foreground(path: &Path, foreground: &Labels) -> Result<Inspection> {
-    match path.is_dir() && (layout::recognises(path) || !dicom::is_series(path)) {
-        true => inspect_dataset(path, foreground).map(Inspection::Dataset),
-        false => inspect_volume(path).map(|volume| Inspection::Volume(Box::new(volume))),
+/// As [`inspect`], or if there is no such series.
+pub fn inspect_with(path: &Path, foreground: &Labels, series: Option<&str>) -> Result<Inspection> {
+    match series.is_none() && path.is_dir() && (layout::recognises(path) || !dicom::is_series(path)) {
+        true => {
+            let (dataset, problems) = Dataset::survey(path)?;
+            Ok(Inspection::Dataset(examine(&dataset, problems, foreground)))
+        }
+        false => inspect_volume(open_series(path, series)?).map(|volume| Inspection::Volume(Box::new(volume))),
     }
 }
 
-fn inspect_volume(path: &Path) -> Result<VolumeInspection> {
-    let mut source = open(path)?;
+fn inspect_volume(mut source: Source) -> Result<VolumeInspection> {
     let mut range = (f64::INFINITY, f64::NEG_INFINITY);
     let (mut sum, mut undefined, mut count) = (0.0, 0, 0u64);
     let mut labels = Some(BTreeMap::<i64, u64>::new());
@@ -132,37 +139,6 @@ fn inspect_volume(path: &Path) -> Result<VolumeInspection> {
         mean: some(sum / count as f64),
         undefined,
         labels,
+        notes: source.header().notes.clone(),
     })
-}
-
-fn inspect_dataset(path: &Path, foreground: &Labels) -> Result<DatasetInspection> {
-    let (dataset, mut problems) = Dataset::survey(path)?;
-    let mut cases = Vec::new();
-    let mut labels = BTreeMap::<i64, u64>::new();
-    for case in &dataset.cases {
-        let loaded = match dataset.load(case, foreground) {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                problems.push(error.to_string());
-                continue;
-            }
-        };
-        let geometry = &loaded.image.geometry;
-        let mask = super::Reorientation::to_ras_from(geometry).to_ras(&loaded.mask)?;
-        let slices = mask.geometry.shape[2];
-        loaded.labels.iter().for_each(|(&label, &count)| *labels.entry(label).or_default() += count);
-        cases.push(CaseInspection {
-            name: case.name.clone(),
-            shape: geometry.shape,
-            spacing_mm: geometry.spacing(),
-            orientation: geometry.orientation(),
-            slices,
-            foreground_slices: (0..slices).filter(|&z| mask.slice(z).contains(&1)).count(),
-            labels: loaded.labels,
-        });
-    }
-    if !cases.is_empty() && !labels.keys().any(|&label| foreground.contains(label)) {
-        problems.push(format!("no mask has {}: there is nothing to learn", foreground.in_words()));
-    }
-    Ok(DatasetInspection { format: dataset.layout.name(), cases, labels, problems })
 }

@@ -2,27 +2,41 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::str::FromStr;
 
+use super::layout::{LABEL_SUFFIX, stem};
 use crate::{Error, Result};
 
 /// Which labels of a mask are foreground. Written "26-33,41"; without a list, any label above 0.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Labels(Vec<RangeInclusive<i32>>);
+pub struct Labels {
+    ranges: Vec<RangeInclusive<i32>>,
+    /// A label stands for its hundredfold, too.
+    hundredfold: bool,
+}
 
 impl Labels {
     /// Whether `label` is foreground.
     pub fn contains(&self, label: i64) -> bool {
-        match self.0.is_empty() {
+        let listed =
+            |label: i64| i32::try_from(label).is_ok_and(|label| self.ranges.iter().any(|r| r.contains(&label)));
+        match self.ranges.is_empty() {
             true => label > 0,
-            false => self.0.iter().any(|range| (i64::from(*range.start())..=i64::from(*range.end())).contains(&label)),
+            false => listed(label) || self.hundredfold && label % 100 == 0 && listed(label / 100),
         }
+    }
+
+    /// These labels in the mask `path`. Masks of the CSI 2014 naming (`<case>_label`) hold 100 times the vertebra's
+    /// number, so that there 26 stands for 2600, too.
+    pub fn in_mask(&self, path: &Path) -> Self {
+        Labels { ranges: self.ranges.clone(), hundredfold: stem(path).ends_with(LABEL_SUFFIX) }
     }
 
     /// "a label above 0" or "a label of 26-33,41".
     pub fn in_words(&self) -> String {
-        if self.0.is_empty() { "a label above 0".to_owned() } else { format!("a label of {self}") }
+        if self.ranges.is_empty() { "a label above 0".to_owned() } else { format!("a label of {self}") }
     }
 }
 
@@ -46,7 +60,7 @@ impl FromStr for Labels {
                 ))
             })
         });
-        ranges.collect::<Result<Vec<_>>>().map(Labels)
+        ranges.collect::<Result<Vec<_>>>().map(|ranges| Labels { ranges, hundredfold: false })
     }
 }
 
@@ -66,7 +80,7 @@ impl From<Labels> for String {
 
 impl fmt::Display for Labels {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
-        for (i, range) in self.0.iter().enumerate() {
+        for (i, range) in self.ranges.iter().enumerate() {
             let separator = if i == 0 { "" } else { "," };
             match range.start() == range.end() {
                 true => write!(out, "{separator}{}", range.start())?,

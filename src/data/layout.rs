@@ -206,15 +206,15 @@ fn declared_labels(labels: &BTreeMap<String, Value>, problems: &mut Vec<String>)
 }
 
 /// The end of a mask's name in the CSI 2014 layout.
-const LABEL_SUFFIX: &str = "_label";
+pub(super) const LABEL_SUFFIX: &str = "_label";
 
 fn has_label_files(folder: &Path) -> bool {
-    scans(folder).is_ok_and(|files| files.keys().any(|stem| stem.ends_with(LABEL_SUFFIX)))
+    scans(folder).is_ok_and(|(files, _)| files.keys().any(|stem| stem.ends_with(LABEL_SUFFIX)))
 }
 
 fn label_suffix(folder: &Path) -> Result<Listing> {
-    let files = scans(folder)?;
-    let (mut cases, mut problems) = (Vec::new(), Vec::new());
+    let (files, mut problems) = scans(folder)?;
+    let mut cases = Vec::new();
     for (stem, path) in &files {
         match stem.strip_suffix(LABEL_SUFFIX) {
             Some(name) if !files.contains_key(name) => {
@@ -235,9 +235,10 @@ fn is_verse(folder: &Path) -> bool {
 }
 
 fn verse(folder: &Path) -> Result<Listing> {
-    let images = scans_below(&folder.join("rawdata"))?;
-    let masks = scans_below(&folder.join("derivatives"))?;
-    let (mut cases, mut problems) = (BTreeMap::new(), Vec::new());
+    let (images, mut problems) = scans_below(&folder.join("rawdata"))?;
+    let (masks, conflicts) = scans_below(&folder.join("derivatives"))?;
+    problems.extend(conflicts);
+    let mut cases = BTreeMap::new();
     for (stem, image) in &images {
         let Some(name) = stem.strip_suffix("_ct") else { continue };
         match masks.get(&format!("{name}_seg-vert_msk")) {
@@ -267,20 +268,40 @@ pub(crate) fn stem(path: &Path) -> String {
     name[..name.len() - ending.map_or(0, |ending| ending.len())].to_owned()
 }
 
-/// The scans of a folder by the stems of their names; hidden files are left out.
-pub(crate) fn scans(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
-    let files =
-        entries(folder)?.into_iter().filter(|path| path.is_file() && ENDINGS.iter().any(|e| ends_with(path, e)));
-    Ok(files.map(|path| (stem(&path), path)).collect())
+/// Scans by the stems of their names, and a line for each two that have the same.
+pub(crate) type Scans = (BTreeMap<String, PathBuf>, Vec<String>);
+
+/// The scans of a folder; hidden files are left out.
+pub(crate) fn scans(folder: &Path) -> Result<Scans> {
+    Ok(by_stem(scan_files(folder)?))
 }
 
 /// The scans of a folder and of the folders in it.
-fn scans_below(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
-    let mut found = scans(folder)?;
+fn scans_below(folder: &Path) -> Result<Scans> {
+    let mut files = scan_files(folder)?;
     for path in entries(folder)?.into_iter().filter(|path| path.is_dir()) {
-        found.extend(scans(&path)?);
+        files.extend(scan_files(&path)?);
     }
-    Ok(found)
+    Ok(by_stem(files))
+}
+
+fn scan_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let is_scan = |path: &PathBuf| path.is_file() && ENDINGS.iter().any(|ending| ends_with(path, ending));
+    Ok(entries(folder)?.into_iter().filter(is_scan).collect())
+}
+
+fn by_stem(files: Vec<PathBuf>) -> Scans {
+    let (mut scans, mut conflicts) = (BTreeMap::<String, PathBuf>::new(), Vec::new());
+    for path in files {
+        match scans.get(&stem(&path)) {
+            Some(other) => {
+                let (one, other) = (path.display(), other.display());
+                conflicts.push(format!("{other} and {one} are both named {}: keep one of them", stem(&path)));
+            }
+            None => drop(scans.insert(stem(&path), path)),
+        }
+    }
+    (scans, conflicts)
 }
 
 /// The files of `folder` whose names end in `ending`, by the rest of their names.

@@ -64,7 +64,14 @@ pub fn open(path: &Path) -> Result<Source> {
         input = input.inflated();
     }
     let values = Packed::new(&voxel_path, input, shape, dtype, order, None)?;
-    Source::new(path, geometry, Header { format: Format::MetaImage, dtype, nifti: None }, Box::new(values))
+    let files = if local { vec![voxel_path] } else { vec![path.to_path_buf(), voxel_path] };
+    Source::new(
+        path,
+        files,
+        geometry,
+        Header { format: Format::MetaImage, dtype, nifti: None, notes: Vec::new() },
+        Box::new(values),
+    )
 }
 
 impl<'a> Fields<'a> {

@@ -1,10 +1,13 @@
 //! Volumes, data sets and what becomes of them on the way to the network.
 
+pub mod cache;
 pub mod dataset;
 pub mod dicom;
 pub mod dtype;
+mod examine;
 pub mod fault;
 pub mod file;
+pub mod fit;
 pub mod inspect;
 pub mod labels;
 pub mod layout;
@@ -19,11 +22,13 @@ pub mod volume;
 
 use std::path::{Path, PathBuf};
 
+pub use cache::Cache;
 pub use dataset::{Case, Dataset};
+pub use fit::Fit;
 pub use inspect::{Inspection, inspect};
 pub use labels::Labels;
 pub use loader::Loader;
-pub use slices::{Fit, Slice, SliceSet};
+pub use slices::{Pixels, Slice, SliceSet};
 pub use source::{Header, Source};
 pub use split::Split;
 pub use volume::{Geometry, Reorientation, Volume};
@@ -36,8 +41,19 @@ use crate::{Error, Result};
 /// # Errors
 /// If it cannot be read, or is of no known format.
 pub fn open(path: &Path) -> Result<Source> {
+    open_series(path, None)
+}
+
+/// As [`open`], but of a folder with several DICOM series the one of this SeriesInstanceUID, if any is asked for.
+///
+/// # Errors
+/// As [`open`], or if there is no such series.
+pub fn open_series(path: &Path, series: Option<&str>) -> Result<Source> {
     if path.is_dir() || dicom::is_dicom(path) {
-        return dicom::open(path);
+        return dicom::open(path, series);
+    }
+    if series.is_some() {
+        return Err(Error::file(path, "is not DICOM: --series is for folders of DICOM files, leave it out"));
     }
     if [".mhd", ".mha"].iter().any(|ending| file::ends_with(path, ending)) {
         return metaimage::open(path);
@@ -58,13 +74,17 @@ pub fn open(path: &Path) -> Result<Source> {
 /// The scans that `path` stands for: itself, or, if it is a folder of scans or of DICOM series, each of them.
 ///
 /// # Errors
-/// If it does not exist, or is a folder without scans.
+/// If it does not exist, is a folder without scans, or holds two scans of one name.
 pub fn list_scans(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         std::fs::metadata(path).map_err(Error::io(path))?;
         return Ok(vec![path.to_path_buf()]);
     }
-    let mut scans: Vec<PathBuf> = layout::scans(path)?.into_values().collect();
+    let (scans, conflicts) = layout::scans(path)?;
+    if let Some(conflict) = conflicts.first() {
+        return Err(Error::file(path, conflict));
+    }
+    let mut scans: Vec<PathBuf> = scans.into_values().collect();
     if scans.is_empty() && dicom::is_series(path) {
         return Ok(vec![path.to_path_buf()]);
     }

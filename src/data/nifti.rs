@@ -102,7 +102,14 @@ pub fn open(path: &Path) -> Result<Source> {
     let values = Packed::new(&voxel_path, input, shape, dtype, order, fields.scaling())?;
     let format = if size == SIZE_1 { Format::Nifti1 } else { Format::Nifti2 };
     let raw = RawHeader { bytes, order, geometry: geometry.clone() };
-    Source::new(path, geometry, Header { format, dtype, nifti: Some(raw) }, Box::new(values))
+    let files = if fields.single { vec![voxel_path] } else { vec![header_path, voxel_path] };
+    Source::new(
+        path,
+        files,
+        geometry,
+        Header { format, dtype, nifti: Some(raw), notes: fields.notes() },
+        Box::new(values),
+    )
 }
 
 /// `path` with `.img` (or `.img.gz`) exchanged for `.hdr`, the compressed and the plain one tried.
@@ -248,6 +255,17 @@ impl Fields {
             0.0 if self.single => Ok(header_size as u64 + 4),
             _ if offset.is_finite() && offset >= least && offset.fract() == 0.0 => Ok(offset as u64),
             _ => Err(Error::file(path, format!("is damaged: its voxels cannot begin at byte {offset} (vox_offset)"))),
+        }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        match self.sform_code > 0 || self.qform_code > 0 {
+            true => Vec::new(),
+            false => vec![
+                "has neither sform nor qform: it is taken to be centred, with x to the left, y to the front and z to \
+                 the top; check that"
+                    .to_owned(),
+            ],
         }
     }
 

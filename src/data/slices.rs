@@ -1,13 +1,23 @@
-//! From cases to what the network sees: square axial slices, windowed and resized, and the way back.
+//! From cases to what the network sees: square axial slices, windowed and resized, in memory or in mapped files.
 
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use memmap2::Mmap;
 use rayon::prelude::*;
 
-use super::dataset::{Case, Dataset};
+use super::cache::Cache;
+use super::dataset::{Case, Dataset, LoadedCase};
+use super::fit::Fit;
 use super::labels::Labels;
 use super::volume::Reorientation;
-use super::{Geometry, Volume};
-use crate::preprocessing::{HounsfieldWindow, check_size};
+use crate::preprocessing::{HounsfieldWindow, Preprocessing, check_size};
 use crate::{Error, Result};
+
+/// Cases whose volumes are in memory at once while a set is loaded, however many cores there are.
+const MOST_AT_ONCE: usize = 4;
 
 /// An axial slice as the network sees it.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,9 +27,9 @@ pub struct Slice {
     /// The slice's z in the case's volume in RAS order, from 0 at the feet.
     pub index: usize,
     /// `size * size` numbers, rows of y, x fastest; see [`HounsfieldWindow`].
-    pub image: Vec<f32>,
+    pub image: Pixels<f32>,
     /// `size * size` values, 1 where foreground, else 0.
-    pub mask: Vec<u8>,
+    pub mask: Pixels<u8>,
     /// Whether the mask has a foreground pixel.
     pub has_foreground: bool,
 }
@@ -34,8 +44,8 @@ pub struct SliceSet {
 }
 
 impl SliceSet {
-    /// Loads `cases` in parallel; the order of the slices is that of the cases whatever finishes
-    /// first. `progress` is called once for every case that is done.
+    /// Loads `cases` into memory, in parallel; the order of the slices is that of the cases whatever
+    /// finishes first. `progress` is called once for every case that is done.
     ///
     /// # Errors
     /// If `size` is not a multiple of 16, the first case that cannot be loaded, or if no case has
@@ -48,21 +58,50 @@ impl SliceSet {
         foreground: &Labels,
         progress: impl Fn() + Sync,
     ) -> Result<Self> {
+        let preprocessing = Preprocessing { size, window };
+        Self::collect(dataset, cases, size, foreground, progress, |case| {
+            let scan = PreparedScan::load(dataset, case, preprocessing, foreground)?;
+            Ok(scan.slices(0..scan.depth()))
+        })
+    }
+
+    /// As [`SliceSet::load`], but the slices stay in files of `cache`, mapped into memory: what of them
+    /// is in memory is for the operating system to decide. A case that the cache has is not read again.
+    ///
+    /// # Errors
+    /// As [`SliceSet::load`], or if the cache cannot be read or written.
+    pub fn load_cached(
+        dataset: &Dataset,
+        cases: &[Case],
+        size: usize,
+        window: HounsfieldWindow,
+        foreground: &Labels,
+        cache: &Cache,
+        progress: impl Fn() + Sync,
+    ) -> Result<Self> {
+        let preprocessing = Preprocessing { size, window };
+        let set = Self::collect(dataset, cases, size, foreground, progress, |case| {
+            cache.slices(dataset, case, preprocessing, foreground)
+        })?;
+        cache.remove_unused()?;
+        Ok(set)
+    }
+
+    fn collect(
+        dataset: &Dataset,
+        cases: &[Case],
+        size: usize,
+        foreground: &Labels,
+        progress: impl Fn() + Sync,
+        load: impl Fn(&Case) -> Result<Vec<SlicePixels>> + Sync,
+    ) -> Result<Self> {
         check_size(size)?;
-        let loaded: Vec<Result<Vec<Slice>>> = cases
-            .par_iter()
+        let loaded = in_parallel(cases, |case| load(case).inspect(|_| progress()))?;
+        let slices: Vec<Slice> = loaded
+            .into_iter()
             .enumerate()
-            .map(|(number, case)| {
-                let scan = dataset.load(case, foreground)?;
-                let slices = case_slices(number, &scan.image, &scan.mask, size, window)?;
-                progress();
-                Ok(slices)
-            })
+            .flat_map(|(case, slices)| slices.into_iter().enumerate().map(move |(index, s)| s.of(case, index)))
             .collect();
-        let mut slices = Vec::new();
-        for case in loaded {
-            slices.extend(case?);
-        }
         if !slices.iter().any(|slice| slice.has_foreground) {
             let message = format!("no voxel of its {} masks has {}", cases.len(), foreground.in_words());
             return Err(Error::file(&dataset.folder, message));
@@ -71,141 +110,126 @@ impl SliceSet {
     }
 }
 
-/// The slices of one case, reoriented to RAS.
-fn case_slices(
-    case: usize,
-    image: &Volume<f32>,
-    mask: &Volume<u8>,
-    size: usize,
-    window: HounsfieldWindow,
-) -> Result<Vec<Slice>> {
-    let reorientation = Reorientation::to_ras_from(&image.geometry);
-    let image = reorientation.to_ras(image)?;
-    let mask = reorientation.to_ras(mask)?;
-    let fit = Fit::new(&image.geometry, size)?;
-    let slice = |index| {
-        let mask = fit.mask(mask.slice(index));
-        let has_foreground = mask.contains(&1);
-        Slice { case, index, image: fit.image(image.slice(index), window), mask, has_foreground }
-    };
-    Ok((0..image.geometry.shape[2]).into_par_iter().map(slice).collect())
-}
-
-/// How the slices of a volume are fitted into a square of `size` x `size` pixels, and taken out again.
-///
-/// The slice's true shape in millimetres is kept: it is scaled until it touches two sides of the
-/// square, and centred. Along an axis that shrinks each new pixel is the mean of the area it covers;
-/// along one that grows, neighbours are interpolated linearly.
-#[derive(Debug, Clone)]
-pub struct Fit {
-    size: usize,
-    /// Width and height of the slices.
-    grid: [usize; 2],
-    /// The part of the square that they fill, and where it begins.
-    content: [usize; 2],
-    offset: [usize; 2],
-    forward: [Resampling; 2],
-    back: [Resampling; 2],
-}
-
-impl Fit {
-    /// The fit of the axial slices of a volume in RAS order.
-    ///
-    /// # Errors
-    /// If `size` is not a multiple of 16.
-    pub fn new(geometry: &Geometry, size: usize) -> Result<Self> {
-        check_size(size)?;
-        let grid = [geometry.shape[0], geometry.shape[1]];
-        let spacing = geometry.spacing();
-        let extent = [grid[0] as f64 * spacing[0], grid[1] as f64 * spacing[1]];
-        let scale = size as f64 / extent[0].max(extent[1]);
-        let content = extent.map(|extent| ((extent * scale).round() as usize).clamp(1, size));
-        Ok(Fit {
-            size,
-            grid,
-            content,
-            offset: content.map(|content| (size - content) / 2),
-            forward: std::array::from_fn(|axis| Resampling::new(grid[axis], content[axis])),
-            back: std::array::from_fn(|axis| Resampling::new(content[axis], grid[axis])),
-        })
-    }
-
-    /// An image slice (Hounsfield units) as the network sees it: windowed, resized, air around it.
-    pub fn image(&self, slice: &[f32], window: HounsfieldWindow) -> Vec<f32> {
-        let windowed: Vec<f32> = slice.iter().map(|&hounsfield| window.apply(hounsfield)).collect();
-        self.padded(&resample(&windowed, self.grid, &self.forward), window.air())
-    }
-
-    /// A mask slice in the same place: foreground where it fills at least half of the pixel.
-    pub fn mask(&self, slice: &[u8]) -> Vec<u8> {
-        let share: Vec<f32> = slice.iter().map(|&voxel| f32::from(u8::from(voxel != 0))).collect();
-        let resized = self.padded(&resample(&share, self.grid, &self.forward), 0.0);
-        resized.into_iter().map(|share| u8::from(share >= 0.5)).collect()
-    }
-
-    /// The network's probabilities, `size * size`, on the slice's own grid.
-    pub fn restore(&self, probabilities: &[f32]) -> Vec<f32> {
-        let [x, y] = self.offset;
-        let rows = probabilities.chunks_exact(self.size).skip(y).take(self.content[1]);
-        let content: Vec<f32> = rows.flat_map(|row| row[x..x + self.content[0]].iter().copied()).collect();
-        resample(&content, self.content, &self.back)
-    }
-
-    fn padded(&self, content: &[f32], background: f32) -> Vec<f32> {
-        let mut square = vec![background; self.size * self.size];
-        let [x, y] = self.offset;
-        for (row, values) in content.chunks_exact(self.content[0]).enumerate() {
-            let start = (y + row) * self.size + x;
-            square[start..start + values.len()].copy_from_slice(values);
-        }
-        square
-    }
-}
-
-/// Resizing along one axis: for each new pixel the old ones it is made of, and their shares.
-#[derive(Debug, Clone)]
-struct Resampling {
-    /// First old pixel and the shares of it and its successors, which sum to 1.
-    pixels: Vec<(usize, Vec<f32>)>,
-}
-
-impl Resampling {
-    fn new(old: usize, new: usize) -> Self {
-        let ratio = old as f64 / new as f64;
-        let pixel = |i: usize| {
-            if new < old {
-                // The interval that the new pixel covers, in old pixels.
-                let (start, end) = (i as f64 * ratio, ((i + 1) as f64 * ratio).min(old as f64));
-                let (first, last) = (start as usize, (end.ceil() as usize).min(old));
-                let share = |j: usize| ((end.min((j + 1) as f64) - start.max(j as f64)) / (end - start)) as f32;
-                (first, (first..last).map(share).collect())
-            } else {
-                let centre = ((i as f64 + 0.5) * ratio - 0.5).clamp(0.0, (old - 1) as f64);
-                let first = (centre as usize).min(old.saturating_sub(2));
-                let share = (centre - first as f64) as f32;
-                (first, if share > 0.0 { vec![1.0 - share, share] } else { vec![1.0] })
+/// `work` on every item, in threads of its own: the results in the items' order, or the first item's
+/// error. No more items are begun once one has failed.
+fn in_parallel<I: Sync, O: Send>(items: &[I], work: impl Fn(&I) -> Result<O> + Sync) -> Result<Vec<O>> {
+    // Not rayon's threads: while one waits for the slices of its volume, it would begin to read another volume.
+    let next = AtomicUsize::new(0);
+    let take = || {
+        let mut done = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(index) else { return done };
+            let result = work(item);
+            if result.is_err() {
+                next.store(items.len(), Ordering::Relaxed);
             }
-        };
-        Resampling { pixels: (0..new).map(pixel).collect() }
+            done.push((index, result));
+        }
+    };
+    let threads = rayon::current_num_threads().min(MOST_AT_ONCE).min(items.len());
+    let mut done: Vec<(usize, Result<O>)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined.flat_map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// A slice's pixels before it is known whose they are.
+pub(super) struct SlicePixels {
+    pub image: Pixels<f32>,
+    pub mask: Pixels<u8>,
+    pub has_foreground: bool,
+}
+
+impl SlicePixels {
+    fn of(self, case: usize, index: usize) -> Slice {
+        let SlicePixels { image, mask, has_foreground } = self;
+        Slice { case, index, image, mask, has_foreground }
     }
 }
 
-/// An image of `width` x `height` resized along x, then along y.
-fn resample(image: &[f32], [width, height]: [usize; 2], [along_x, along_y]: &[Resampling; 2]) -> Vec<f32> {
-    let new_width = along_x.pixels.len();
-    let mut rows = Vec::with_capacity(new_width * height);
-    for row in image.chunks_exact(width) {
-        rows.extend(
-            along_x.pixels.iter().map(|(first, shares)| {
-                row[*first..].iter().zip(shares).map(|(value, share)| value * share).sum::<f32>()
-            }),
-        );
+/// A case in memory, ready to be cut into slices. Its volumes are held once, as stored.
+pub(super) struct PreparedScan {
+    scan: LoadedCase,
+    reorientation: Reorientation,
+    fit: Fit,
+    window: HounsfieldWindow,
+}
+
+impl PreparedScan {
+    pub fn load(dataset: &Dataset, case: &Case, preprocessing: Preprocessing, foreground: &Labels) -> Result<Self> {
+        let scan = dataset.load(case, foreground)?;
+        let reorientation = Reorientation::to_ras_from(&scan.image.geometry);
+        let fit = Fit::new(reorientation.ras(), preprocessing.size)?;
+        Ok(PreparedScan { scan, reorientation, fit, window: preprocessing.window })
     }
-    let mut resized = vec![0.0; new_width * along_y.pixels.len()];
-    for (target, (first, shares)) in resized.chunks_exact_mut(new_width).zip(&along_y.pixels) {
-        for (row, share) in rows.chunks_exact(new_width).skip(*first).zip(shares) {
-            target.iter_mut().zip(row).for_each(|(target, value)| *target += share * value);
+
+    /// Axial slices.
+    pub fn depth(&self) -> usize {
+        self.reorientation.ras().shape[2]
+    }
+
+    /// Some of the slices, in RAS order.
+    pub fn slices(&self, range: Range<usize>) -> Vec<SlicePixels> {
+        let slice = |z| {
+            let mask = self.fit.mask(&self.reorientation.ras_slice(&self.scan.mask, z));
+            let image = self.fit.image(&self.reorientation.ras_slice(&self.scan.image, z), self.window);
+            SlicePixels { has_foreground: mask.contains(&1), image: image.into(), mask: mask.into() }
+        };
+        range.into_par_iter().map(slice).collect()
+    }
+}
+
+/// Pixels to be read: in memory, or in a mapped file.
+#[derive(Clone)]
+pub struct Pixels<T>(Place<T>);
+
+#[derive(Clone)]
+enum Place<T> {
+    Memory(Vec<T>),
+    /// Bytes of a file; the range is aligned for `T`.
+    File(Arc<Mmap>, Range<usize>),
+}
+
+impl<T: bytemuck::Pod> Pixels<T> {
+    /// The pixels that `range` of a mapped file's bytes are.
+    ///
+    /// # Panics
+    /// If it is not within the file, or not aligned.
+    pub(super) fn mapped(file: &Arc<Mmap>, range: Range<usize>) -> Self {
+        bytemuck::cast_slice::<u8, T>(&file[range.clone()]);
+        Pixels(Place::File(file.clone(), range))
+    }
+}
+
+impl<T> From<Vec<T>> for Pixels<T> {
+    fn from(pixels: Vec<T>) -> Self {
+        Pixels(Place::Memory(pixels))
+    }
+}
+
+impl<T: bytemuck::Pod> Deref for Pixels<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match &self.0 {
+            Place::Memory(pixels) => pixels,
+            Place::File(file, range) => bytemuck::cast_slice(&file[range.clone()]),
         }
     }
-    resized
+}
+
+impl<T: bytemuck::Pod + PartialEq> PartialEq for Pixels<T> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl<T: bytemuck::Pod + fmt::Debug> fmt::Debug for Pixels<T> {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        fmt::Debug::fmt(&**self, out)
+    }
 }

@@ -40,6 +40,8 @@ pub struct Header {
     pub dtype: Dtype,
     /// The NIfTI header as it stands in the file, so that a mask can be given the same geometry to the last bit.
     pub(crate) nifti: Option<super::nifti::RawHeader>,
+    /// What a person should know of how the file was read; mostly nothing.
+    pub notes: Vec<String>,
 }
 
 /// Voxel values, block after block.
@@ -51,6 +53,8 @@ pub(crate) trait Values: Send {
 /// An opened scan.
 pub struct Source {
     path: PathBuf,
+    /// All files that the scan consists of.
+    files: Vec<PathBuf>,
     geometry: Geometry,
     header: Header,
     values: Box<dyn Values>,
@@ -60,14 +64,26 @@ pub struct Source {
 pub(crate) const MOST_VOXELS: usize = 1 << 31;
 
 impl Source {
-    pub(crate) fn new(path: &Path, geometry: Geometry, header: Header, values: Box<dyn Values>) -> Result<Self> {
+    pub(crate) fn new(
+        path: &Path,
+        files: Vec<PathBuf>,
+        geometry: Geometry,
+        mut header: Header,
+        values: Box<dyn Values>,
+    ) -> Result<Self> {
         let flat = geometry.affine.map(|row| [row[0], row[1], row[2]]);
         if !geometry.affine.iter().flatten().all(|value| value.is_finite())
             || !super::volume::determinant(&[flat[0], flat[1], flat[2]]).is_normal()
         {
             return Err(Error::file(path, "its affine does not place the voxels in space (zero, infinite or flat)"));
         }
-        Ok(Source { path: path.to_path_buf(), geometry, header, values })
+        header.notes.extend(geometry.note());
+        Ok(Source { path: path.to_path_buf(), files, geometry, header, values })
+    }
+
+    /// The files that the scan consists of: one, header and voxels, or a slice each.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// Where the voxels lie.

@@ -8,6 +8,9 @@ use rayon::prelude::*;
 /// more than rounding in single-precision headers and quaternions, less than can be seen.
 const SAME_GRID: f64 = 0.1;
 
+/// Degrees off the patient's axes, or off a right angle, that are worth a note.
+const NOTED_DEGREES: f64 = 1.0;
+
 /// Where a grid of voxels lies in the patient.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Geometry {
@@ -53,6 +56,28 @@ impl Geometry {
         axes.iter()
             .map(|&(row, forward)| ["LR", "PA", "IS"][row].chars().nth(usize::from(forward)).unwrap_or('?'))
             .collect()
+    }
+
+    /// What a person should know of a grid that does not lie along the patient's axes.
+    pub(crate) fn note(&self) -> Option<String> {
+        let spacing = self.spacing();
+        let direction = |axis: usize| [0, 1, 2].map(|row| self.affine[row][axis] / spacing[axis]);
+        let degrees = |cosine: f64| cosine.clamp(-1.0, 1.0).acos().to_degrees();
+        let product = |a: [f64; 3], b: [f64; 3]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let turned =
+            self.closest_axes().into_iter().enumerate().map(|(axis, (row, _))| degrees(direction(axis)[row].abs()));
+        let turned = turned.fold(0.0, f64::max);
+        let pairs = [(0, 1), (0, 2), (1, 2)];
+        let sheared = pairs.map(|(a, b)| (degrees(product(direction(a), direction(b))) - 90.0).abs());
+        let sheared = sheared.into_iter().fold(0.0, f64::max);
+        let slices = "slices are taken along the stored axes nearest to the patient's, as they are";
+        if sheared > NOTED_DEGREES {
+            Some(format!("is sheared: its axes are up to {sheared:.1} degrees off a right angle; {slices}"))
+        } else if turned > NOTED_DEGREES {
+            Some(format!("is oblique: its axes lie up to {turned:.1} degrees off the patient's; {slices}"))
+        } else {
+            None
+        }
     }
 
     /// For each voxel axis the patient axis (row of the affine) nearest to it, and whether it runs
@@ -285,6 +310,11 @@ impl Reorientation {
         &self.ras
     }
 
+    /// The stored axis along which axial slices follow each other.
+    pub(crate) fn axial_axis(&self) -> usize {
+        self.source[2].0
+    }
+
     /// A volume on the stored grid, in RAS order.
     ///
     /// # Errors
@@ -293,6 +323,34 @@ impl Reorientation {
         self.check(volume, &self.stored)?;
         let voxels = self.in_ras_order(volume.view()).iter().copied().collect();
         Ok(Volume { geometry: self.ras.clone(), voxels })
+    }
+
+    /// Axial slice `z`, in RAS order, of a volume on the stored grid.
+    ///
+    /// # Panics
+    /// If the volume's shape is not the stored one, or there is no such slice.
+    pub fn ras_slice<T: Copy>(&self, volume: &Volume<T>, z: usize) -> Vec<T> {
+        let view = self.in_ras_order(volume.view());
+        let slice = view.index_axis(Axis(0), z);
+        let mut voxels = Vec::with_capacity(slice.len());
+        for row in slice.rows() {
+            match row.to_slice() {
+                Some(row) => voxels.extend_from_slice(row),
+                None => voxels.extend(row.iter()),
+            }
+        }
+        voxels
+    }
+
+    /// Replaces axial slice `z`, in RAS order, of a volume on the stored grid.
+    ///
+    /// # Panics
+    /// If the volume's shape is not the stored one, there is no such slice, or `slice` has another size.
+    pub fn set_ras_slice<T: Copy>(&self, volume: &mut Volume<T>, z: usize, slice: &[T]) {
+        let mut view = self.in_ras_order(volume.view_mut());
+        let mut target = view.index_axis_mut(Axis(0), z);
+        assert_eq!(target.len(), slice.len(), "a slice has as many voxels as the grid says");
+        target.iter_mut().zip(slice).for_each(|(target, &voxel)| *target = voxel);
     }
 
     /// A volume in RAS order put back, voxel for voxel, on the stored grid.

@@ -3,8 +3,8 @@
 use super::folder::MANIFEST;
 use super::{Learner, RunFolder, Settings};
 use crate::checksum::sha256;
-use crate::data::SliceSet;
 use crate::data::file::write_atomically;
+use crate::data::{Slice, SliceSet};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -58,7 +58,7 @@ impl Manifest {
             command: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
             device: device.name(),
             kind: device.kind(),
-            precision: device.precision().into(),
+            precision: device.precision().name().into(),
             settings: settings.clone(),
             cases: case_checksums(set),
             truth: truth.map(|truth| sha256([&truth.iter().map(|&noisy| u8::from(noisy)).collect::<Vec<u8>>()[..]])),
@@ -151,16 +151,14 @@ pub fn refuse(run: &Path, changes: &[String]) -> Result<()> {
     ))
 }
 
-/// Each case's checksum: over its slices in order, the number, the image (32-bit floats, little-endian) and the mask.
+/// Each case's checksum: over its slices in order, the number, the image and the mask, as they lie in memory.
 fn case_checksums(set: &SliceSet) -> BTreeMap<String, String> {
     let checksum = |(case, name): (usize, &String)| {
-        let mut pieces: Vec<Vec<u8>> = Vec::new();
-        for slice in set.slices.iter().filter(|slice| slice.case == case) {
-            pieces.push((slice.index as u64).to_le_bytes().to_vec());
-            pieces.push(slice.image.iter().flat_map(|value| value.to_le_bytes()).collect());
-            pieces.push(slice.mask.clone());
-        }
-        (name.clone(), sha256(pieces.iter().map(|piece| &piece[..])))
+        let slices: Vec<&Slice> = set.slices.iter().filter(|slice| slice.case == case).collect();
+        let numbers: Vec<[u8; 8]> = slices.iter().map(|slice| (slice.index as u64).to_le_bytes()).collect();
+        let pieces = slices.iter().zip(&numbers);
+        let pieces = pieces.flat_map(|(slice, number)| [&number[..], bytemuck::cast_slice(&slice.image), &slice.mask]);
+        (name.clone(), sha256(pieces))
     };
     set.cases.par_iter().enumerate().map(checksum).collect()
 }

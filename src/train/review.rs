@@ -1,5 +1,6 @@
 //! A run's last look at its training masks: the suspects, and pictures of the first of them.
 
+use super::adl::displacement;
 use super::run::{Observer, Run};
 use super::suspects::{Review, Suspect, Unmarked, write_list};
 use crate::Result;
@@ -39,7 +40,7 @@ impl Run<'_> {
                 true => review.suspects.push(Suspect {
                     case,
                     slice: slice.index,
-                    score: denoiser.displacement(&evaluated).into(),
+                    score: displacement(&evaluated, set.size).into(),
                     dice: 1.0 - f64::from(evaluated.loss),
                     pixels: count(evaluated.target),
                     predicted_pixels,

@@ -4,7 +4,7 @@ use super::adl::Denoiser;
 use super::manifest::{self, Manifest, Resumption};
 use super::{EpochRecord, Learner, RunFolder, Settings, State, checkpoint};
 use crate::data::file::write_atomically;
-use crate::data::{Dataset, Labels, Loader, SliceSet, Split};
+use crate::data::{Cache, Dataset, Labels, Loader, SliceSet, Split};
 use crate::device::Device;
 use crate::metrics::overlap::Counts;
 use crate::model::weights::{self, Weights};
@@ -81,18 +81,28 @@ pub struct Run<'a> {
 const SAVE_EVERY: Duration = Duration::from_secs(600);
 
 impl<'a> Run<'a> {
-    /// Loads the slices that `settings` ask for. `progress` is called once for every case.
+    /// Loads the slices that `settings` ask for, into memory or by way of a cache. `progress` is called once for
+    /// every case.
     ///
     /// # Errors
     /// If the settings or the data cannot work.
-    pub fn load_slices(settings: &Settings, dataset: &Dataset, progress: impl Fn() + Sync) -> Result<SliceSet> {
+    pub fn load_slices(
+        settings: &Settings,
+        dataset: &Dataset,
+        cache: Option<&Cache>,
+        progress: impl Fn() + Sync,
+    ) -> Result<SliceSet> {
         settings.check()?;
         let labels = match settings.labels.is_empty() {
             true => Labels::default(),
             false => settings.labels.parse()?,
         };
         let cases = dataset.cases_without(&settings.test_cases)?;
-        SliceSet::load(dataset, &cases, settings.size, settings.window, &labels, progress)
+        let (size, window) = (settings.size, settings.window);
+        match cache {
+            None => SliceSet::load(dataset, &cases, size, window, &labels, progress),
+            Some(cache) => SliceSet::load_cached(dataset, &cases, size, window, &labels, cache, progress),
+        }
     }
 
     /// Plans a run into `folder`, each of its networks on a device of its own. Where it is known, `truth` says of
@@ -151,8 +161,11 @@ impl<'a> Run<'a> {
             manifest::refuse(self.folder.path(), &changes)?;
         }
         (self.state, self.best) = checkpoint::load(&newest, &mut self.learners, self.split.train.len())?;
+        for (learner, known) in self.learners.iter_mut().zip(&self.state.learners) {
+            learner.network.set_loss_scale(known.loss_scale);
+        }
         if !changes.is_empty() {
-            (self.state.batch, self.state.loss_sum, self.state.images) = (0, 0.0, 0);
+            (self.state.batch, self.state.loss_sum, self.state.images, self.state.skipped_steps) = (0, 0.0, 0, 0);
         }
         EpochRecord::drop_from(&self.folder.log(), self.state.epoch)?;
         self.write_best()?;
@@ -292,10 +305,11 @@ impl<'a> Run<'a> {
             removed_total: self.denoiser.slices_left_out(learner).len() as u64,
             estimated_noise: self.denoiser.estimate(learner),
             detection: self.denoiser.detection(learner),
+            skipped_steps: self.state.skipped_steps,
             images_per_s: images as f64 / training,
             seconds: started.elapsed().as_secs_f64(),
         };
-        (self.state.batch, self.state.loss_sum, self.state.images) = (0, 0.0, 0);
+        (self.state.batch, self.state.loss_sum, self.state.images, self.state.skipped_steps) = (0, 0.0, 0, 0);
         Ok(record)
     }
 
@@ -329,6 +343,8 @@ impl<'a> Run<'a> {
                     checkpoint::remove_bad(self.folder, self.state.steps)?;
                     return Err(not_finite(self.set, epoch, slices));
                 }
+                known.loss_scale = learner.network.loss_scale();
+                self.state.skipped_steps += u64::from(losses.skipped);
                 self.denoiser.record(&mut known.records, slices.iter().copied().zip(losses.samples));
                 (loss, images) = (loss + f64::from(losses.batch), images + slices.len());
             }

@@ -19,8 +19,11 @@ use std::process::{Output, Stdio};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_rarunet-cuda");
 
+/// Where the tests' runs cache their slices, instead of in the user's folder.
+const CACHE: (&str, &str) = ("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
+
 fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
-    Command::new(PROGRAM).args(arguments).output().unwrap()
+    Command::new(PROGRAM).args(arguments).env(CACHE.0, CACHE.1).output().unwrap()
 }
 
 /// The one JSON document that a command that succeeds prints.

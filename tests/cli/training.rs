@@ -1,6 +1,6 @@
 //! `train`, `predict` and `evaluate` one after the other, as a user types them.
 
-use super::{PROGRAM, error, json, run};
+use super::{CACHE, PROGRAM, error, json, run};
 use rarunet_cuda::data::read_labels;
 use rarunet_cuda::train::EpochRecord;
 use std::path::Path;
@@ -106,6 +106,7 @@ fn interrupted_training_leaves_weights() {
     for (signal, exit_code) in [("INT", 130), ("TERM", 143)] {
         let out = folder.path().join(signal);
         let mut command = Command::new(PROGRAM);
+        command.env(CACHE.0, CACHE.1);
         command.args(["train", &data, "--out"]).arg(&out).args(TINY).args(["--epochs", "100000"]);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let started = Instant::now();

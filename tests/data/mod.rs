@@ -1,5 +1,6 @@
 //! Reading, writing, reorienting, slicing and handing out scans.
 
+mod cache;
 mod damage;
 mod dataset;
 mod dicom;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use rarunet_cuda::data::{Loader, Slice, SliceSet, Split};
+use rarunet_cuda::data::{Loader, Pixels, Slice, SliceSet, Split};
 
 use super::message;
 
@@ -14,9 +14,9 @@ fn set(counts: &[usize], size: usize) -> SliceSet {
         for index in 0..count {
             let has_foreground = index >= count / 4 && index < count - count / 4;
             let number = slices.len();
-            let image = (0..size * size).map(|pixel| (number * 1000 + pixel) as f32).collect();
-            let mask = (0..size * size).map(|pixel| u8::from(has_foreground && pixel % size == 1)).collect();
-            slices.push(Slice { case, index, image, mask, has_foreground });
+            let image: Vec<f32> = (0..size * size).map(|pixel| (number * 1000 + pixel) as f32).collect();
+            let mask: Vec<u8> = (0..size * size).map(|pixel| u8::from(has_foreground && pixel % size == 1)).collect();
+            slices.push(Slice { case, index, image: Pixels::from(image), mask: Pixels::from(mask), has_foreground });
         }
     }
     let cases = (0..counts.len()).map(|case| char::from(b'a' + case as u8).to_string()).collect();
@@ -156,12 +156,12 @@ fn a_last_batch_is_filled_up_with_slices_that_do_not_count() {
     assert_eq!(b.weight, [1.0; 4]);
     assert_eq!(loader.fill(1, &mut b.image, &mut b.target, &mut b.weight), [4, 5, 6]);
     assert_eq!(b.weight, [1.0, 1.0, 1.0, 0.0]);
-    assert_eq!(b.image[3 * 16..], set.slices[0].image);
+    assert_eq!(b.image[3 * 16..], set.slices[0].image[..]);
     // One slice in a batch of four goes round.
     let lonely = Loader::new(&set, vec![5], 4, 1, false);
     assert_eq!(lonely.fill(0, &mut b.image, &mut b.target, &mut b.weight), [5]);
     assert_eq!(b.weight, [1.0, 0.0, 0.0, 0.0]);
-    assert_eq!(b.image[16..32], set.slices[5].image);
+    assert_eq!(b.image[16..32], set.slices[5].image[..]);
 }
 
 #[test]

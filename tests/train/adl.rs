@@ -44,7 +44,8 @@ fn a_run_removes_equation_5_s_sum_but_no_more_than_are_noisy() {
 fn set(count: usize) -> SliceSet {
     let slice = |index| {
         let foreground = index % 4 != 3;
-        Slice { case: 0, index, image: vec![0.0], mask: vec![u8::from(foreground)], has_foreground: foreground }
+        let (image, mask) = (vec![0.0].into(), vec![u8::from(foreground)].into());
+        Slice { case: 0, index, image, mask, has_foreground: foreground }
     };
     SliceSet { size: 1, cases: vec!["a".into()], slices: (0..count).map(slice).collect() }
 }

@@ -47,7 +47,7 @@ fn device(threads: usize) -> Box<CpuDevice<f32>> {
 }
 
 fn load(settings: &Settings, data: &Path) -> Result<SliceSet> {
-    Run::load_slices(settings, &Dataset::open(data)?, || {})
+    Run::load_slices(settings, &Dataset::open(data)?, None, || {})
 }
 
 fn train(settings: &Settings, data: &Path, out: &Path, threads: usize, observer: &dyn Observer) -> Result<Outcome> {

@@ -179,7 +179,7 @@ fn a_diverged_run_keeps_its_last_good_checkpoint() {
 
 #[test]
 fn too_little_memory_or_disk_is_said_with_numbers() {
-    let needs = DataNeeds { cases: 3, slices: 900, bytes: 1 << 60 };
+    let needs = DataNeeds { cases: 3, slices: 900, bytes: 1 << 60, cache_bytes: 0 };
     let message = needs.check().unwrap_err().to_string();
     assert!(message.contains("900 slices") && message.contains("1099511627776 MiB") && message.contains("--size"));
     let message = check_disk(Path::new("absent/run"), 1 << 62).unwrap_err().to_string();

@@ -32,11 +32,12 @@ const SAME_PLACE: f64 = 1e-3;
 /// How far a slice may be shifted sideways against its neighbour, as a part of their distance.
 const TILTED: f64 = 0.02;
 
-/// Opens the DICOM series in a folder, or a single slice.
+/// Opens a DICOM series in a folder, or a single slice: the series of this SeriesInstanceUID, or the only one.
 ///
 /// # Errors
-/// If there is no series or more than one, if a file is damaged, or if the slices make no even grid.
-pub fn open(path: &Path) -> Result<Source> {
+/// If there is no such series, or none is asked for and there are several, if a file is damaged, or if the
+/// slices make no even grid.
+pub fn open(path: &Path, wanted: Option<&str>) -> Result<Source> {
     let files = if path.is_dir() { files_in(path)? } else { vec![path.to_path_buf()] };
     // In parallel, but the first error by name is told whichever comes first.
     let headers: Vec<Result<Option<SliceHeader>>> = files.par_iter().map(|file| SliceHeader::read(file)).collect();
@@ -46,15 +47,23 @@ pub fn open(path: &Path) -> Result<Source> {
             series.entry(header.series.clone()).or_default().push(header);
         }
     }
-    let mut slices = match series.len() {
-        0 => return Err(Error::file(path, "holds no DICOM slices")),
-        1 => series.into_values().flatten().collect::<Vec<_>>(),
-        _ => return Err(several(path, &series)),
+    let mut slices = match (wanted, series.len()) {
+        (_, 0) => return Err(Error::file(path, "holds no DICOM slices")),
+        (Some(uid), _) => match series.remove(uid) {
+            Some(slices) => slices,
+            None => return Err(Error::file(path, format!("holds no series {uid}; it holds {}", list(&series)))),
+        },
+        (None, 1) => series.into_values().flatten().collect(),
+        (None, several) => {
+            let advice = "choose one with --series UID, or move it to a folder of its own";
+            return Err(Error::file(path, format!("holds {several} series: {}; {advice}", list(&series))));
+        }
     };
     let geometry = grid(path, &mut slices)?;
-    let header = Header { format: Format::Dicom, dtype: slices[0].dtype(), nifti: None };
+    let header = Header { format: Format::Dicom, dtype: slices[0].dtype(), nifti: None, notes: Vec::new() };
     let per_block = rayon::current_num_threads();
-    Source::new(path, geometry, header, Box::new(Slices { slices, next: 0, per_block }))
+    let files = slices.iter().map(|slice| slice.path.clone()).collect();
+    Source::new(path, files, geometry, header, Box::new(Slices { slices, next: 0, per_block }))
 }
 
 /// Whether a folder holds a DICOM file.
@@ -74,13 +83,13 @@ fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(entries(folder)?.into_iter().filter(|path| path.is_file()).collect())
 }
 
-fn several(path: &Path, series: &BTreeMap<String, Vec<SliceHeader>>) -> Error {
+/// Each series with what tells it from the others.
+fn list(series: &BTreeMap<String, Vec<SliceHeader>>) -> String {
     let list = series.iter().map(|(uid, slices)| {
         let first = &slices[0];
         format!("{uid} ({} files of {} x {}, \"{}\")", slices.len(), first.columns, first.rows, first.description)
     });
-    let list = list.collect::<Vec<_>>().join(", ");
-    Error::file(path, format!("holds {} series: {list}; move the one you want to a folder of its own", series.len()))
+    list.collect::<Vec<_>>().join(", ")
 }
 
 /// Sorts slices along their normal and finds the grid that they make.
