@@ -251,6 +251,15 @@ impl<T: Real> Network<T> {
         self.device.run(step.id)
     }
 
+    /// Sets the running statistics to zero: what is estimated next then depends on nothing before.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn reset_statistics(&mut self) -> Result<()> {
+        let zeros = vec![T::ZERO; stored_count(&self.parameters, Region::Statistics)];
+        self.device.write_state(Region::Statistics, 0, &zeros)
+    }
+
     /// Inference on the batch that was written.
     ///
     /// # Errors

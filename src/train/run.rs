@@ -155,10 +155,10 @@ impl<'a> Run<'a> {
     /// If there is no checkpoint or it is damaged, or if anything is otherwise and `allow_changes` is not given.
     pub fn resume(&mut self, allow_changes: bool) -> Result<()> {
         let newest = checkpoint::newest(self.folder.path())?;
-        let before = Manifest::read(self.folder)?;
+        let before = Manifest::read(self.folder.path())?;
         let changes = self.manifest.changes_since(&before);
         if !allow_changes {
-            manifest::refuse(self.folder, &changes)?;
+            manifest::refuse(self.folder.path(), &changes)?;
         }
         (self.state, self.best) = checkpoint::load(&newest, &mut self.learners, self.split.train.len())?;
         for (learner, known) in self.learners.iter_mut().zip(&self.state.learners) {
@@ -280,6 +280,12 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         if self.state.batch == 0 {
             self.denoiser.begin_epoch(self.state.epoch, &mut self.state.learners);
+        }
+        if self.state.learners.iter().any(|learner| learner.weights.iter().all(|&weight| weight == 0.0)) {
+            return Err(Error::Invalid(format!(
+                "--adl leaves no slice to train on in epoch {}: lower --noise-proportion, or add cases",
+                self.state.epoch
+            )));
         }
         let loaders = self.epoch_loaders();
         let trained_before = self.state.images;
