@@ -151,7 +151,6 @@ pub fn run(args: &Args) -> Result<()> {
     let settings = args.settings()?;
     flags::model(&settings.model, settings.widths)?;
     settings.check()?;
-    settings.adl.check(settings.noise()?)?;
     match args.resume {
         true => RunFolder::check_resumable(&args.out)?,
         false => RunFolder::check_new(&args.out)?,

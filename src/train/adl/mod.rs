@@ -101,19 +101,6 @@ impl Adl {
         }
     }
 
-    /// Says whether it is told what it must be.
-    ///
-    /// # Errors
-    /// If it must be told how noisy the masks are, and is not.
-    pub fn check(self, noise: Option<Noise>) -> Result<()> {
-        if self.needs_noise() && noise.is_none() {
-            return Err(Error::Invalid(
-                "this --adl must be told how noisy the masks are: give --noise-proportion and --noise-overlap".into(),
-            ));
-        }
-        Ok(())
-    }
-
     /// The loss that trains.
     pub fn loss(self) -> Loss {
         match self {
