@@ -22,10 +22,39 @@
 //! | [`noise`] | masks made worse on purpose, to a wanted overlap |
 //! | [`metrics`] | every metric of the paper's tables |
 //! | [`report`] | curves, pictures of masks, `report.html` |
+//! | [`onnx`], [`tensorboard`] | what other programs read, written with [`protobuf`] |
 //! | [`cli`] | the commands |
 //! | [`gradcheck`] | every op against central differences |
 //! | [`checksum`], [`resources`] | SHA-256; how much memory and disk are free |
 //! | [`error`] | the one error type |
+//!
+//! # A training step
+//!
+//! ```
+//! use rarunet_cuda::device::cpu::CpuDevice;
+//! use rarunet_cuda::model::{Mode, Model, Network};
+//!
+//! # fn main() -> rarunet_cuda::Result<()> {
+//! // A narrow RAR-U-Net with random weights, and a step of two images of 32 x 32 pixels.
+//! let model = Model::new("rar-unet", [8, 8, 16, 16, 16])?;
+//! let mut network = Network::<f32>::new(model, Box::new(CpuDevice::new()?))?;
+//! network.initialise(1)?;
+//! let step = network.load(Mode::Train, 2, [32, 32])?;
+//! println!("{} MiB", network.planned_bytes() >> 20);
+//!
+//! // Bright squares on a dark ground, and their masks.
+//! let mask: Vec<f32> = (0..2 * 32 * 32).map(|i| f32::from(u8::from(i % 32 > 8 && i / 32 % 32 > 12))).collect();
+//! let image: Vec<f32> = mask.iter().map(|mask| 2.0 * mask - 0.5).collect();
+//! network.write_batch(&step, &image, &mask, &[1.0, 1.0])?;
+//! let first = network.train(&step, 1e-2, 1)?.batch;
+//! let mut last = first;
+//! for number in 2..=20 {
+//!     last = network.train(&step, 1e-2, number)?.batch;
+//! }
+//! assert!(last < 0.5 * first, "the Dice loss fell from {first} to {last}");
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! What depends on what: `tensor <- graph, ops <- plan <- device <- model <- train, predict <- cli`. Graph, ops and
 //! devices know one another: a graph holds ops, an op says how each device runs it. Data, metrics and report stand
@@ -41,15 +70,18 @@ pub mod graph;
 pub mod metrics;
 pub mod model;
 pub mod noise;
+pub mod onnx;
 pub mod ops;
 pub mod plan;
 pub mod postprocessing;
 pub mod predict;
 pub mod preprocessing;
+pub mod protobuf;
 pub mod report;
 pub mod reproduce;
 pub mod resources;
 pub mod tensor;
+pub mod tensorboard;
 pub mod train;
 
 pub use error::{Error, Result};

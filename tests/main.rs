@@ -11,5 +11,8 @@ mod graph;
 mod metrics;
 mod noise;
 mod nvcc;
+mod onnx;
+mod protobuf;
 mod report;
+mod tensorboard;
 mod train;

@@ -8,7 +8,6 @@ use crate::{Error, Result};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -168,29 +167,31 @@ fn write_case(case: &Case, dataset: &Dataset, corruptions: &[(Place, &Corruption
     let spacing = volume.geometry.spacing();
     let shape @ [width, height, depth] = volume.geometry.shape;
     let is_foreground = |label: i32| args.labels.contains(i64::from(label));
-    let mut rows = String::new();
+    let mut rows = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
     for (place, Corruption { kind, overlap, flipped, .. }) in corruptions {
         let mut row = |slice: usize, overlap: f64| {
-            let _ = writeln!(rows, "{},{slice},{},{overlap:.6}", csv_field(&case.name), kind.name());
+            let fields = [&case.name, &slice.to_string(), kind.name(), &format!("{overlap:.6}")];
+            rows.write_record(fields).map_err(|error| Error::file(&case.mask, error.to_string()))
         };
         match place.slice {
             Some(z) => {
                 let labels = &mut volume.voxels[z * width * height..][..width * height];
                 noise::relabel(labels, [width, height, 1], spacing, is_foreground, flipped);
-                row(z, *overlap);
+                row(z, *overlap)?;
             }
             None => {
                 let before = volume.clone();
                 noise::relabel(&mut volume.voxels, shape, spacing, is_foreground, flipped);
                 let changed: BTreeSet<usize> = flipped.iter().map(|voxel| voxel / (width * height)).collect();
                 for z in (0..depth).filter(|z| changed.contains(z)) {
-                    row(z, slice_overlap(before.slice(z), volume.slice(z), is_foreground));
+                    row(z, slice_overlap(before.slice(z), volume.slice(z), is_foreground))?;
                 }
             }
         }
     }
     write_mask(&args.out.join(written_as(case, dataset)), &reorientation.to_stored(&volume)?, &header)?;
-    Ok(rows)
+    let rows = rows.into_inner().map_err(|error| Error::file(&case.mask, error.to_string()))?;
+    Ok(String::from_utf8_lossy(&rows).into_owned())
 }
 
 /// The Dice overlap of two slices, at least one of which has foreground.
@@ -202,14 +203,6 @@ fn slice_overlap(before: &[i32], after: &[i32], is_foreground: impl Fn(i32) -> b
         sum += usize::from(before) + usize::from(after);
     }
     2.0 * both as f64 / sum as f64
-}
-
-/// A name as a field of a CSV file.
-fn csv_field(text: &str) -> String {
-    match text.contains([',', '"', '\n']) {
-        true => format!("\"{}\"", text.replace('"', "\"\"")),
-        false => text.to_owned(),
-    }
 }
 
 /// The mask's path in the data set's folder; a mask that is not NIfTI becomes so.

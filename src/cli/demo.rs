@@ -8,7 +8,7 @@ use crate::data::{Dataset, Volume, nifti, read_labels};
 use crate::metrics::evaluation::Evaluation;
 use crate::metrics::{NEIGHBOURHOOD_RADIUS, evaluate_case};
 use crate::predict::Predictor;
-use crate::report::{CasePictures, DISPLAY_WINDOW, montage, spread};
+use crate::report::{CasePictures, DISPLAY_WINDOW, Journal, montage, spread};
 use crate::train::{Run, RunFolder, Schedule, Settings};
 use crate::{Error, Result};
 use serde_json::json;
@@ -63,7 +63,9 @@ pub fn run(args: &Args) -> Result<()> {
     let set = Run::load_slices(&settings, &dataset, None, || {})?;
     let run_folder = RunFolder::create(&folder)?;
     let mut run = Run::new(&settings, &set, None, || args.device.open(), &run_folder)?;
-    run.train(&train::Display::new(settings.epochs)?)?;
+    let display = train::Display::new(settings.epochs)?.with_journal(Journal::new(&folder, &set, settings.window));
+    run.train(&display)?;
+    display.finish(Vec::new())?;
 
     let name = held_out();
     let scan = data.join(format!("imagesTr/{name}_0000.nii.gz"));
@@ -90,7 +92,7 @@ fn finish(out: &Path, run: &Path, name: &str, masks: [&Volume<u8>; 2], image: &V
     write_atomically(&out.join(format!("{name}.png")), |file| file.write_all(&picture))?;
     let case = CasePictures::draw(name, Some(dice), image, Some(reference), Some(prediction), depth)?;
     let note = format!("{name}, which training did not see: Dice {dice:.4}");
-    report::write(run, out, vec![note.clone()], Some(&evaluation), vec![case])?;
+    report::write(run, out, vec![note.clone()], &evaluation, vec![case])?;
     output::print(&format!("{note}; see {}\n", out.join("report.html").display()))
 }
 

@@ -13,12 +13,15 @@ pub mod output;
 
 mod bench;
 mod compare;
+mod completions;
 mod corrupt;
 mod demo;
 mod devices;
 mod evaluate;
+mod export;
 mod gradcheck;
 mod inspect;
+mod man;
 mod masks;
 mod models;
 mod phantom;
@@ -42,6 +45,12 @@ use std::process::ExitCode;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Say nothing on standard error but errors
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more on standard error
+    #[arg(long, short, global = true)]
+    verbose: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -55,10 +64,14 @@ enum Command {
     Reproduce(Box<reproduce::Args>),
     Predict(predict::Args),
     Evaluate(evaluate::Args),
+    Report(report::Args),
+    Export(export::Args),
     Models(models::Args),
     Gradcheck(gradcheck::Args),
     Bench(bench::Args),
     Devices(devices::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 impl Command {
@@ -73,10 +86,14 @@ impl Command {
             Command::Reproduce(args) => reproduce::run(args),
             Command::Predict(args) => predict::run(args),
             Command::Evaluate(args) => evaluate::run(args),
+            Command::Report(args) => report::run(args),
+            Command::Export(args) => export::run(args),
             Command::Models(args) => models::run(args),
             Command::Gradcheck(args) => gradcheck::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Devices(args) => devices::run(args),
+            Command::Completions(args) => completions::run(args),
+            Command::Man(args) => man::run(args),
         }
     }
 }
@@ -97,10 +114,11 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    output::set_verbosity(cli.quiet, cli.verbose);
     match cli.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::note(&format!("error: {error}"));
+            output::error(&format!("error: {error}"));
             match error {
                 Error::Interrupted { exit_code } => ExitCode::from(exit_code),
                 _ => ExitCode::FAILURE,
@@ -120,7 +138,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     let said =
         text.split("\n\n").map(str::trim).filter(|part| !part.starts_with("Usage:") && !part.starts_with("For more"));
-    output::note(&said.collect::<Vec<_>>().join("; "));
+    output::error(&said.collect::<Vec<_>>().join("; "));
     ExitCode::from(2)
 }
 

@@ -5,7 +5,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Prints text that ends in a newline. A reader that has gone away (`| head`) has read enough.
@@ -29,8 +29,32 @@ pub fn print_json(value: &impl Serialize) -> Result<()> {
     print(&(text + "\n"))
 }
 
-/// Prints one line to standard error; a file's name cannot make it two.
+/// How much is said on standard error besides errors: nothing, what matters, or more.
+static VERBOSITY: AtomicU8 = AtomicU8::new(1);
+
+/// Sets how much is said on standard error, for the whole program.
+pub fn set_verbosity(quiet: bool, verbose: bool) {
+    VERBOSITY.store(if quiet { 0 } else { 1 + u8::from(verbose) }, Ordering::Relaxed);
+}
+
+fn verbosity() -> u8 {
+    VERBOSITY.load(Ordering::Relaxed)
+}
+
+/// Whether the user wants to know more.
+pub fn is_verbose() -> bool {
+    verbosity() > 1
+}
+
+/// Prints a line to standard error, unless the user wants quiet.
 pub fn note(text: &str) {
+    if verbosity() > 0 {
+        error(text);
+    }
+}
+
+/// Prints one line to standard error; a file's name cannot make it two.
+pub fn error(text: &str) {
     let line: Vec<&str> = text.split(|c: char| c.is_control()).map(str::trim).filter(|part| !part.is_empty()).collect();
     // If nobody reads errors, nobody can be told.
     let _ = writeln!(io::stderr(), "{}", line.join(" "));
@@ -78,7 +102,8 @@ impl Progress {
         let what = what.into();
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let plain = no_color || !io::stderr().is_terminal();
-        let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let target =
+            if plain || verbosity() == 0 { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(total as u64), target);
         let template = format!("{{msg}} {{bar:30}} {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left");
         let style = ProgressStyle::with_template(&template).expect("the template above is well-formed");
@@ -113,10 +138,15 @@ impl Progress {
             let left = ((total - done) as f64 / speed).round();
             note(&format!(
                 "{}: {done}/{total} {unit}, {speed:.1} {unit}/s, {left} s left",
-                self.what,
+                self.bar.message(),
                 unit = self.unit
             ));
         }
+    }
+
+    /// What the work has come to so far (`validation Dice 0.9`), shown from now on.
+    pub fn status(&self, text: &str) {
+        self.bar.set_message(format!("{}, {text}", self.what));
     }
 
     /// Prints a line without disturbing the bar.

@@ -1,10 +1,11 @@
 //! `train`: from a data set to weights.
 
 use super::device::DeviceArgs;
-use super::{flags, output, report, signal};
+use super::{flags, output, signal};
 use crate::data::file::create_folder;
 use crate::data::{Cache, Dataset};
 use crate::noise::Truth;
+use crate::report::Journal;
 use crate::resources::{free_disk, free_memory};
 use crate::train::adl::Adl;
 use crate::train::needs::{DataNeeds, check_disk, disk_bytes};
@@ -182,28 +183,28 @@ pub fn run(args: &Args) -> Result<()> {
     if args.resume {
         run.resume(args.allow_changes)?;
     }
-    let display = Display::new(settings.epochs)?;
+    let journal = Journal::new(&args.out, &set, settings.window);
+    let display = Display::new(settings.epochs)?.with_journal(journal);
     let trained = run.train(&display).and_then(|outcome| {
         run.load_best()?;
         run.review(&display)?;
         Ok(outcome)
     });
-    drop(display);
-    finish(trained, &args.out)
+    finish(trained, &display, &args.out)
 }
 
 /// Writes the report of a run that ended or was interrupted; says of one that failed what is kept.
-fn finish(trained: Result<Outcome>, folder: &Path) -> Result<()> {
+fn finish(trained: Result<Outcome>, display: &Display, folder: &Path) -> Result<()> {
     match trained {
         Ok(outcome) => {
             let text = outcome_text(&outcome, folder);
-            report::write(folder, folder, vec![text.clone()], None, Vec::new())?;
+            display.finish(vec![text.clone()])?;
             output::note(&text);
             Ok(())
         }
         Err(Error::Interrupted { exit_code }) => {
             let note = "The run was interrupted; train --resume goes on with it.".to_owned();
-            if let Err(error) = report::write(folder, folder, vec![note], None, Vec::new()) {
+            if let Err(error) = display.finish(vec![note]) {
                 output::note(&error.to_string());
             }
             Err(Error::Interrupted { exit_code })
@@ -298,25 +299,54 @@ fn outcome_text(outcome: &Outcome, folder: &Path) -> String {
     format!("best: epoch {}, {dice}; weights in {}", outcome.best_epoch, path.display())
 }
 
-/// Shows a run on standard error, and stops it when a signal asks for it.
-pub struct Display {
-    epochs: u64,
-    progress: RefCell<Option<output::Progress>>,
+/// What else there is to say of an epoch.
+fn details(record: &EpochRecord) -> String {
+    let iou = record.val_iou.map_or(String::new(), |iou| format!(", validation IoU {iou:.4}"));
+    let EpochRecord { learning_rate, removed, removed_total, seconds, .. } = record;
+    let auroc = record.detection.and_then(|detection| detection.auroc);
+    let auroc = auroc.map_or(String::new(), |auroc| format!(", detection AUROC {auroc:.3}"));
+    format!(
+        "{iou}, learning rate {learning_rate:.2e}, {removed} masks removed, {removed_total} in all{auroc}, {seconds:.1} s"
+    )
 }
 
-impl Display {
+/// Shows a run on standard error, and stops it when a signal asks for it.
+pub struct Display<'a> {
+    epochs: u64,
+    progress: RefCell<Option<output::Progress>>,
+    journal: Option<RefCell<Journal<'a>>>,
+}
+
+impl<'a> Display<'a> {
     /// For a run of `epochs`; signals are caught from now on.
     ///
     /// # Errors
     /// If signals cannot be caught.
     pub fn new(epochs: u64) -> Result<Self> {
         signal::catch()?;
-        Ok(Display { epochs, progress: RefCell::new(None) })
+        Ok(Display { epochs, progress: RefCell::new(None), journal: None })
+    }
+
+    /// Also keeps a journal.
+    pub fn with_journal(self, journal: Journal<'a>) -> Self {
+        Display { journal: Some(RefCell::new(journal)), ..self }
+    }
+
+    /// Clears the bar, and writes the journal's last page.
+    ///
+    /// # Errors
+    /// If the journal could not be kept.
+    pub fn finish(&self, notes: Vec<String>) -> Result<()> {
+        *self.progress.borrow_mut() = None;
+        self.journal.as_ref().map_or(Ok(()), |journal| journal.borrow_mut().finish(notes))
     }
 }
 
-impl Observer for Display {
+impl Observer for Display<'_> {
     fn begin(&self, summary: &Summary) {
+        if let Some(journal) = &self.journal {
+            journal.borrow_mut().begin(summary);
+        }
         output::note(&summary_text(summary));
         let images = self.epochs * summary.train_slices as u64;
         let progress = output::Progress::new("train", images as usize, "images");
@@ -331,18 +361,31 @@ impl Observer for Display {
         }
     }
 
+    fn validated(&self, slice: usize, probabilities: &[f32]) {
+        if let Some(journal) = &self.journal {
+            journal.borrow_mut().validated(slice, probabilities);
+        }
+    }
+
     fn epoch(&self, record: &EpochRecord, best: bool) {
+        if let Some(journal) = &self.journal {
+            journal.borrow_mut().epoch(record, best);
+        }
         let dice = record.val_dice.map_or(String::new(), |dice| format!(", validation Dice {dice:.4}"));
         let text = format!(
-            "epoch {}/{}: loss {:.4}{dice}, {:.1} images/s{}",
+            "epoch {}/{}: loss {:.4}{dice}, {:.1} images/s{}{}",
             record.epoch,
             self.epochs,
             record.train_loss,
             record.images_per_s,
+            if output::is_verbose() { details(record) } else { String::new() },
             if best { ", best" } else { "" }
         );
         if let Some(progress) = &*self.progress.borrow() {
             progress.note(&text);
+            if let Some(dice) = record.val_dice {
+                progress.status(&format!("validation Dice {dice:.4}"));
+            }
         }
     }
 

@@ -40,10 +40,11 @@ use crate::device::cuda::OnCuda;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
 use case::Case;
+use std::any::Any;
 use std::fmt::Debug;
 
 /// An op: what a graph, a plan and the devices need to know of it.
-pub trait Op: OnCpu<f32> + OnCpu<f64> + OnCuda + Debug + Send + Sync {
+pub trait Op: OnCpu<f32> + OnCpu<f64> + OnCuda + Any + Debug + Send + Sync {
     /// The op's name: the stem of its file, with the part of it if there are several.
     fn name(&self) -> &'static str;
 

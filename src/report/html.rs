@@ -3,9 +3,9 @@
 //! Its content security policy forbids every request; pictures are data URIs, curves inline SVG. Without its script
 //! (the slider, sorting) everything still stands there. It follows the reader's light or dark theme, and prints.
 
-use super::palette::{Colour, PREDICTION, REFERENCE, hexadecimal};
+use super::palette::{CURVES, Colour, PREDICTION, REFERENCE, hexadecimal};
 use super::plot::{LineChart, Series};
-use super::{DISPLAY_WINDOW, escape, figure, overlay};
+use super::{DISPLAY_WINDOW, Suspects, Validation, escape, figure, overlay, sections};
 use crate::Result;
 use crate::data::file::write_atomically;
 use crate::data::{Reorientation, Volume};
@@ -45,6 +45,12 @@ pub struct Report<'a> {
     pub settings: Vec<(String, String)>,
     pub records: Vec<EpochRecord>,
     pub evaluation: Option<&'a Evaluation>,
+    /// The validation slices, case by case.
+    pub validation: Option<Validation>,
+    /// Training masks that are likely wrong.
+    pub suspects: Option<Suspects>,
+    /// What the run ran on, as names and values.
+    pub manifest: Vec<(String, String)>,
     /// In any order; the report begins with the best by Dice.
     pub cases: Vec<CasePictures>,
 }
@@ -115,41 +121,27 @@ impl Report<'_> {
 
     /// The report as a document.
     pub fn html(&self) -> String {
-        let title = escape(&self.title);
-        let mut html = format!(
-            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>{title}</title>\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; \
-             style-src 'unsafe-inline'; script-src 'unsafe-inline'\">\n\
-             <link rel=\"icon\" href=\"data:,\">\n<style>\n{}{}</style>\n\
-             <noscript><style>.picture img[hidden] {{ display: block; }} .slider {{ display: none; }}</style></noscript>\n\
-             </head>\n<body>\n<main>\n<h1>{title}</h1>\n",
-            palette_css(),
-            include_str!("report.css")
-        );
+        let mut body = String::new();
         // Writing into a String cannot fail.
-        let _ = self.body(&mut html);
-        html.push_str("</main>\n<script>\n");
-        html.push_str(include_str!("report.js"));
-        html.push_str("</script>\n</body>\n</html>\n");
-        html
+        let _ = self.body(&mut body);
+        page(&self.title, &body)
     }
 
     fn body(&self, html: &mut String) -> std::fmt::Result {
-        self.notes(html)?;
+        notes(html, &self.notes)?;
         self.tiles(html)?;
         self.pictures(html)?;
-        self.curves(html)?;
         self.metrics(html)?;
-        self.settings(html)
-    }
-
-    fn notes(&self, html: &mut String) -> std::fmt::Result {
-        if self.notes.is_empty() {
-            return Ok(());
+        self.curves(html)?;
+        if let Some(validation) = &self.validation {
+            sections::validation(html, validation)?;
         }
-        let items: String = self.notes.iter().map(|note| format!("<li>{}</li>\n", escape(note))).collect();
-        writeln!(html, "<ul class=\"notes\">\n{items}</ul>")
+        self.denoising(html)?;
+        if let Some(suspects) = &self.suspects {
+            sections::suspects(html, suspects)?;
+        }
+        sections::listing(html, "settings", "Settings", &self.settings)?;
+        sections::listing(html, "manifest", "What it ran on", &self.manifest)
     }
 
     /// The figures that people look for first.
@@ -195,38 +187,9 @@ impl Report<'_> {
         if self.cases.is_empty() {
             return Ok(());
         }
-        let mut cases: Vec<&CasePictures> = self.cases.iter().collect();
-        // Best first; those without a Dice last.
-        cases.sort_by(|a, b| b.dice.unwrap_or(f64::NEG_INFINITY).total_cmp(&a.dice.unwrap_or(f64::NEG_INFINITY)));
         writeln!(html, "<section aria-labelledby=\"pictures\">\n<h2 id=\"pictures\">Pictures</h2>")?;
-        writeln!(
-            html,
-            "<p>Axial slices, seen from the feet: the patient\u{2019}s right (R) is on the left, the front is up.</p>"
-        )?;
-        writeln!(html, "<ul class=\"legend\">")?;
-        for (colour, width, text) in [
-            (REFERENCE, 4.0, "reference; tinted where the prediction misses it"),
-            (PREDICTION, 2.0, "prediction; tinted where the reference does not have it"),
-        ] {
-            let colour = hexadecimal(colour.bright);
-            writeln!(
-                html,
-                "<li><svg viewBox=\"0 0 40 20\" aria-hidden=\"true\"><path d=\"M0 0h40v20H0z\" fill=\"#000\"/>\
-                 <path d=\"M4 7h32v13H4z\" fill=\"{colour}\" fill-opacity=\"0.3\"/>\
-                 <path d=\"M4 7h32\" stroke=\"{colour}\" stroke-width=\"{width}\"/></svg>{text}</li>"
-            )?;
-        }
-        writeln!(html, "</ul>\n<div class=\"cases\">")?;
-        let known = cases.iter().filter(|case| case.dice.is_some()).count();
-        for (place, case) in cases.into_iter().enumerate() {
-            let badge = match place {
-                0 if known > 1 => "best",
-                _ if known > 1 && place + 1 == known => "worst",
-                _ => "",
-            };
-            case_html(html, case, badge)?;
-        }
-        writeln!(html, "</div>\n</section>")
+        sections::cases(html, self.cases.iter().collect())?;
+        writeln!(html, "</section>")
     }
 
     fn curves(&self, html: &mut String) -> std::fmt::Result {
@@ -234,12 +197,25 @@ impl Report<'_> {
             return Ok(());
         }
         writeln!(html, "<section aria-labelledby=\"curves\">\n<h2 id=\"curves\">Curves</h2>\n<div class=\"charts\">")?;
-        for (number, chart) in charts(&self.records).iter().enumerate() {
-            writeln!(html, "<div class=\"chart-card\">{}</div>", chart.svg(&format!("chart-{number}")))?;
-        }
+        charts_html(html, "chart", &charts(&self.records))?;
         writeln!(html, "</div>\n<details><summary>All epochs in numbers</summary>")?;
         epochs_html(html, &self.records)?;
         writeln!(html, "</details>\n</section>")
+    }
+
+    /// What denoising left out, if it did.
+    fn denoising(&self, html: &mut String) -> std::fmt::Result {
+        let charts = denoising_charts(&self.records);
+        let Some(last) = self.records.last().filter(|_| !charts.is_empty()) else { return Ok(()) };
+        writeln!(html, "<section aria-labelledby=\"denoising\">\n<h2 id=\"denoising\">What denoising left out</h2>")?;
+        writeln!(
+            html,
+            "<p>Training went on without masks that seemed wrong: {} of them in epoch {}.</p>",
+            last.removed_total, last.epoch
+        )?;
+        writeln!(html, "<div class=\"charts\">")?;
+        charts_html(html, "denoising", &charts)?;
+        writeln!(html, "</div>\n</section>")
     }
 
     fn metrics(&self, html: &mut String) -> std::fmt::Result {
@@ -264,27 +240,46 @@ impl Report<'_> {
              it is no part of the means.</p>\n</details>\n</section>"
         )
     }
+}
 
-    fn settings(&self, html: &mut String) -> std::fmt::Result {
-        if self.settings.is_empty() {
-            return Ok(());
-        }
-        writeln!(
-            html,
-            "<section aria-labelledby=\"settings\">\n<h2 id=\"settings\">Settings</h2>\n<table class=\"settings\">\n<tbody>"
-        )?;
-        for (name, value) in &self.settings {
-            writeln!(html, "<tr><th scope=\"row\">{}</th><td>{}</td></tr>", escape(name), escape(value))?;
-        }
-        writeln!(html, "</tbody>\n</table>\n</section>")
+/// A page with this title (as text) and body (as HTML).
+pub(super) fn page(title: &str, body: &str) -> String {
+    let title = escape(title);
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>{title}</title>\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; \
+         style-src 'unsafe-inline'; script-src 'unsafe-inline'\">\n\
+         <link rel=\"icon\" href=\"data:,\">\n<style>\n{}{}</style>\n\
+         <noscript><style>.picture img[hidden] {{ display: block; }} .slider {{ display: none; }}</style></noscript>\n\
+         </head>\n<body>\n<main>\n<h1>{title}</h1>\n{body}</main>\n<script>\n{}</script>\n</body>\n</html>\n",
+        palette_css(),
+        include_str!("report.css"),
+        include_str!("report.js")
+    )
+}
+
+/// Sentences under the title.
+pub(super) fn notes(html: &mut String, notes: &[String]) -> std::fmt::Result {
+    if notes.is_empty() {
+        return Ok(());
     }
+    let items: String = notes.iter().map(|note| format!("<li>{}</li>\n", escape(note))).collect();
+    writeln!(html, "<ul class=\"notes\">\n{items}</ul>")
+}
+
+/// Charts, each with an id that begins with `id`.
+pub(super) fn charts_html(html: &mut String, id: &str, charts: &[LineChart]) -> std::fmt::Result {
+    charts.iter().enumerate().try_for_each(|(number, chart)| {
+        writeln!(html, "<div class=\"chart-card\">{}</div>", chart.svg(&format!("{id}-{number}")))
+    })
 }
 
 /// The palette's custom properties: dark tones on light paper, bright ones on a dark screen.
 fn palette_css() -> String {
     let properties = |tone: fn(Colour) -> [u8; 3]| {
         let property = |colour: Colour| format!("{}: {};", colour.property, hexadecimal(tone(colour)));
-        [REFERENCE, PREDICTION].map(property).join(" ")
+        CURVES.map(property).join(" ")
     };
     format!(
         ":root {{ {} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {} }} }}\n",
@@ -293,35 +288,52 @@ fn palette_css() -> String {
     )
 }
 
+fn series(records: &[EpochRecord], name: &str, colour: Colour, value: fn(&EpochRecord) -> Option<f64>) -> Series {
+    Series { name: name.into(), colour, values: records.iter().map(value).collect() }
+}
+
+fn chart(records: &[EpochRecord], title: &str, from_zero: bool, series: Vec<Series>) -> LineChart {
+    LineChart { title: title.into(), epochs: records.iter().map(|record| record.epoch).collect(), series, from_zero }
+}
+
 fn charts(records: &[EpochRecord]) -> Vec<LineChart> {
-    let series = |name: &str, colour: Colour, value: fn(&EpochRecord) -> Option<f64>| Series {
-        name: name.into(),
-        colour,
-        values: records.iter().map(value).collect(),
+    let one = |title: &str, name: &str, value: fn(&EpochRecord) -> Option<f64>| {
+        chart(records, title, true, vec![series(records, name, REFERENCE, value)])
     };
-    let chart = |title: &str, from_zero: bool, series: Vec<Series>| LineChart {
-        title: title.into(),
-        epochs: records.iter().map(|record| record.epoch).collect(),
-        series,
-        from_zero,
-    };
-    let mut charts = vec![chart("Training loss", true, vec![series("loss", REFERENCE, |r| Some(r.train_loss))])];
+    let mut charts = vec![one("Training loss", "loss", |r| Some(r.train_loss))];
     if records.iter().any(|record| record.val_dice.is_some() || record.val_iou.is_some()) {
-        let dice = series("Dice", REFERENCE, |r| r.val_dice);
-        charts.push(chart("Validation", false, vec![dice, series("IoU", PREDICTION, |r| r.val_iou)]));
+        let dice = series(records, "Dice", REFERENCE, |r| r.val_dice);
+        let iou = series(records, "IoU", PREDICTION, |r| r.val_iou);
+        charts.push(chart(records, "Validation", false, vec![dice, iou]));
     }
-    let rate = series("learning rate", REFERENCE, |r| Some(r.learning_rate));
-    charts.push(chart("Learning rate", true, vec![rate]));
-    let speed = series("images per second", REFERENCE, |r| Some(r.images_per_s));
-    charts.push(chart("Training speed, images per second", true, vec![speed]));
+    charts.push(one("Learning rate", "learning rate", |r| Some(r.learning_rate)));
+    charts.push(one("Training speed, images per second", "images per second", |r| Some(r.images_per_s)));
+    charts
+}
+
+/// What a run left out, how noisy it believes the masks, and how well that fits the truth where that is known.
+fn denoising_charts(records: &[EpochRecord]) -> Vec<LineChart> {
+    let mut charts = Vec::new();
     if records.iter().any(|record| record.removed_total > 0) {
-        let removed = series("removed masks", REFERENCE, |r| Some(r.removed_total as f64));
-        charts.push(chart("Masks left out in all", true, vec![removed]));
+        let removed = series(records, "removed masks", REFERENCE, |r| Some(r.removed_total as f64));
+        charts.push(chart(records, "Masks left out in all", true, vec![removed]));
+    }
+    if records.iter().any(|record| record.estimated_noise.is_some()) {
+        let proportion = series(records, "proportion", REFERENCE, |r| r.estimated_noise.map(|noise| noise.proportion));
+        let overlap = series(records, "overlap", PREDICTION, |r| r.estimated_noise.map(|noise| noise.overlap));
+        charts.push(chart(records, "Estimated noise", true, vec![proportion, overlap]));
+    }
+    if records.iter().any(|record| record.detection.is_some()) {
+        let of = |name, colour, value| series(records, name, colour, value);
+        let auroc = of("AUROC", CURVES[0], |r| r.detection.and_then(|detection| detection.auroc));
+        let precision = of("precision", CURVES[1], |r| r.detection.and_then(|detection| detection.precision));
+        let recall = of("recall", CURVES[2], |r| r.detection.and_then(|detection| detection.recall));
+        charts.push(chart(records, "Against the truth", true, vec![auroc, precision, recall]));
     }
     charts
 }
 
-fn case_html(html: &mut String, case: &CasePictures, badge: &str) -> std::fmt::Result {
+pub(super) fn case_html(html: &mut String, case: &CasePictures, badge: &str) -> std::fmt::Result {
     let name = escape(&case.name);
     writeln!(html, "<article class=\"case\">\n<header><h3>{name}</h3>")?;
     if !badge.is_empty() {
@@ -435,7 +447,7 @@ fn metrics_html(
 }
 
 /// `2 min 31 s`.
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
         0..60 => format!("{} s", figure(seconds)),
@@ -445,7 +457,7 @@ fn duration(seconds: f64) -> String {
 }
 
 /// RFC 4648, with padding.
-fn base64(bytes: &[u8]) -> String {
+pub(super) fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {

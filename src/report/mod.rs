@@ -1,13 +1,28 @@
 //! What a run looks like: pictures of its masks, curves of its epochs, and both with all numbers in `report.html`.
+//!
+//! [`journal`] writes it all while a run goes, [`files`] reads a run's folder again, [`comparison`] sets several
+//! runs side by side.
 
+pub mod card;
+pub mod comparison;
+pub mod files;
 pub mod html;
+pub mod journal;
 pub mod overlay;
 pub mod palette;
 pub mod plot;
+pub mod suspects;
+pub mod validation;
 
+mod sections;
+
+pub use files::RunFiles;
 pub use html::{CasePictures, Report, spread};
+pub use journal::Journal;
 pub use overlay::{DISPLAY_WINDOW, montage, overlay};
 pub use plot::{LineChart, Series};
+pub use suspects::Suspects;
+pub use validation::Validation;
 
 /// Text as HTML and XML have it, inside elements and inside quoted attributes; characters that neither allows
 /// become U+FFFD.

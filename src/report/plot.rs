@@ -198,8 +198,10 @@ fn usable(value: Option<f64>) -> Option<f64> {
 }
 
 /// The first curve is whole and later ones are dashed, so that colour is not all that tells them apart.
+pub(super) const DASHES: [&str; 6] = ["none", "7 3", "2 3", "9 3 2 3", "4 2", "14 4"];
+
 fn line_style(series: &Series, number: usize) -> String {
-    let dashes = if number == 0 { "none" } else { "7 3" };
+    let dashes = DASHES[number % DASHES.len()];
     format!("stroke:{};stroke-dasharray:{dashes}", series.colour.css())
 }
 

@@ -37,6 +37,8 @@ pub trait Observer {
     fn begin(&self, _: &Summary) {}
     /// A batch of the epoch was trained on.
     fn batch(&self, _epoch: u64, _done: usize, _batches: usize, _images: usize, _loss: f64) {}
+    /// A validation slice (an index into the run's set) was predicted.
+    fn validated(&self, _slice: usize, _probabilities: &[f32]) {}
     /// An epoch is over; `best` says whether it is the best so far.
     fn epoch(&self, _: &EpochRecord, _best: bool) {}
     /// The exit code to stop with, if the run is to stop.
@@ -382,7 +384,8 @@ impl<'a> Run<'a> {
     /// The confusion counts over all pixels of the validation slices, if there are any.
     fn validate(&mut self, observer: &dyn Observer) -> Result<Option<Counts>> {
         let loader = self.loader(&self.split.validation, 0, false);
-        counts(&mut self.learners[0], &loader, &|| observer.stop())
+        let tell = |slice: usize, probabilities: &[f32]| observer.validated(slice, probabilities);
+        counts(&mut self.learners[0], &loader, &|| observer.stop(), tell)
     }
 
     /// The confusion counts over all pixels of the slices of test cases, if the set has any, with the weights as
@@ -392,7 +395,7 @@ impl<'a> Run<'a> {
     /// If the device fails or the observer stops it.
     pub fn test(&mut self, observer: &dyn Observer) -> Result<Option<Counts>> {
         let loader = self.loader(&self.split.test, 0, false);
-        counts(&mut self.learners[0], &loader, &|| observer.stop())
+        counts(&mut self.learners[0], &loader, &|| observer.stop(), |_, _| {})
     }
 
     /// Takes the weights that are in `best.safetensors`.
@@ -424,9 +427,15 @@ fn learner_seed(settings: &Settings, number: u64) -> u64 {
 }
 
 /// The confusion counts over all pixels of a loader's slices, if there are any.
-fn counts(learner: &mut Learner, loader: &Loader, stop: &dyn Fn() -> Option<u8>) -> Result<Option<Counts>> {
+fn counts(
+    learner: &mut Learner,
+    loader: &Loader,
+    stop: &dyn Fn() -> Option<u8>,
+    tell: impl Fn(usize, &[f32]),
+) -> Result<Option<Counts>> {
     let mut total = None;
     learner.evaluate(loader, stop, |evaluated| {
+        tell(evaluated.slice, evaluated.probabilities);
         let foreground = |values: &[f32]| values.iter().map(|&value| value >= THRESHOLD).collect::<Vec<bool>>();
         let counts = Counts::of(&foreground(evaluated.probabilities), &foreground(evaluated.target))?;
         total = Some(total.map_or(counts, |total: Counts| total + counts));

@@ -158,3 +158,53 @@ fn phantom_writes_the_same_patients_as_metaimage() {
     let report = json(["evaluate", "--json", "--prediction", &path("masks"), "--reference", &path("metaimage")]);
     assert_eq!(report["cases"][1]["volume"]["dice"], 1.0);
 }
+
+#[test]
+fn completions_and_manual_pages_know_every_command_and_flag() {
+    for (shell, sign) in
+        [("bash", "complete -F"), ("zsh", "#compdef rarunet-cuda"), ("fish", "complete -c rarunet-cuda")]
+    {
+        let output = run(["completions", shell]);
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && script.contains(sign), "{shell}");
+        assert!(script.contains("noise-overlap") && script.contains("gradcheck"), "{shell}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let pages = folder.path().join("pages");
+    assert!(run(["man", "--out", pages.to_str().unwrap()]).status.success());
+    let help = String::from_utf8(run(["--help"]).stdout).unwrap();
+    let listed = help.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();
+    // Two spaces, then the command; what it does may go on in lines that are further in.
+    let commands: Vec<&str> = listed
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert!(commands.len() > 12, "{commands:?}");
+    for command in &commands {
+        let page = std::fs::read_to_string(pages.join(format!("rarunet-cuda-{command}.1"))).unwrap();
+        assert!(page.contains(".SH SYNOPSIS") && page.contains(".SH OPTIONS"), "{command}");
+        assert_eq!(String::from_utf8(run(["man", command]).stdout).unwrap(), page);
+    }
+    assert_eq!(std::fs::read_dir(&pages).unwrap().count(), commands.len() + 1);
+    let (line, code) = error(["man", "trian"]);
+    assert!(code == Some(1) && line.contains("did you mean train?"), "{line}");
+}
+
+#[test]
+fn quiet_is_quiet_but_for_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("spine");
+    let output =
+        run(["--quiet", "phantom", "--out", out.to_str().unwrap(), "--patients", "1", "--slices", "2", "--size", "32"]);
+    assert_eq!((output.status.code(), output.stderr), (Some(0), vec![]));
+    let noisy = folder.path().join("noisy");
+    let corrupt = ["corrupt", out.to_str().unwrap(), "--noise-proportion", "0.5", "--noise-overlap", "0.7", "--out"];
+    let output = run(corrupt.iter().copied().chain([noisy.to_str().unwrap(), "-q"]));
+    assert_eq!((output.status.code(), output.stderr), (Some(0), vec![]));
+    assert!(!output.stdout.is_empty(), "results are no noise");
+    let (line, _) = error(["inspect", "absent.nii.gz", "--quiet"]);
+    assert!(line.contains("absent.nii.gz"));
+    assert_eq!(run(["models", "--quiet", "--verbose"]).status.code(), Some(2));
+}

@@ -55,6 +55,22 @@ fn train_predict_evaluate() {
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
     assert_eq!(EpochRecord::read_all(&Path::new(&other).join("log.jsonl")).unwrap().len(), 1);
 
+    // What people read: a card, event files, pictures of the validation slices, and pages made again.
+    let card = std::fs::read_to_string(out.join("model-card.md")).unwrap();
+    assert!(card.contains("2 scans: patient1, patient2") && card.contains("| validation Dice |"), "{card}");
+    assert_eq!(std::fs::read_dir(out.join("tensorboard")).unwrap().count(), 1);
+    assert!(out.join("validation/slices.csv").exists());
+    let before = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(before.contains("Validation, case by case"));
+    assert!(run(["report", &out_text]).status.success());
+    let again = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert_eq!(before.split_once("<dl").unwrap().1, again.split_once("<dl").unwrap().1, "but for the note");
+    let page = folder.path().join("comparison.html").display().to_string();
+    assert!(run(["report", &out_text, &other, "--out", &page]).status.success());
+    assert!(std::fs::read_to_string(&page).unwrap().contains("2 training runs"));
+    let (line, code) = error(["report", &out_text, &other]);
+    assert!(code == Some(1) && line.contains("--out"), "{line}");
+
     let weights = out.join("best.safetensors").display().to_string();
     let scan = format!("{data}/imagesTr/patient3_0000.nii.gz");
     let masks = folder.path().join("masks").display().to_string();

@@ -57,6 +57,7 @@ fn report(evaluation: &Evaluation) -> Report<'_> {
             pictures("poor", Some(0.1)),
             pictures("unknown", None),
         ],
+        ..Report::default()
     }
 }
 

@@ -3,6 +3,7 @@
 mod html;
 mod overlay;
 mod plot;
+mod run;
 
 /// Asserts that `text` is well-formed XML: tags nest, attributes are quoted and unlike each other, and every `&`
 /// begins one of XML's own entities. Returns the names of the elements in their order.

@@ -1,0 +1,156 @@
+//! Each op in the words of ONNX.
+
+use super::{INPUT, OUTPUT};
+use crate::graph::{Node, ValueId};
+use crate::ops::add::Add;
+use crate::ops::batch_norm::{BatchNormInference, EPSILON};
+use crate::ops::channel_gate::ChannelGate;
+use crate::ops::channel_pool::ChannelPool;
+use crate::ops::concat::{Concat, Copy};
+use crate::ops::convolution::Convolution;
+use crate::ops::max_pool::MaxPool;
+use crate::ops::pixel_pool::PixelPool;
+use crate::ops::product::Product;
+use crate::ops::relu::Relu;
+use crate::ops::sigmoid::Sigmoid;
+use crate::ops::transposed_convolution::TransposedConvolution;
+use crate::ops::window::Window;
+use crate::protobuf::Message;
+use crate::{Error, Result};
+use std::any::Any;
+use std::collections::HashMap;
+
+/// `AttributeProto.AttributeType`.
+const FLOAT: i64 = 1;
+const INT: i64 = 2;
+const INTS: i64 = 7;
+
+/// The channels' axis, and those of height and width.
+const CHANNELS: i64 = 1;
+const PIXELS: [i64; 2] = [2, 3];
+
+/// A graph's nodes as they are translated, one after the other.
+pub(super) struct Translation {
+    /// What a value is called, once it is computed.
+    names: HashMap<ValueId, String>,
+    output: ValueId,
+    nodes: Vec<Message>,
+}
+
+impl Translation {
+    /// `names` are those of the values that live in state.
+    pub fn new(mut names: HashMap<ValueId, String>, input: ValueId, output: ValueId) -> Self {
+        names.insert(input, INPUT.to_owned());
+        Translation { names, output, nodes: Vec::new() }
+    }
+
+    pub fn into_nodes(self) -> Vec<Message> {
+        self.nodes
+    }
+
+    /// Translates a node whose inputs are translated.
+    ///
+    /// # Errors
+    /// If its op has no counterpart here.
+    pub fn node(&mut self, node: &Node) -> Result<()> {
+        let op: &dyn Any = &*node.op;
+        let inputs: Vec<String> = node.inputs.iter().map(|input| self.names[input].clone()).collect();
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let output = node.outputs[0];
+        // Only the first output is ever used: others are for gradients.
+        let name = if output == self.output { OUTPUT.to_owned() } else { format!("value.{}", output.0) };
+        if let Some(op) = op.downcast_ref::<Convolution>() {
+            let attributes = window(&op.window).chain([int("group", op.groups as i64)]);
+            self.activated("Conv", &inputs, &name, op.relu, attributes);
+        } else if let Some(op) = op.downcast_ref::<TransposedConvolution>() {
+            let [_, kernel @ ..] = op.kernel.map(|length| length as i64);
+            self.add("ConvTranspose", &inputs, &[&name], [ints("kernel_shape", &kernel), ints("strides", &kernel)]);
+        } else if op.is::<BatchNormInference>() {
+            self.add("BatchNormalization", &inputs, &[&name], [float("epsilon", EPSILON as f32)]);
+        } else if let Some(op) = op.downcast_ref::<Add>() {
+            self.activated("Add", &inputs, &name, op.relu, []);
+        } else if op.is::<Relu>() {
+            self.add("Relu", &inputs, &[&name], []);
+        } else if op.is::<Sigmoid>() {
+            self.add("Sigmoid", &inputs, &[&name], []);
+        } else if op.is::<Product>() {
+            self.add("Mul", &inputs, &[&name], []);
+        } else if let Some(op) = op.downcast_ref::<MaxPool>() {
+            self.add("MaxPool", &inputs, &[&name], window(&op.window));
+        } else if op.is::<Concat>() {
+            self.add("Concat", &inputs, &[&name], [int("axis", CHANNELS)]);
+        } else if op.is::<Copy>() {
+            self.add("Identity", &inputs, &[&name], []);
+        } else if op.is::<ChannelPool>() {
+            self.pooled(inputs[0], &name, &[CHANNELS], CHANNELS);
+        } else if op.is::<PixelPool>() {
+            self.pooled(inputs[0], &name, &PIXELS, 0);
+        } else if op.is::<ChannelGate>() {
+            let parts = ["means", "maxima", "sum"].map(|part| format!("{name}.{part}"));
+            let [means, maxima, sum] = parts.each_ref().map(String::as_str);
+            self.add("Split", &inputs, &[means, maxima], [int("axis", 0)]);
+            self.add("Add", &[means, maxima], &[sum], []);
+            self.add("Sigmoid", &[sum], &[&name], []);
+        } else {
+            return Err(Error::Invalid(format!("ONNX: there is no translation of the op {}", node.op.name())));
+        }
+        self.names.insert(output, name);
+        Ok(())
+    }
+
+    fn add(&mut self, op: &str, inputs: &[&str], outputs: &[&str], attributes: impl IntoIterator<Item = Message>) {
+        let node = inputs.iter().fold(Message::new(), |node, input| node.text(1, input));
+        let node = outputs.iter().fold(node, |node, output| node.text(2, output));
+        self.nodes.push(node.text(3, &format!("{op}.{}", self.nodes.len())).text(4, op).messages(5, attributes));
+    }
+
+    /// An op, and ReLU after it if there is one.
+    fn activated(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        name: &str,
+        relu: bool,
+        attributes: impl IntoIterator<Item = Message>,
+    ) {
+        if !relu {
+            return self.add(op, inputs, &[name], attributes);
+        }
+        let linear = format!("{name}.linear");
+        self.add(op, inputs, &[&linear], attributes);
+        self.add("Relu", &[&linear], &[name], []);
+    }
+
+    /// Mean and maximum over `axes`, one after the other along `along`.
+    fn pooled(&mut self, input: &str, name: &str, axes: &[i64], along: i64) {
+        let parts = ["mean", "maximum"].map(|part| format!("{name}.{part}"));
+        let [mean, maximum] = parts.each_ref().map(String::as_str);
+        self.add("ReduceMean", &[input], &[mean], [ints("axes", axes), int("keepdims", 1)]);
+        self.add("ReduceMax", &[input], &[maximum], [ints("axes", axes), int("keepdims", 1)]);
+        self.add("Concat", &[mean, maximum], &[name], [int("axis", along)]);
+    }
+}
+
+/// A 2D window's attributes.
+fn window(window: &Window) -> impl Iterator<Item = Message> + use<> {
+    let plane = |lengths: [usize; 3]| [lengths[1] as i64, lengths[2] as i64];
+    let [height, width] = plane(window.padding);
+    [
+        ints("kernel_shape", &plane(window.kernel)),
+        ints("strides", &plane(window.stride)),
+        ints("pads", &[height, width, height, width]),
+    ]
+    .into_iter()
+}
+
+fn int(name: &str, value: i64) -> Message {
+    Message::new().text(1, name).int(3, value).int(20, INT)
+}
+
+fn float(name: &str, value: f32) -> Message {
+    Message::new().text(1, name).float(2, value).int(20, FLOAT)
+}
+
+fn ints(name: &str, values: &[i64]) -> Message {
+    values.iter().fold(Message::new().text(1, name), |message, &value| message.int(8, value)).int(20, INTS)
+}
