@@ -1,6 +1,8 @@
 //! What is allocated: by a step nothing, by slices in a cache next to nothing, by a scan twice its voxels at most.
 //! In a binary of its own, since the allocator is the whole program's.
 
+mod malformed;
+
 use rarunet_cuda::data::{Cache, Dataset, Geometry, Labels, Loader, SliceSet, Volume, nifti};
 use rarunet_cuda::device::cpu::CpuDevice;
 use rarunet_cuda::device::{Device, StepId};

@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
 
@@ -111,6 +112,9 @@ impl Write for Output {
 /// What the name of a file that is not complete ends with.
 pub const PARTIAL: &str = ".partial";
 
+/// Files that this process has begun to write.
+static WRITTEN: AtomicUsize = AtomicUsize::new(0);
+
 /// Writes a file so that `path` never holds half of it: `fill` writes to a temporary name in the
 /// same folder (made if absent), which is synced and then renamed; then the folder is synced.
 ///
@@ -122,7 +126,9 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut BufWriter<Output>) -
     create_folder(folder)?;
     let mut temporary = std::ffi::OsString::from(".");
     temporary.push(name);
-    temporary.push(format!(".{}{PARTIAL}", std::process::id()));
+    // Two threads may write the same file: each its own, and one of them stays.
+    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    temporary.push(format!(".{}-{number}{PARTIAL}", std::process::id()));
     let temporary: PathBuf = folder.join(temporary);
 
     let write = || -> io::Result<()> {

@@ -63,7 +63,12 @@ pub fn open(path: &Path) -> Result<Source> {
     if compressed {
         input = input.inflated();
     }
-    let values = Packed::new(&voxel_path, input, shape, dtype, order, None)?;
+    let again = || {
+        let mut input = Input::plain(&voxel_path)?;
+        input.skip(skipped).map_err(|error| damaged(&voxel_path, &error))?;
+        Ok(if compressed { input.inflated() } else { input })
+    };
+    let values = Packed::new(&voxel_path, input, shape, dtype, order, None, again)?;
     let files = if local { vec![voxel_path] } else { vec![path.to_path_buf(), voxel_path] };
     Source::new(
         path,

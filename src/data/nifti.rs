@@ -99,7 +99,12 @@ pub fn open(path: &Path) -> Result<Source> {
         ));
     }
 
-    let values = Packed::new(&voxel_path, input, shape, dtype, order, fields.scaling())?;
+    let again = || {
+        let mut input = Input::open(&voxel_path)?;
+        input.skip(position + skip).map_err(|error| damaged(&voxel_path, &error))?;
+        Ok(input)
+    };
+    let values = Packed::new(&voxel_path, input, shape, dtype, order, fields.scaling(), again)?;
     let format = if size == SIZE_1 { Format::Nifti1 } else { Format::Nifti2 };
     let raw = RawHeader { bytes, order, geometry: geometry.clone() };
     let files = if fields.single { vec![voxel_path] } else { vec![header_path, voxel_path] };

@@ -200,6 +200,11 @@ pub(crate) struct Packed {
     bytes: Vec<u8>,
 }
 
+/// A compressed file that claims more than this many bytes, and more than this many times its size, is read twice:
+/// the first time to see whether it holds them, so that memory is not filled in vain.
+const SUSPICIOUS_BYTES: u64 = 1 << 24;
+const SUSPICIOUS_RATIO: u64 = 64;
+
 /// Numbers decoded at a time.
 const BLOCK: usize = 1 << 16;
 
@@ -207,10 +212,11 @@ const BLOCK: usize = 1 << 16;
 const TAIL: u64 = 1 << 20;
 
 impl Packed {
-    /// The numbers of a volume of `shape` that begin at `input`'s present position.
+    /// The numbers of a volume of `shape` that begin at `input`'s present position; `again` opens the file anew at
+    /// that position.
     ///
     /// # Errors
-    /// If the file cannot hold that many, whatever it decompresses to.
+    /// If the file cannot hold that many, whatever it decompresses to, or is found not to.
     pub fn new(
         path: &Path,
         input: Input,
@@ -218,6 +224,7 @@ impl Packed {
         dtype: Dtype,
         order: ByteOrder,
         scaling: Option<(f64, f64)>,
+        again: impl FnOnce() -> Result<Input>,
     ) -> Result<Self> {
         let remaining = shape.iter().product::<usize>();
         let needed = remaining as u64 * dtype.size() as u64;
@@ -231,6 +238,13 @@ impl Packed {
                     input.most
                 ),
             ));
+        }
+        let stored = path.metadata().map_err(Error::io(path))?.len();
+        if needed > SUSPICIOUS_BYTES && needed / SUSPICIOUS_RATIO > stored {
+            let held = again()?.skip(needed).map_err(|error| damaged(path, &error))?;
+            if held < needed {
+                return Err(truncated(path, shape, dtype, held));
+            }
         }
         Ok(Packed { path: path.to_path_buf(), input, shape, dtype, order, scaling, remaining, bytes: Vec::new() })
     }
@@ -246,16 +260,9 @@ impl Values for Packed {
         self.bytes.resize(count * self.dtype.size(), 0);
         let filled = self.input.fill(&mut self.bytes).map_err(|error| damaged(&self.path, &error))?;
         if filled < self.bytes.len() {
-            let total = self.shape.iter().product::<usize>();
-            let read = total - self.remaining + filled / self.dtype.size();
-            return Err(Error::file(
-                &self.path,
-                format!(
-                    "is truncated: its header claims {} voxels of {}, {total} in all, and it ends after {read}",
-                    shape_text(self.shape),
-                    self.dtype.name()
-                ),
-            ));
+            let read = self.shape.iter().product::<usize>() - self.remaining;
+            let held = (read * self.dtype.size() + filled) as u64;
+            return Err(truncated(&self.path, self.shape, self.dtype, held));
         }
         self.dtype.decode(&self.bytes, self.order, block);
         if let Some((slope, intercept)) = self.scaling {
@@ -267,6 +274,13 @@ impl Values for Packed {
         }
         Ok(())
     }
+}
+
+/// A file that holds only `held` bytes of the voxels that it claims.
+fn truncated(path: &Path, shape: [usize; 3], dtype: Dtype, held: u64) -> Error {
+    let (total, read) = (shape.iter().product::<usize>(), held / dtype.size() as u64);
+    let claimed = format!("{} voxels of {}", shape_text(shape), dtype.name());
+    Error::file(path, format!("is truncated: its header claims {claimed}, {total} in all, and it ends after {read}"))
 }
 
 /// An error met while decompressing: the file's fault if its bytes make no sense.

@@ -141,6 +141,15 @@ impl<'a> TensorFile<'a> {
     /// # Errors
     /// If it is missing or otherwise; the message has both shapes.
     pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let bytes = self.check_floats(name, shape)?;
+        Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    }
+
+    /// The bytes of the tensor `name`, if it has this shape and is of 32-bit floats.
+    ///
+    /// # Errors
+    /// If it is missing or otherwise; the message has both shapes.
+    pub fn check_floats(&self, name: &str, shape: &[usize]) -> Result<&[u8]> {
         let error = |message: String| Error::file(self.path, format!("{name}: {message}"));
         let tensor =
             self.tensors.tensor(name).map_err(|_| error("missing; these are weights of another model".into()))?;
@@ -150,7 +159,7 @@ impl<'a> TensorFile<'a> {
         if tensor.dtype() != Dtype::F32 {
             return Err(error(format!("is of type {:?}, 32-bit floats are needed", tensor.dtype())));
         }
-        Ok(tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        Ok(tensor.data())
     }
 
     /// The bytes of the tensor `name`.

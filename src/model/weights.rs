@@ -8,6 +8,10 @@ use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
 
+/// The widest level and the largest slices that are believed; the paper has 512 and 256.
+const LARGEST_WIDTH: usize = 4096;
+const LARGEST_SIZE: usize = 4096;
+
 /// The weights in a file's bytes.
 pub struct WeightsFile<'a>(TensorFile<'a>);
 
@@ -33,13 +37,21 @@ impl<'a> WeightsFile<'a> {
     /// The model that the file says it is of.
     ///
     /// # Errors
-    /// If it does not say, or names no model.
+    /// If it does not say, names no model, or lacks one of the model's parameters.
     pub fn model(&self) -> Result<Model> {
         let entry =
             |key: &str| self.metadata(key).ok_or_else(|| self.error(format!("the metadata has no entry {key:?}")));
         let name = entry("model")?;
         let widths = parse_widths(entry("widths")?).map_err(|message| self.error(message))?;
-        Model::new(name, widths).map_err(|error| self.error(error.to_string()))
+        if let Some(width) = widths.iter().find(|&&width| width > LARGEST_WIDTH) {
+            return Err(self.error(format!("a width of {width}: at most {LARGEST_WIDTH}")));
+        }
+        let model = Model::new(name, widths).map_err(|error| self.error(error.to_string()))?;
+        // Before anything is set aside for them.
+        for Parameter { name, shape, .. } in model.parameters() {
+            self.0.check_floats(&name, &shape)?;
+        }
+        Ok(model)
     }
 
     /// What a scan goes through before the network.
@@ -53,7 +65,7 @@ impl<'a> WeightsFile<'a> {
         };
         let bad = |key: &str| self.error(format!("the metadata's entry {key:?} cannot be used"));
         let size = entry("size")?.parse().map_err(|_| bad("size"))?;
-        check_size(size)?;
+        check_size(size).ok().filter(|()| size <= LARGEST_SIZE).ok_or_else(|| bad("size"))?;
         let numbers: Option<Vec<f32>> =
             entry("window")?.split(',').map(|part| part.parse().ok().filter(|v: &f32| v.is_finite())).collect();
         match numbers.as_deref() {

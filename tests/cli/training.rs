@@ -17,6 +17,10 @@ fn phantom(folder: &Path, patients: &str) -> String {
     data
 }
 
+fn here_new(folder: &Path) -> String {
+    folder.join("new").display().to_string()
+}
+
 #[test]
 fn train_predict_evaluate() {
     let folder = tempfile::tempdir().unwrap();
@@ -107,6 +111,39 @@ fn train_predict_evaluate() {
     assert!(code == Some(1) && line.contains("not overwritten"), "{line}");
     let (line, code) = error(["evaluate", "--prediction", &mask, "--reference", &scan]);
     assert!(code == Some(1) && line.contains("is it an image?"), "{line}");
+
+    // A pattern stands for what it matches; what is finished is left out, what is not is done.
+    let pattern = format!("{data}/imagesTr/patient[12]_0000.*");
+    let several = folder.path().join("several");
+    let several_text = several.display().to_string();
+    let predict = ["predict", "--weights", &weights, &pattern, "--out", &several_text];
+    let first = run(predict.iter().chain(&["--largest-component", "--fill-holes"]));
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    let names = ["patient1.nii.gz", "patient2.nii.gz"].map(|name| several.join(name));
+    assert!(names.iter().all(|name| name.is_file()));
+    let (line, code) = error(predict);
+    assert!(code == Some(1) && line.contains("--skip-finished"), "{line}");
+    let before = std::fs::read(&names[0]).unwrap();
+    std::fs::write(&names[0], "as it was").unwrap();
+    std::fs::remove_file(&names[1]).unwrap();
+    let second = run(predict.iter().chain(&["--skip-finished"]));
+    assert!(second.status.success() && names[1].is_file());
+    assert!(String::from_utf8_lossy(&second.stderr).contains("1 of 2 scans are finished"), "{second:?}");
+    assert_eq!(std::fs::read(&names[0]).unwrap(), b"as it was");
+    // With probabilities asked for it is not finished.
+    let third = run(predict.iter().chain(&["--skip-finished", "--probabilities"]));
+    assert!(third.status.success(), "{}", String::from_utf8_lossy(&third.stderr));
+    let (one, other) = (
+        read_labels(&names[0]).unwrap().0,
+        rarunet_cuda::data::read_image(&several.join("patient1_probability.nii.gz")).unwrap().0,
+    );
+    assert!(one.voxels.iter().zip(&other.voxels).all(|(&label, &probability)| (label == 1) == (probability >= 0.5)));
+    assert!(!before.is_empty());
+    let (line, code) = error(["predict", "--weights", &weights, &format!("{data}/x*"), "--out", &several_text]);
+    assert!(code == Some(1) && line.contains("matches no file"), "{line}");
+    let (line, _) =
+        error(["predict", "--weights", &weights, &scan, "--series", "1.2", "--out", &here_new(folder.path())]);
+    assert!(line.contains("is not DICOM"), "{line}");
 
     let other = folder.path().join("other-masks").display().to_string();
     let (line, code) = error(["predict", "--weights", &scan, &scan, "--out", &other]);

@@ -206,3 +206,62 @@ fn test_cases_can_be_left_out() {
     assert!(message(dataset.cases_without(&["x".to_owned()])).contains("no case \"x\""));
     assert!(message(dataset.cases_without(&["a".to_owned(), "b".to_owned()])).contains("no case left"));
 }
+
+/// One data set with everything wrong: each of it is in the list, with its file's name.
+#[test]
+fn everything_wrong_is_listed_at_once() {
+    let folder = dataset();
+    let mut json = std::fs::read_to_string(folder.path().join("dataset.json")).unwrap();
+    json = json.replace("\"numTraining\": 2, ", "");
+    std::fs::write(folder.path().join("dataset.json"), json).unwrap();
+    let hounsfield = |case: &str| {
+        let image = volume(grid(), |x, y, z| (x + y + z) as f32 * 150.0 - 1000.0);
+        nifti::write(&folder.path().join(format!("imagesTr/{case}_0000.nii.gz")), &image, None).unwrap();
+    };
+    // a is sound; b is normalised and has undeclared labels; c lacks its mask; d does not fit; e is empty and has NaN.
+    ["a", "c", "d"].into_iter().for_each(hounsfield);
+    let labels = volume(grid(), |x, y, _| [0u8, 7, 7, 9, 1, 0][if y == 0 { x } else { 0 }]);
+    nifti::write(&folder.path().join("labelsTr/b.nii.gz"), &labels, None).unwrap();
+    let mut moved = grid();
+    moved.affine[2][3] = 3.0;
+    write_mask(folder.path(), "d", moved, 1);
+    let undefined = volume(grid(), |x, y, _| if (x, y) == (3, 2) { f32::INFINITY } else { x as f32 * 300.0 - 900.0 });
+    nifti::write(&folder.path().join("imagesTr/e_0000.nii.gz"), &undefined, None).unwrap();
+    write_mask(folder.path(), "e", grid(), 0);
+
+    let Inspection::Dataset(found) = inspect(folder.path()).unwrap() else { panic!("this is a data set") };
+    for expected in [
+        "c_0000.nii.gz has no mask labelsTr/c.nii.gz",
+        "labelsTr/b.nii.gz: voxel (1, 0, 0) has label 7, which dataset.json does not list (0, 1, 26) (8 such voxels)",
+        "labelsTr/b.nii.gz: voxel (3, 0, 0) has label 9, which dataset.json does not list (0, 1, 26) (4 such voxels)",
+        "labelsTr/d.nii.gz: does not fit its image: the image and the mask lie up to 3.000 mm apart",
+        "imagesTr/e_0000.nii.gz: voxel (3, 2, 0) is inf: replace undefined voxels by air (-1024) (4 such voxels)",
+    ] {
+        assert!(found.problems.iter().any(|problem| problem.contains(expected)), "{expected}: {:#?}", found.problems);
+    }
+    assert_eq!(found.problems.len(), 5, "{:#?}", found.problems);
+    for expected in [
+        "imagesTr/b_0000.nii.gz: holds values from 0 to 40, which are no Hounsfield units",
+        "labelsTr/e.nii.gz: is empty: no voxel has a label above 0",
+    ] {
+        assert!(found.warnings.iter().any(|warning| warning.contains(expected)), "{expected}: {:#?}", found.warnings);
+    }
+    assert_eq!(found.warnings.len(), 2, "{:#?}", found.warnings);
+    let names: Vec<&str> = found.cases.iter().map(|case| case.name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "d", "e"], "what can be read is described");
+    assert_eq!(found.cases[0].foreground_slices, 3);
+}
+
+/// Slices are counted along the patient's axis, however they are stored.
+#[test]
+fn foreground_slices_are_axial() {
+    let folder = dataset();
+    let mut stored = Geometry::axis_aligned([4, 6, 5], [1.0; 3]);
+    stored.affine = [[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [-2.0, 0.0, 0.0, 6.0], [0.0, 0.0, 0.0, 1.0]];
+    nifti::write(&folder.path().join("imagesTr/a_0000.nii.gz"), &volume(stored.clone(), |_, _, _| 40.0f32), None)
+        .unwrap();
+    nifti::write(&folder.path().join("labelsTr/a.nii.gz"), &volume(stored, |z, x, y| u8::from(z == 1 && x > y)), None)
+        .unwrap();
+    let Inspection::Dataset(found) = inspect(folder.path()).unwrap() else { panic!("this is a data set") };
+    assert_eq!((found.cases[0].slices, found.cases[0].foreground_slices), (4, 1));
+}

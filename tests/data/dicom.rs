@@ -54,6 +54,26 @@ fn several_series_are_listed() {
 }
 
 #[test]
+fn one_of_several_series_can_be_asked_for() {
+    let folder = copy("dicom_explicit");
+    replace(&folder.path().join("IM7"), "1143.2000", "1143.2001");
+    let uids = [2000, 2001].map(|end| {
+        let text = problem(&folder);
+        let at = text.find(&format!(".{end} (")).unwrap();
+        let start = text[..at].rfind([' ', ':']).unwrap() + 1;
+        format!("{}.{end}", &text[start..at])
+    });
+    for (uid, slices) in uids.iter().zip([2, 1]) {
+        let source = rarunet_cuda::data::open_series(folder.path(), Some(uid)).unwrap();
+        assert_eq!(source.geometry().shape, [5, 4, slices]);
+    }
+    let text = message(rarunet_cuda::data::open_series(folder.path(), Some("1.2.3")).map(drop));
+    assert!(text.contains("holds no series 1.2.3; it holds") && text.contains(&uids[0]), "{text}");
+    let other = fixtures().join("n1_int16.nii");
+    assert!(message(rarunet_cuda::data::open_series(&other, Some("1.2.3")).map(drop)).contains("is not DICOM"));
+}
+
+#[test]
 fn gaps_are_said() {
     let folder = copy("dicom_explicit");
     replace(&folder.path().join("IM7"), "-395.0", "-392.5");

@@ -43,6 +43,10 @@ fn csi_2014_pairs_cases_with_their_labels() {
     assert_eq!((dataset.layout.name(), case_names(&dataset)), ("CSI 2014", vec!["case1", "case2"]));
     assert_eq!(foreground(&dataset, ""), [false, true, false, false, true, false]);
     assert_eq!(foreground(&dataset, "2000"), [false, true, false, false, true, false]);
+    // In vertebrae: the file has 100 times their number.
+    assert_eq!(foreground(&dataset, "19-20"), [false, true, false, false, true, false]);
+    metaimage::write(&folder.path().join("case2_label.mhd"), &mask(100 * 21)).unwrap();
+    assert_eq!(foreground(&dataset, "20"), [false, true, false, false, false, false]);
 
     std::fs::remove_file(folder.path().join("case2_label.mhd")).unwrap();
     assert!(message(Dataset::open(folder.path())).contains("case2.mhd has no mask case2_label"));
@@ -131,4 +135,24 @@ fn a_folder_stands_for_the_scans_in_it() {
     let empty = tempfile::tempdir().unwrap();
     assert!(message(list_scans(empty.path())).contains("no NIfTI or MetaImage files and no DICOM series"));
     assert!(message(list_scans(&empty.path().join("absent"))).contains("absent"));
+}
+
+/// Of two files that would be the same scan none is chosen silently.
+#[test]
+fn two_files_of_one_name_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    nifti::write(&folder.path().join("a.nii"), &image(), None).unwrap();
+    assert_eq!(list_scans(folder.path()).unwrap().len(), 1);
+    nifti::write(&folder.path().join("a.nii.gz"), &image(), None).unwrap();
+    let text = message(list_scans(folder.path()));
+    assert!(text.contains("a.nii and ") && text.contains("a.nii.gz are both named a: keep one"), "{text}");
+
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["case1", "case1_label"] {
+        metaimage::write(&folder.path().join(format!("{name}.mhd")), &mask(100)).unwrap();
+    }
+    assert!(Dataset::open(folder.path()).is_ok());
+    nifti::write(&folder.path().join("case1_label.nii.gz"), &mask(200), None).unwrap();
+    let text = message(Dataset::open(folder.path()));
+    assert!(text.contains("are both named case1_label: keep one"), "{text}");
 }

@@ -6,6 +6,7 @@ mod dataset;
 mod dicom;
 mod layouts;
 mod metaimage;
+mod postprocessing;
 mod reorientation;
 mod slices;
 mod training;

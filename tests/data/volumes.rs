@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rarunet_cuda::data::{Geometry, Inspection, Volume, inspect, nifti, read_image, read_labels};
+use rarunet_cuda::data::{Geometry, Inspection, Volume, inspect, nifti, open, read_image, read_labels};
 use serde_json::Value;
 
 use super::{fixtures, message, volume};
@@ -163,4 +163,16 @@ fn what_cannot_be_written_is_said() {
     let (_, header) = read_image(&fixtures().join("n1_int16.nii")).unwrap();
     let text = message(nifti::write(&folder.path().join("mask.nii"), &small, Some(&header)));
     assert!(text.contains("2 x 2 x 2") && text.contains("5 x 4 x 3"), "{text}");
+}
+
+/// What a person should know of a scan's place is said, and nothing of one that lies as usual.
+#[test]
+fn odd_geometries_are_noted() {
+    let note = |name: &str| open(&fixtures().join(name)).unwrap().header().notes.join("; ");
+    assert!(note("no_form.nii").contains("neither sform nor qform"), "{}", note("no_form.nii"));
+    assert!(note("sheared.nii").contains("sheared"), "{}", note("sheared.nii"));
+    assert!(note("oblique_3.nii").contains("oblique"), "{}", note("oblique_3.nii"));
+    for name in ["n1_int16.nii", "axes_SRA.nii", "mi_no_direction.mhd", "dicom_explicit", "qform_alone.nii"] {
+        assert_eq!(note(name), "", "{name}");
+    }
 }

@@ -18,6 +18,9 @@ const SEQUENCE_END: Tag = Tag(0xfffe, 0xe0dd);
 /// The one transfer syntax in which numbers are big-endian; retired, but in archives.
 const EXPLICIT_BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
 
+/// Explicit little-endian elements, deflated as a whole.
+pub const DEFLATED: &str = "1.2.840.10008.1.2.1.99";
+
 /// The length of an element that ends with a delimiter.
 const UNDEFINED: u32 = u32::MAX;
 
@@ -36,6 +39,11 @@ pub fn fit(bytes: &[u8]) -> bool {
     walk.big = syntax == EXPLICIT_BIG_ENDIAN;
     let implicit = syntax == uids::IMPLICIT_VR_LITTLE_ENDIAN;
     walk.elements(bytes.len(), implicit, false, 0).is_some()
+}
+
+/// Whether the file's elements are deflated.
+pub fn is_deflated(bytes: &[u8]) -> bool {
+    Walk { bytes, at: PREAMBLE, big: false }.meta().is_some_and(|syntax| syntax == DEFLATED)
 }
 
 struct Walk<'a> {

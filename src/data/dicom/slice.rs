@@ -9,7 +9,9 @@ use dicom_object::file::ReadPreamble;
 use dicom_object::{DefaultDicomObject, OpenFileOptions};
 use dicom_pixeldata::PixelDecoder;
 
-use super::{elements, rle};
+use super::elements::{self, DEFLATED};
+use super::picture::{self, Claim};
+use super::rle;
 use crate::data::dtype::Dtype;
 use crate::{Error, Result};
 
@@ -133,22 +135,15 @@ impl SliceHeader {
     pub fn pixels(&self) -> Result<Vec<f64>> {
         let object = parse(&self.path, None)?;
         let syntax = object.meta().transfer_syntax().trim_end_matches('\0');
-        let picture = object.get(tags::PIXEL_DATA).and_then(|data| data.fragments()?.first());
+        let fragments = object.get(tags::PIXEL_DATA).and_then(|data| data.fragments());
         let count = usize::from(self.columns) * usize::from(self.rows);
         let size = usize::from(self.format.bits_allocated / 8);
-        if let Some((columns, rows)) = picture.and_then(|picture| coded_size(picture))
-            && (columns, rows) != (u32::from(self.columns), u32::from(self.rows))
-        {
-            return Err(Error::file(
-                &self.path,
-                format!(
-                    "is damaged: its header says {} x {} pixels, its compressed picture {columns} x {rows}",
-                    self.columns, self.rows
-                ),
-            ));
+        let picture = fragments.map(<[_]>::concat);
+        if let Some(picture) = &picture {
+            self.check_picture(syntax, picture, count)?;
         }
         let (bytes, little_endian) = match picture {
-            Some(picture) if syntax == uids::RLE_LOSSLESS => (rle::decode(picture, count, size), true),
+            Some(picture) if syntax == uids::RLE_LOSSLESS => (rle::decode(&picture, count, size), true),
             // Should a decoder panic on a damaged picture, that is an error like any other.
             _ => match catch_unwind(AssertUnwindSafe(|| object.decode_pixel_data().map(|data| data.data().to_vec()))) {
                 Ok(Ok(bytes)) => (Some(bytes), cfg!(target_endian = "little")),
@@ -172,6 +167,41 @@ impl SliceHeader {
                 ),
             )),
             None => Err(self.undecoded(syntax, "its compressed picture makes no sense")),
+        }
+    }
+
+    /// Refuses a compressed picture that claims other than its file's header, or more than its bytes can be.
+    fn check_picture(&self, syntax: &str, picture: &[u8], count: usize) -> Result<()> {
+        if !picture::is_believable(count, picture.len()) {
+            return Err(Error::file(
+                &self.path,
+                format!(
+                    "is damaged: {} x {} pixels cannot be in a compressed picture of {} bytes",
+                    self.columns,
+                    self.rows,
+                    picture.len()
+                ),
+            ));
+        }
+        if syntax == uids::RLE_LOSSLESS {
+            return Ok(());
+        }
+        let Claim { columns, rows, plain } =
+            picture::claim(picture).ok_or_else(|| self.undecoded(syntax, "its compressed picture makes no sense"))?;
+        if (columns, rows) != (u32::from(self.columns), u32::from(self.rows)) {
+            return Err(Error::file(
+                &self.path,
+                format!(
+                    "is damaged: its header says {} x {} pixels, its compressed picture {columns} x {rows}",
+                    self.columns, self.rows
+                ),
+            ));
+        }
+        match plain {
+            true => Ok(()),
+            false => {
+                Err(self.undecoded(syntax, "its compressed picture is not one of grey values, or of too many tiles"))
+            }
         }
     }
 
@@ -219,6 +249,13 @@ fn one_line(error: &dyn std::error::Error) -> String {
 /// Parses a file up to `until`, or to its end, after checking that its elements lie within it.
 fn parse(path: &Path, until: Option<Tag>) -> Result<DefaultDicomObject> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    if elements::is_deflated(&bytes) {
+        let advice = "convert it to uncompressed, with dcmconv +te or gdcmconv --raw for instance";
+        return Err(Error::file(
+            path,
+            format!("is deflated (transfer syntax {DEFLATED}), which is not read: {advice}"),
+        ));
+    }
     if !elements::fit(&bytes) {
         return Err(Error::file(path, "is truncated or damaged: an element reaches beyond the file's end"));
     }
@@ -226,31 +263,10 @@ fn parse(path: &Path, until: Option<Tag>) -> Result<DefaultDicomObject> {
     if let Some(tag) = until {
         options = options.read_until(tag);
     }
-    options.from_reader(&bytes[..]).map_err(|error| Error::file(path, format!("is damaged: {}", one_line(&error))))
-}
-
-/// Columns and rows that a JPEG, JPEG-LS or JPEG 2000 picture claims itself.
-fn coded_size(picture: &[u8]) -> Option<(u32, u32)> {
-    let u16_at = |at: usize| Some(u32::from(u16::from_be_bytes(picture.get(at..at + 2)?.try_into().ok()?)));
-    let u32_at = |at: usize| Some(u32::from_be_bytes(picture.get(at..at + 4)?.try_into().ok()?));
-    if picture.starts_with(&[0xff, 0x4f, 0xff, 0x51]) {
-        // JPEG 2000: the picture's far corner less its near one.
-        let side = |far: usize| u32_at(far)?.checked_sub(u32_at(far + 8)?);
-        return Some((side(8)?, side(12)?));
-    }
-    if !picture.starts_with(&[0xff, 0xd8]) {
-        return None;
-    }
-    // JPEG: segments up to the start of the frame.
-    let mut at = 2;
-    loop {
-        let marker = u16_at(at)?;
-        match marker {
-            0xffc4 | 0xffc8 | 0xffcc => {}
-            0xffc0..=0xffcf | 0xfff7 => return Some((u16_at(at + 7)?, u16_at(at + 5)?)),
-            _ => {}
-        }
-        at += 2 + u16_at(at + 2)? as usize;
+    // Should the parser panic on a damaged file, that is an error like any other.
+    match catch_unwind(AssertUnwindSafe(|| options.from_reader(&bytes[..]))) {
+        Ok(parsed) => parsed.map_err(|error| Error::file(path, format!("is damaged: {}", one_line(&error)))),
+        Err(_) => Err(Error::file(path, "is damaged: its elements make no sense")),
     }
 }
 
