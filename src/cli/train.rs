@@ -152,21 +152,25 @@ pub fn run(args: &Args) -> Result<()> {
     let settings = args.settings()?;
     flags::model(&settings.model, settings.widths)?;
     settings.check()?;
+    match args.resume {
+        true => RunFolder::check_resumable(&args.out)?,
+        false => RunFolder::check_new(&args.out)?,
+    }
+    if args.resume && !args.allow_changes {
+        manifest::check_settings(&args.out, &settings)?;
+    }
     if args.dry_run {
         return dry_run(args, &settings);
     }
     let folder = if args.resume { RunFolder::resume(&args.out)? } else { RunFolder::create(&args.out)? };
-    if args.resume && !args.allow_changes {
-        manifest::check_settings(&folder, &settings)?;
-    }
     // A missing device is said before the data is read.
     drop(args.device.open()?);
     let dataset = Dataset::open(&args.dataset)?;
-    let needs = DataNeeds::new(&settings, &dataset)?;
+    let cache = args.cache()?;
+    let needs = DataNeeds::new(&settings, &dataset, cache.is_some())?;
     needs.check()?;
     check_disk(&args.out, disk_bytes(&settings, needs.slices)?)?;
     let progress = output::Progress::new("load", needs.cases, "cases");
-    let cache = args.cache()?;
     let set = Run::load_slices(&settings, &dataset, cache.as_ref(), || progress.advance(1))?;
     drop(progress);
     if let Some(cache) = &cache {
@@ -214,12 +218,12 @@ fn finish(trained: Result<Outcome>, display: &Display, folder: &Path) -> Result<
 
 /// Checks what a run needs, and says what it would do. The data's headers are read, not its voxels; nothing is written.
 fn dry_run(args: &Args, settings: &Settings) -> Result<()> {
-    match args.resume {
-        true => drop(checkpoint::newest(&args.out)?),
-        false => RunFolder::check_new(&args.out)?,
+    if args.resume {
+        checkpoint::newest(&args.out)?;
     }
     let dataset = Dataset::open(&args.dataset)?;
-    let needs = DataNeeds::new(settings, &dataset)?;
+    let cache = args.cache()?;
+    let needs = DataNeeds::new(settings, &dataset, cache.is_some())?;
     // The networks take their memory here, so that what is left is what the data can have.
     let learners: Result<Vec<Learner>> =
         (0..settings.adl.learners()).map(|_| Learner::new(settings, args.device.open()?, settings.seed)).collect();
@@ -251,7 +255,16 @@ fn dry_run(args: &Args, settings: &Settings) -> Result<()> {
         free(free_memory()),
         (disk >> 20).max(1),
         free(free_disk(&args.out)),
-    ))
+    ))?;
+    match cache {
+        None => Ok(()),
+        Some(cache) => output::print(&format!(
+            "{} MiB of cache at most, in {}; {} are free\n",
+            (needs.cache_bytes >> 20).max(1),
+            cache.folder().display(),
+            free(free_disk(cache.folder()))
+        )),
+    }
 }
 
 /// Makes a folder, which must be new or empty.

@@ -4,6 +4,9 @@ pub mod cpu;
 pub mod cuda;
 pub mod emulator;
 pub mod kernels;
+mod precision;
+
+pub use precision::Precision;
 
 use crate::Result;
 use crate::graph::{Graph, Region, ValueId};
@@ -26,10 +29,8 @@ pub trait Device<T>: Send {
         self.name()
     }
 
-    /// What it computes in.
-    fn precision(&self) -> &'static str {
-        "f32"
-    }
+    /// What numbers it computes with.
+    fn precision(&self) -> Precision;
 
     /// Makes room for `count` elements in a region of state, all zero.
     ///

@@ -1,6 +1,6 @@
 //! The folder of a run: one run at a time in it, and where everything lies.
 
-use crate::data::file::{PARTIAL, create_folder, remove_partial};
+use crate::data::file::{PARTIAL, create_folder, remove_all};
 use crate::{Error, Result};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
@@ -18,7 +18,7 @@ pub struct RunFolder {
 const BEFORE_A_RUN: [&str; 4] = [LOCK, MANIFEST, CONFIG, LAST];
 
 const LOCK: &str = ".lock";
-const MANIFEST: &str = "manifest.json";
+pub(super) const MANIFEST: &str = "manifest.json";
 const CONFIG: &str = "config.toml";
 const LAST: &str = "last";
 
@@ -101,8 +101,9 @@ impl RunFolder {
         let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
         let folder = RunFolder { path: path.to_path_buf(), _lock: lock };
         create_folder(&folder.last())?;
-        remove_partial(path)?;
-        remove_partial(&folder.last())?;
+        remove_all(path, PARTIAL)?;
+        remove_all(&folder.last(), PARTIAL)?;
+        remove_all(&folder.suspects(), PARTIAL)?;
         Ok(folder)
     }
 
@@ -115,11 +116,6 @@ impl RunFolder {
         self.path.join(CONFIG)
     }
 
-    /// What is needed to repeat the run.
-    pub fn manifest(&self) -> PathBuf {
-        self.path.join(MANIFEST)
-    }
-
     /// A line for each epoch.
     pub fn log(&self) -> PathBuf {
         self.path.join("log.jsonl")
@@ -128,6 +124,11 @@ impl RunFolder {
     /// The best weights so far.
     pub fn best(&self) -> PathBuf {
         self.path.join("best.safetensors")
+    }
+
+    /// Pictures of the masks that are most likely wrong.
+    pub fn suspects(&self) -> PathBuf {
+        self.path.join("suspects")
     }
 
     /// The checkpoints' folder.

@@ -1,15 +1,17 @@
 //! `manifest.json`: what is needed to repeat a run, and whether a run that goes on is still the same.
 
+use super::folder::MANIFEST;
 use super::{Learner, RunFolder, Settings};
 use crate::checksum::sha256;
-use crate::data::SliceSet;
 use crate::data::file::write_atomically;
+use crate::data::{Slice, SliceSet};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::path::Path;
 
 /// What decides a run's results, to the last bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,7 +58,7 @@ impl Manifest {
             command: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
             device: device.name(),
             kind: device.kind(),
-            precision: device.precision().into(),
+            precision: device.precision().name().into(),
             settings: settings.clone(),
             cases: case_checksums(set),
             truth: truth.map(|truth| sha256([&truth.iter().map(|&noisy| u8::from(noisy)).collect::<Vec<u8>>()[..]])),
@@ -64,18 +66,22 @@ impl Manifest {
         }
     }
 
+    /// Of the run in a folder.
+    ///
     /// # Errors
-    /// If the folder's manifest cannot be read.
-    pub fn read(folder: &RunFolder) -> Result<Self> {
-        let path = folder.manifest();
+    /// If it cannot be read.
+    pub fn read(run: &Path) -> Result<Self> {
+        let path = run.join(MANIFEST);
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
         serde_json::from_str(&text).map_err(|error| Error::file(&path, format!("is no manifest of a run: {error}")))
     }
 
+    /// Writes it into the run's folder.
+    ///
     /// # Errors
     /// If it cannot be written.
     pub fn write(&self, folder: &RunFolder) -> Result<()> {
-        let path = folder.manifest();
+        let path = folder.path().join(MANIFEST);
         let text = serde_json::to_string_pretty(self).map_err(|error| Error::file(&path, error.to_string()))?;
         write_atomically(&path, |file| writeln!(file, "{text}"))
     }
@@ -126,35 +132,33 @@ pub fn setting_changes(now: &Settings, before: &Settings) -> Vec<String> {
 ///
 /// # Errors
 /// If they are not; the message names each that is otherwise.
-pub fn check_settings(folder: &RunFolder, settings: &Settings) -> Result<()> {
-    refuse(folder, &setting_changes(settings, &Manifest::read(folder)?.settings))
+pub fn check_settings(run: &Path, settings: &Settings) -> Result<()> {
+    refuse(run, &setting_changes(settings, &Manifest::read(run)?.settings))
 }
 
 /// Refuses to go on with a run as another one.
 ///
 /// # Errors
 /// If there are changes.
-pub fn refuse(folder: &RunFolder, changes: &[String]) -> Result<()> {
+pub fn refuse(run: &Path, changes: &[String]) -> Result<()> {
     if changes.is_empty() {
         return Ok(());
     }
     let changes = changes.join("; ");
     Err(Error::file(
-        folder.path(),
+        run,
         format!("the run there was another: {changes}; give its flags and data again, or --allow-changes"),
     ))
 }
 
-/// Each case's checksum: over its slices in order, the number, the image (32-bit floats, little-endian) and the mask.
+/// Each case's checksum: over its slices in order, the number, the image and the mask, as they lie in memory.
 fn case_checksums(set: &SliceSet) -> BTreeMap<String, String> {
     let checksum = |(case, name): (usize, &String)| {
-        let mut pieces: Vec<Vec<u8>> = Vec::new();
-        for slice in set.slices.iter().filter(|slice| slice.case == case) {
-            pieces.push((slice.index as u64).to_le_bytes().to_vec());
-            pieces.push(slice.image.iter().flat_map(|value| value.to_le_bytes()).collect());
-            pieces.push(slice.mask.to_vec());
-        }
-        (name.clone(), sha256(pieces.iter().map(|piece| &piece[..])))
+        let slices: Vec<&Slice> = set.slices.iter().filter(|slice| slice.case == case).collect();
+        let numbers: Vec<[u8; 8]> = slices.iter().map(|slice| (slice.index as u64).to_le_bytes()).collect();
+        let pieces = slices.iter().zip(&numbers);
+        let pieces = pieces.flat_map(|(slice, number)| [&number[..], bytemuck::cast_slice(&slice.image), &slice.mask]);
+        (name.clone(), sha256(pieces))
     };
     set.cases.par_iter().enumerate().map(checksum).collect()
 }

@@ -13,8 +13,10 @@ use std::path::Path;
 pub struct DataNeeds {
     pub cases: usize,
     pub slices: usize,
-    /// Memory for the slices, and for the scans while they are loaded.
+    /// Memory for scans while they are loaded, and for the slices, if they are not cached.
     pub bytes: u64,
+    /// Disk for the slices, if they are cached and all of them are new there.
+    pub cache_bytes: u64,
 }
 
 /// An image's and a mask's bytes a pixel.
@@ -24,11 +26,12 @@ const PIXEL_BYTES: u64 = (size_of::<f32>() + size_of::<u8>()) as u64;
 const COPIES: u64 = 2;
 
 impl DataNeeds {
-    /// Opens all files of the cases that are trained on; the voxels are not read.
+    /// Opens all files of the cases that are trained on; the voxels are not read. Slices that are `cached` lie on the
+    /// disk.
     ///
     /// # Errors
     /// The first case that cannot be opened, or whose image and mask do not fit.
-    pub fn new(settings: &Settings, dataset: &Dataset) -> Result<Self> {
+    pub fn new(settings: &Settings, dataset: &Dataset, cached: bool) -> Result<Self> {
         let cases = dataset.cases_without(&settings.test_cases)?;
         let shapes: Vec<Result<[usize; 3]>> = cases
             .par_iter()
@@ -43,8 +46,10 @@ impl DataNeeds {
         voxels.sort_unstable_by(|a, b| b.cmp(a));
         // So many are loaded at a time.
         let loading: u64 = voxels.iter().take(rayon::current_num_threads()).sum();
-        let kept = slices as u64 * (settings.size * settings.size) as u64;
-        Ok(DataNeeds { cases: cases.len(), slices, bytes: PIXEL_BYTES * (kept + COPIES * loading) })
+        let loading = PIXEL_BYTES * COPIES * loading;
+        let kept = PIXEL_BYTES * slices as u64 * (settings.size * settings.size) as u64;
+        let [bytes, cache_bytes] = if cached { [loading, kept] } else { [loading + kept, 0] };
+        Ok(DataNeeds { cases: cases.len(), slices, bytes, cache_bytes })
     }
 
     /// Compares with the memory that is free.
@@ -54,7 +59,7 @@ impl DataNeeds {
     pub fn check(&self) -> Result<()> {
         match free_memory() {
             Some(free) if free < self.bytes => Err(Error::Invalid(format!(
-                "the {} slices of {} cases need {} MiB of memory, {} MiB are free: lower --size, or leave out cases",
+                "the {} slices of {} cases need {} MiB of memory, {} MiB are free: lower --size, leave out cases, or give --cache if it is --no-cache",
                 self.slices,
                 self.cases,
                 self.bytes >> 20,

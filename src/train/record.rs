@@ -29,6 +29,9 @@ pub struct EpochRecord {
     /// How well that matches the truth, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detection: Option<Detection>,
+    /// Steps that changed nothing because a gradient was not finite: in fp16, while the scale of the loss settles.
+    #[serde(default)]
+    pub skipped_steps: u64,
     /// Training alone, validation apart.
     pub images_per_s: f64,
     /// All of the epoch.

@@ -4,7 +4,7 @@ use super::adl::displacement;
 use super::run::{Observer, Run};
 use super::suspects::{Review, Suspect, Unmarked, write_list};
 use crate::Result;
-use crate::data::file::write_atomically;
+use crate::data::file::{remove_all, write_atomically};
 use crate::data::{Geometry, Volume};
 use crate::preprocessing::THRESHOLD;
 use crate::report::{DISPLAY_WINDOW, overlay};
@@ -66,7 +66,9 @@ impl Run<'_> {
         };
         let slices: Vec<usize> = suspects.iter().map(place).collect();
         let loader = self.loader(&slices, 0, false);
-        let folder = self.folder.path().join("suspects");
+        let folder = self.folder.suspects();
+        // Of a review before this one, if the run went on with other settings.
+        remove_all(&folder, ".png")?;
         // The network's grid, a millimetre a pixel.
         let geometry = Geometry::axis_aligned([size, size, 1], [1.0; 3]);
         let mut pictures = suspects.iter().enumerate();

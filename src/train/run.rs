@@ -157,14 +157,17 @@ impl<'a> Run<'a> {
     /// If there is no checkpoint or it is damaged, or if anything is otherwise and `allow_changes` is not given.
     pub fn resume(&mut self, allow_changes: bool) -> Result<()> {
         let newest = checkpoint::newest(self.folder.path())?;
-        let before = Manifest::read(self.folder)?;
+        let before = Manifest::read(self.folder.path())?;
         let changes = self.manifest.changes_since(&before);
         if !allow_changes {
-            manifest::refuse(self.folder, &changes)?;
+            manifest::refuse(self.folder.path(), &changes)?;
         }
         (self.state, self.best) = checkpoint::load(&newest, &mut self.learners, self.split.train.len())?;
+        for (learner, known) in self.learners.iter_mut().zip(&self.state.learners) {
+            learner.network.set_loss_scale(known.loss_scale);
+        }
         if !changes.is_empty() {
-            (self.state.batch, self.state.loss_sum, self.state.images) = (0, 0.0, 0);
+            (self.state.batch, self.state.loss_sum, self.state.images, self.state.skipped_steps) = (0, 0.0, 0, 0);
         }
         EpochRecord::drop_from(&self.folder.log(), self.state.epoch)?;
         self.write_best()?;
@@ -280,6 +283,12 @@ impl<'a> Run<'a> {
         if self.state.batch == 0 {
             self.denoiser.begin_epoch(self.state.epoch, &mut self.state.learners);
         }
+        if self.state.learners.iter().any(|learner| learner.weights.iter().all(|&weight| weight == 0.0)) {
+            return Err(Error::Invalid(format!(
+                "--adl leaves no slice to train on in epoch {}: lower --noise-proportion, or add cases",
+                self.state.epoch
+            )));
+        }
         let loaders = self.epoch_loaders();
         let trained_before = self.state.images;
         let learning_rate = self.train_batches(&loaders, observer)?;
@@ -298,10 +307,11 @@ impl<'a> Run<'a> {
             removed_total: self.denoiser.slices_left_out(learner).len() as u64,
             estimated_noise: self.denoiser.estimate(learner),
             detection: self.denoiser.detection(learner),
+            skipped_steps: self.state.skipped_steps,
             images_per_s: images as f64 / training,
             seconds: started.elapsed().as_secs_f64(),
         };
-        (self.state.batch, self.state.loss_sum, self.state.images) = (0, 0.0, 0);
+        (self.state.batch, self.state.loss_sum, self.state.images, self.state.skipped_steps) = (0, 0.0, 0, 0);
         Ok(record)
     }
 
@@ -335,6 +345,8 @@ impl<'a> Run<'a> {
                     checkpoint::remove_bad(self.folder, self.state.steps)?;
                     return Err(not_finite(self.set, epoch, slices));
                 }
+                known.loss_scale = learner.network.loss_scale();
+                self.state.skipped_steps += u64::from(losses.skipped);
                 self.denoiser.record(&mut known.records, slices.iter().copied().zip(losses.samples));
                 (loss, images) = (loss + f64::from(losses.batch), images + slices.len());
             }

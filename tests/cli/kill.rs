@@ -1,7 +1,7 @@
 //! A run that is killed at any change of a file goes on to the same bits.
 
 use super::survival::{Left, again, failure, phantom, struck, success, train};
-use super::{PROGRAM, run};
+use super::{CACHE, PROGRAM, run};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -114,7 +114,7 @@ fn a_killed_prediction_leaves_no_half_mask() {
 /// Starts a run that does not end, and waits until it trains.
 fn endless(data: &Path, out: &Path, more: &[&str]) -> std::process::Child {
     let mut command = Command::new(PROGRAM);
-    command.arg("train").arg(data).arg("--out").arg(out).args(more).args(["--epochs", "100000"]);
+    command.env(CACHE.0, CACHE.1).arg("train").arg(data).arg("--out").arg(out).args(more).args(["--epochs", "100000"]);
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let started = Instant::now();
     while !super::survival::has_checkpoint(out) {

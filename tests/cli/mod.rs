@@ -6,6 +6,7 @@ mod evaluate;
 mod faults;
 #[cfg(unix)]
 mod kill;
+mod noisy;
 #[cfg(unix)]
 mod soak;
 #[cfg(unix)]

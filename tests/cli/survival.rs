@@ -1,6 +1,6 @@
 //! What a run leaves, for the tests that kill and damage runs: small runs, and how to compare them.
 
-use super::{PROGRAM, run};
+use super::{CACHE, PROGRAM, run};
 use rarunet_cuda::train::EpochRecord;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -49,6 +49,7 @@ pub fn phantom(folder: &Path, patients: &str) -> PathBuf {
 /// Runs the program with a fault (nothing: none).
 pub fn struck<S: AsRef<OsStr>>(fault: &str, arguments: impl IntoIterator<Item = S>) -> Output {
     let mut command = Command::new(PROGRAM);
+    command.env(CACHE.0, CACHE.1);
     if !fault.is_empty() {
         command.env("RARUNET_FAULT", fault);
     }
@@ -58,7 +59,8 @@ pub fn struck<S: AsRef<OsStr>>(fault: &str, arguments: impl IntoIterator<Item = 
 /// The flags of [`SMALL`], but for those in `more`, and these.
 pub fn flags(more: &[&str]) -> Vec<String> {
     let kept = SMALL.chunks_exact(2).filter(|flag| !more.contains(&flag[0])).flatten();
-    kept.chain(more).map(|text| text.to_string()).collect()
+    // What a run caches, a later one does not write again; here all are to do the same.
+    kept.chain(more).chain(&["--no-cache"]).map(|text| text.to_string()).collect()
 }
 
 /// Trains into `out` with [`flags`] and a fault.
@@ -101,6 +103,13 @@ impl Left {
         let log = EpochRecord::read_all(&out.join("log.jsonl")).unwrap();
         let timeless = |record| EpochRecord { images_per_s: 0.0, seconds: 0.0, ..record };
         Left { names, bytes, log: log.into_iter().map(timeless).collect() }
+    }
+}
+
+impl Left {
+    /// Lines of the log.
+    pub fn epochs(&self) -> usize {
+        self.log.len()
     }
 }
 

@@ -33,6 +33,7 @@ fn record(epoch: u64, val_dice: f64) -> EpochRecord {
         learning_rate: 1e-3,
         removed: 1,
         removed_total: epoch,
+        skipped_steps: 0,
         estimated_noise: None,
         detection: Some(Detection { precision: Some(0.25), recall: None, auroc: Some(0.75) }),
         images_per_s: 10.0,

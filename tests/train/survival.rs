@@ -138,14 +138,14 @@ fn a_flipped_byte_is_detected() {
     let bytes = std::fs::read(&path).unwrap();
     let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let mut network = Network::new(Model::new("unet", [8; 5]).unwrap(), device(1)).unwrap();
-    flip(&bytes, header, 17, |bytes| WeightsFile::new(&path, bytes).is_err());
+    flip(&bytes, header, 61, |bytes| WeightsFile::new(&path, bytes).is_err());
     WeightsFile::new(&path, &bytes).unwrap().load(&mut network).unwrap();
 
     // A checkpoint, as `--resume` reads it.
     let newest = checkpoints(&out).remove(0);
     let bytes = std::fs::read(&newest).unwrap();
     let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    flip(&bytes, header.min(4000), 97, |bytes| {
+    flip(&bytes, header.min(1000), 397, |bytes| {
         std::fs::write(&newest, bytes).unwrap();
         let refused = checkpoint::newest(&out);
         if let Err(error) = &refused {
@@ -179,7 +179,7 @@ fn a_diverged_run_keeps_its_last_good_checkpoint() {
 
 #[test]
 fn too_little_memory_or_disk_is_said_with_numbers() {
-    let needs = DataNeeds { cases: 3, slices: 900, bytes: 1 << 60 };
+    let needs = DataNeeds { cases: 3, slices: 900, bytes: 1 << 60, cache_bytes: 0 };
     let message = needs.check().unwrap_err().to_string();
     assert!(message.contains("900 slices") && message.contains("1099511627776 MiB") && message.contains("--size"));
     let message = check_disk(Path::new("absent/run"), 1 << 62).unwrap_err().to_string();

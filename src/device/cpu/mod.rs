@@ -12,7 +12,7 @@ pub use operand::{Call, Input, Output};
 pub use real::Real;
 pub use tile::InstructionSet;
 
-use super::{Device, StepId, Steps};
+use super::{Device, Precision, StepId, Steps};
 use crate::graph::{Graph, Region, ValueId};
 use crate::ops::Op;
 use crate::plan::{Location, Memory, Plan, shapes};
@@ -132,6 +132,10 @@ impl<T: Real> Device<T> for CpuDevice<T> {
         format!("cpu, {}", self.cpu.tiles.name)
     }
 
+    fn precision(&self) -> Precision {
+        T::PRECISION
+    }
+
     fn allocate_state(&mut self, region: Region, count: usize) -> Result<()> {
         self.state[region as usize].grow(count)
     }
@@ -144,8 +148,8 @@ impl<T: Real> Device<T> for CpuDevice<T> {
                 T::code(&*ops[index]).workspace(&self.cpu, &inputs, &outputs)
             })
             .collect();
-        let plan = Plan::new(graph, keep, |index| needs[index]);
-        self.arena.grow(plan.arena)?;
+        let plan = Plan::new(graph, keep, |_| size_of::<T>(), |index| needs[index]);
+        self.arena.grow(plan.arena / size_of::<T>())?;
         Ok(self.steps.add(plan))
     }
 

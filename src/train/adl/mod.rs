@@ -85,9 +85,20 @@ impl Adl {
         }
     }
 
-    /// Whether it must be told how noisy the masks are.
-    fn needs_noise(self) -> bool {
-        !matches!(self, Adl::Off | Adl::Auto | Adl::Oracle | Adl::RobustDice)
+    /// Says whether the strategy is told enough.
+    ///
+    /// # Errors
+    /// If it must be told how noisy the masks are.
+    pub fn check(self, noise: Option<Noise>) -> Result<()> {
+        match self {
+            Adl::Off | Adl::Auto | Adl::Oracle | Adl::RobustDice => Ok(()),
+            _ if noise.is_some() => Ok(()),
+            _ => Err(Error::Invalid(format!(
+                "--adl {} must be told how noisy the masks are: give --noise-proportion and --noise-overlap, or take \
+                 --adl auto",
+                self.name()
+            ))),
+        }
     }
 
     /// The loss that trains.
@@ -134,11 +145,7 @@ impl Denoiser {
         (set, slices): (&SliceSet, &[usize]),
         truth: Option<&[bool]>,
     ) -> Result<Self> {
-        if adl.needs_noise() && noise.is_none() {
-            return Err(Error::Invalid(
-                "this --adl must be told how noisy the masks are: give --noise-proportion and --noise-overlap".into(),
-            ));
-        }
+        adl.check(noise)?;
         if adl == Adl::Oracle && truth.is_none() {
             return Err(Error::Invalid("--adl oracle needs the truth: a data set made by corrupt".into()));
         }
