@@ -96,7 +96,9 @@ pub struct Left {
 impl Left {
     #[track_caller]
     pub fn of(out: &Path) -> Self {
-        let names = names(out);
+        let mut names = names(out);
+        // Event files are named by the clock, and a run that goes on begins another.
+        names.retain(|name| !name.starts_with("tensorboard/"));
         let weights = names.iter().filter(|name| name.ends_with(".safetensors"));
         let bytes: Vec<Vec<u8>> = weights.map(|name| std::fs::read(out.join(name)).unwrap()).collect();
         assert_eq!(bytes.len(), 3, "the best weights and two checkpoints: {names:?}");
