@@ -7,6 +7,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use device::{Loaded, load, names};
 use rarunet_cuda::model::Mode;
 use rarunet_cuda::plan::shapes;
+use rarunet_cuda::tensor::Shape;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -14,13 +15,14 @@ fn kernels(criterion: &mut Criterion) {
     for device in names() {
         let Loaded { mut network, step } = load(&device, Mode::Train);
         network.train(&step, 1e-5, 1).expect("the device works"); // what the ops read is there from now on
-        let plan = network.plan(&step);
+        let (plan, precision) = (network.plan(&step), network.device().precision());
         let mut bytes = BTreeMap::<&str, u64>::new();
         for node in &plan.nodes {
             let (inputs, outputs) = shapes(&plan.graph, node.index);
-            let elements: usize = inputs.iter().chain(&outputs).map(|shape| shape.elements()).sum();
+            let size = |shape: &&Shape| shape.elements() * precision.element(shape.storage).bytes();
+            let moved: usize = inputs.iter().chain(&outputs).map(size).sum();
             let name = plan.graph.nodes()[node.index].op.name();
-            *bytes.entry(name).or_default() += (elements * size_of::<f32>()) as u64;
+            *bytes.entry(name).or_default() += moved as u64;
         }
         let mut group = criterion.benchmark_group(format!("kernels/{device}"));
         group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));

@@ -9,7 +9,7 @@ use cust::memory::DeviceBuffer;
 use cust::module::Module;
 use cust::stream::{Stream, StreamFlags};
 use rarunet_cuda::device::emulator;
-use rarunet_cuda::device::kernels::{IMAGES, RELU_FORWARD_F32};
+use rarunet_cuda::device::kernels::{Element, IMAGES, RELU_FORWARD};
 
 const LAUNCHES: u64 = 100;
 /// Elements: one block's work.
@@ -19,7 +19,10 @@ fn launches(criterion: &mut Criterion) {
     if std::env::var_os("RARUNET_TEST_DEVICE").is_none() {
         emulator::open().expect("the emulator was built");
     }
-    let (_, image) = IMAGES.iter().find(|(file, _)| *file == RELU_FORWARD_F32.file).expect("every file has an image");
+    let wanted = (RELU_FORWARD.file, Some(Element::F32));
+    let image =
+        IMAGES.iter().find(|image| (image.file, image.element) == wanted).expect("it is compiled for f32").bytes;
+    let symbol = RELU_FORWARD.symbol(Some(Element::F32));
     let mut group = criterion.benchmark_group("launch");
     group.sample_size(20).throughput(Throughput::Elements(LAUNCHES));
 
@@ -28,7 +31,7 @@ fn launches(criterion: &mut Criterion) {
     unsafe { context.disable_event_tracking() };
     let stream = context.new_stream().expect("streams are unlimited");
     let module = context.load_module(Ptx::from_binary(image.to_vec())).expect("the image is this build's");
-    let function = module.load_function(RELU_FORWARD_F32.name).expect("the kernel exists");
+    let function = module.load_function(&symbol).expect("the kernel exists");
     let mut values = stream.alloc_zeros::<f32>(COUNT as usize).expect("there is room");
     let shape = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (1, 256, 1), shared_mem_bytes: 0 };
     group.bench_function("cudarc", |bencher| {
@@ -51,7 +54,7 @@ fn launches(criterion: &mut Criterion) {
     let _context = cust::context::Context::new(cust::device::Device::get_device(0).expect("there is a device"));
     let stream = Stream::new(StreamFlags::NON_BLOCKING, None).expect("streams are unlimited");
     let module = Module::from_fatbin(image, &[]).expect("the image is this build's");
-    let function = module.get_function(RELU_FORWARD_F32.name).expect("the kernel exists");
+    let function = module.get_function(&symbol).expect("the kernel exists");
     let values = DeviceBuffer::from_slice(&[0.0f32; COUNT as usize]).expect("there is room");
     group.bench_function("cust", |bencher| {
         bencher.iter(|| {

@@ -1,7 +1,7 @@
 //! Compiles the CUDA emulator, and the .cu files as C++ for it.
 //!
 //! What is made: `libcuda.so.1`, the emulated driver; `libcuda.so`, an empty library that leads to it (see below); and
-//! `modules/<op>.so`, one for each .cu file.
+//! `modules/<op>.so` or `modules/<op>_<element>.so`, one for each .cu file and element.
 
 use std::path::{Path, PathBuf};
 
@@ -87,9 +87,10 @@ impl Compiler {
         create(out)?;
         let mut compiles = Vec::new();
         let mut links = Vec::new();
-        for file in files {
-            let source = out.join(file.stem()).with_extension("cpp");
-            write_if_changed(&source, &module_source(file))?;
+        let variants = files.iter().flat_map(|file| file.variants().into_iter().map(move |variant| (file, variant)));
+        for (file, variant) in variants {
+            let source = out.join(file.variant_stem(variant)).with_extension("cpp");
+            write_if_changed(&source, &module_source(file, variant))?;
             let object = source.with_extension("o");
             let mut flags = vec![
                 "-O2", // -O3 of GCC 12 halves the speed of register-tiled kernels
@@ -142,11 +143,12 @@ pub fn compile_emulator(kernels: &[KernelFile], root: &Path, out: &Path) -> Opti
     }
 }
 
-/// The C++ source of a module: the .cu file, then the table of the kernels found in it.
-fn module_source(file: &KernelFile) -> String {
-    let table: Vec<String> = file.kernels.iter().map(|kernel| format!("EMULATED_KERNEL({})", kernel.name)).collect();
+/// The C++ source of a module: the .cu file for one of its elements, then the table of the kernels found in it.
+fn module_source(file: &KernelFile, variant: Option<(&str, &str)>) -> String {
+    let table: Vec<String> = file.symbols(variant).iter().map(|symbol| format!("EMULATED_KERNEL({symbol})")).collect();
+    let element = variant.map_or(String::new(), |(ending, _)| format!("#define ELEMENT_{ending}\n"));
     format!(
-        "#include \"cuda_runtime_emulation.hpp\"\n#include \"{}\"\nEMULATED_MODULE({})\n",
+        "{element}#include \"cuda_runtime_emulation.hpp\"\n#include \"{}\"\nEMULATED_MODULE({})\n",
         file.path.display(),
         table.join(", ")
     )

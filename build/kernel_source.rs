@@ -1,10 +1,14 @@
 //! Reads kernel declarations out of .cu files and writes the Rust table of them, `kernels.rs`.
 //!
+//! A file that says `Element` is compiled once for each of [`ELEMENTS`], and its kernels' names then end in the element's.
 //! A kernel is declared as `KERNEL(name)(parameters) {` or `KERNEL_WITH_THREADS(name, threads)(parameters) {`. A macro
 //! may stand for parameters that several kernels share.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+
+/// What `Element` stands for: the ending of kernel names, and the variant of `Element` in src/device/kernels.rs.
+pub const ELEMENTS: &[(&str, &str)] = &[("f32", "F32"), ("bf16", "Bf16"), ("f16", "F16")];
 
 /// A .cu or .cuh file, the kernels it declares and its constants.
 pub struct KernelFile {
@@ -12,6 +16,8 @@ pub struct KernelFile {
     pub kernels: Vec<Kernel>,
     /// `constexpr int NAME = 123;`: what the host has to know too, the threads of a block, say.
     pub constants: Vec<(String, u32)>,
+    /// Whether it is compiled for each of [`ELEMENTS`].
+    pub has_elements: bool,
 }
 
 /// One kernel's declaration.
@@ -19,6 +25,8 @@ pub struct KernelFile {
 pub struct Kernel {
     pub name: String,
     pub parameters: Vec<Parameter>,
+    /// Whether it stands between `#ifdef ELEMENT_f32` and `#endif`.
+    pub f32_only: bool,
 }
 
 /// One parameter; `kind` is a variant of `Kind` in src/device/kernels.rs.
@@ -39,7 +47,25 @@ impl KernelFile {
         // A header has macros that look like kernels, and no kernels.
         let is_header = path.extension().is_some_and(|extension| extension == "cuh");
         let kernels = if is_header { Vec::new() } else { scan(&(headers(path, &text)? + &text)).map_err(at)? };
-        Ok(KernelFile { path: path.to_path_buf(), kernels, constants: scan_constants(&text) })
+        let has_elements = has_word(&without_comments(&text), "Element");
+        Ok(KernelFile { path: path.to_path_buf(), kernels, constants: scan_constants(&text), has_elements })
+    }
+
+    /// What the file is compiled for: each of [`ELEMENTS`], or nothing but f32.
+    pub fn variants(&self) -> Vec<Option<(&'static str, &'static str)>> {
+        if self.has_elements { ELEMENTS.iter().copied().map(Some).collect() } else { vec![None] }
+    }
+
+    /// The names of the kernels that are compiled for one variant.
+    pub fn symbols(&self, variant: Option<(&str, &str)>) -> Vec<String> {
+        let ending = variant.map_or(String::new(), |(ending, _)| format!("_{ending}"));
+        let kernels = self.kernels.iter().filter(|kernel| !kernel.f32_only || ending == "_f32");
+        kernels.map(|kernel| format!("{}{ending}", kernel.name)).collect()
+    }
+
+    /// The name of what is compiled of it for one variant, without extension.
+    pub fn variant_stem(&self, variant: Option<(&str, &str)>) -> String {
+        variant.map_or(self.stem().into(), |(ending, _)| format!("{}_{ending}", self.stem()))
     }
 
     /// The file's name without folder and extension: the op.
@@ -83,7 +109,7 @@ fn expand(list: &str, macros: &[(String, String)]) -> String {
 /// All kernels declared in `source`.
 pub fn scan(source: &str) -> Result<Vec<Kernel>, String> {
     let text = without_comments(source);
-    let macros = macros(&text);
+    let (macros, common) = (macros(&text), without_f32(&text));
     let mut kernels: Vec<Kernel> = Vec::new();
     let mut rest = text.as_str();
     while let Some(start) = rest.find("KERNEL") {
@@ -104,10 +130,23 @@ pub fn scan(source: &str) -> Result<Vec<Kernel>, String> {
         if kernels.iter().any(|kernel| kernel.name == name) {
             return Err(format!("KERNEL({name}) is declared twice"));
         }
-        kernels.push(Kernel { name, parameters });
+        let f32_only = !common.contains(&format!("({name}"));
+        kernels.push(Kernel { name, parameters, f32_only });
         rest = tail;
     }
     Ok(kernels)
+}
+
+/// The text without what stands between `#ifdef ELEMENT_f32` and `#endif`.
+fn without_f32(text: &str) -> String {
+    let mut inside = false;
+    let keep = |line: &&str| {
+        inside |= line.starts_with("#ifdef ELEMENT_f32");
+        let kept = !inside;
+        inside &= !line.starts_with("#endif");
+        kept
+    };
+    text.lines().filter(keep).collect::<Vec<_>>().join("\n")
 }
 
 /// All constants of file scope with a plain number as value.
@@ -117,6 +156,10 @@ pub fn scan_constants(source: &str) -> Vec<(String, u32)> {
         Some((name.trim().to_string(), value.trim().parse().ok()?))
     };
     without_comments(source).lines().filter_map(constant).collect()
+}
+
+fn has_word(text: &str, word: &str) -> bool {
+    text.split(|character| !is_identifier(character)).any(|found| found == word)
 }
 
 fn is_identifier(character: char) -> bool {
@@ -158,6 +201,13 @@ fn parameter(text: &str) -> Result<Parameter, String> {
         type_name.split(|character| !is_identifier(character)).filter(|word| !word.is_empty()).collect();
     let scalar: Vec<&str> = words.iter().copied().filter(|word| *word != "const").collect();
     let kind = match (type_name.contains('*'), scalar.join(" ").as_str()) {
+        (true, _) if words.contains(&"Element") => {
+            if words.first() == Some(&"const") {
+                "ElementInput"
+            } else {
+                "ElementOutput"
+            }
+        }
         (true, _) if words.first() == Some(&"const") => "Input",
         (true, _) => "Output",
         (false, "int") => "I32",
@@ -171,7 +221,7 @@ fn parameter(text: &str) -> Result<Parameter, String> {
 }
 
 /// The text of `kernels.rs`: a constant for each kernel, a module for each file's constants, and the compiled images by
-/// file (empty without nvcc).
+/// file and variant, in the files' order (empty without nvcc).
 ///
 /// # Errors
 /// A kernel name that two files declare.
@@ -213,10 +263,16 @@ pub fn rust_table(files: &[KernelFile], headers: &[KernelFile], images: Option<&
     let _ = writeln!(text, "\n/// All kernels.\npub const KERNELS: &[Kernel] = &[{}];", all.join(", "));
     let _ = writeln!(text, "\n/// Whether the images were compiled; they are empty when the build found no nvcc.");
     let _ = writeln!(text, "pub const HAVE_IMAGES: bool = {};", images.is_some());
-    let _ = writeln!(text, "\n/// Each kernel file's name and fatbin.\npub static IMAGES: &[(&str, &[u8])] = &[");
-    for (index, file) in files.iter().enumerate() {
+    let _ = writeln!(text, "\n/// What each kernel file was compiled to.\npub static IMAGES: &[Image] = &[");
+    let variants = files.iter().flat_map(|file| file.variants().into_iter().map(move |variant| (file, variant)));
+    for (index, (file, variant)) in variants.enumerate() {
+        let element = variant.map_or("None".into(), |(_, element)| format!("Some(Element::{element})"));
         let bytes = images.map_or("&[]".into(), |images| format!("include_bytes!({:?})", images[index]));
-        let _ = writeln!(text, "    ({:?}, {bytes}),", file.stem());
+        let (file, symbols) = (file.stem(), file.symbols(variant));
+        let _ = writeln!(
+            text,
+            "    Image {{ file: {file:?}, element: {element}, symbols: &{symbols:?}, bytes: {bytes} }},"
+        );
     }
     Ok(text + "];\n")
 }

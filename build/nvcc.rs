@@ -1,6 +1,7 @@
 //! Compiles the kernels for GPUs.
 //!
-//! Each .cu file becomes a fatbin of its own, which holds the code of all targets. One file for all kernels would need
+//! Each .cu file becomes a fatbin of its own (one for each element that it is compiled for), which holds the code of all
+//! targets. One file for all kernels would need
 //! file-scope names to be unique across ops, and every change would compile everything; this way a change compiles one
 //! file, and the files are compiled in parallel.
 
@@ -38,11 +39,12 @@ pub fn compile_kernels(files: &[KernelFile], root: &Path, out: &Path) -> Result<
     std::fs::create_dir_all(out).map_err(|error| format!("{}: {error}", out.display()))?;
     let flags = flags(&nvcc, root)?;
     let headers = files_with_extension(&root.join("kernels"), &["cuh"]);
-    let jobs: Vec<Job> = files
-        .iter()
-        .map(|file| {
-            let output = out.join(file.stem()).with_extension("fatbin");
-            let mut arguments = flags.clone();
+    let variants = files.iter().flat_map(|file| file.variants().into_iter().map(move |variant| (file, variant)));
+    let jobs: Vec<Job> = variants
+        .map(|(file, variant)| {
+            let output = out.join(file.variant_stem(variant)).with_extension("fatbin");
+            let mut arguments: Vec<String> = flags.iter().filter(|flag| has_element(flag, variant)).cloned().collect();
+            arguments.extend(variant.map(|(ending, _)| format!("-DELEMENT_{ending}")));
             arguments.extend([file.path.display().to_string(), "-o".into(), output.display().to_string()]);
             let inputs = [&file.path].into_iter().chain(&headers).cloned().collect();
             Job { program: nvcc.clone(), arguments, inputs, output }
@@ -50,6 +52,12 @@ pub fn compile_kernels(files: &[KernelFile], root: &Path, out: &Path) -> Result<
         .collect();
     run_all(&jobs)?;
     Ok(Some(jobs.into_iter().map(|job| job.output).collect()))
+}
+
+/// Whether what a flag is for can compute with the variant's element: sm_75 knows no bf16. Without any other target it
+/// is compiled all the same, and traps.
+fn has_element(flag: &str, variant: Option<(&str, &str)>) -> bool {
+    !(flag.contains("code=sm_75") && variant.is_some_and(|(ending, _)| ending == "bf16"))
 }
 
 /// The nvcc that the build uses; `root` is the crate's folder.

@@ -1,21 +1,61 @@
-// Adam over all parameters at once. (Kingma and Ba, 2015, algorithm 1.)
+// Adam over all parameters at once. (Kingma and Ba, 2015, algorithm 1.) The gradients are those of a scaled loss, and if
+// one of them is not finite nothing is updated.
 
 #include "pixels.cuh"
+
+// ---- finite gradients -------------------------------------------------------------------------------------------------
+
+constexpr int CHECK_BLOCKS = 256;
+
+template <int width> static __device__ bool all_finite(const float* gradients, int groups) {
+  bool finite = true;
+  for_each_pixel(
+      groups, [&](int group) { return load<width>(gradients + group * width); },
+      [&](int, const Group<width>& values) {
+#pragma unroll
+        for (int k = 0; k < width; ++k) finite &= fabsf(values[k]) <= 3.402823466e38f;
+      });
+  return finite;
+}
+
+// Grid: CHECK_BLOCKS blocks of THREADS threads along y.
+KERNEL_WITH_THREADS(adam_check, THREADS)(
+    float* finite,           // [CHECK_BLOCKS]: 1 or 0
+    const float* gradients,  // [groups, width]
+    int groups, int width) {
+  __shared__ int failures[THREADS];
+  failures[threadIdx.y] = width == 4 ? !all_finite<4>(gradients, groups) : !all_finite<1>(gradients, groups);
+  for (int half = THREADS / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (static_cast<int>(threadIdx.y) < half) failures[threadIdx.y] |= failures[threadIdx.y + half];
+  }
+  if (threadIdx.y == 0) finite[blockIdx.x] = failures[0] ? 0.0f : 1.0f;
+}
+
+// One block of CHECK_BLOCKS threads.
+KERNEL_WITH_THREADS(adam_merge_checks, CHECK_BLOCKS)(
+    float* finite,        // [1]
+    const float* checks)  // [CHECK_BLOCKS]
+{
+  const float failures = block_sum(1.0f - checks[threadIdx.x]);
+  if (threadIdx.x == 0) *finite = failures > 0.0f ? 0.0f : 1.0f;
+}
 
 // ---- update -----------------------------------------------------------------------------------------------------------
 
 template <int width>
 static __device__ void update(float* parameters, float* first, float* second, const float* gradients, const float* rate,
-                              int groups, float beta1, float beta2, float epsilon) {
+                              float scale, int groups, float beta1, float beta2, float epsilon) {
   const float step = rate[0], correction = rate[1];
   for_each_pixel(groups, [&](int group) {
     const int i = group * width;
-    const Group<width> gradient = load<width>(gradients + i);
+    const Group<width> gradients_here = load<width>(gradients + i);
     Group<width> parameter = load<width>(parameters + i), m = load<width>(first + i), v = load<width>(second + i);
 #pragma unroll
     for (int k = 0; k < width; ++k) {
-      m[k] = beta1 * m[k] + (1.0f - beta1) * gradient[k];
-      v[k] = beta2 * v[k] + (1.0f - beta2) * gradient[k] * gradient[k];
+      const float gradient = gradients_here[k] * scale;
+      m[k] = beta1 * m[k] + (1.0f - beta1) * gradient;
+      v[k] = beta2 * v[k] + (1.0f - beta2) * gradient * gradient;
       parameter[k] -= step * m[k] / (sqrtf(v[k]) * correction + epsilon);
     }
     store(parameters + i, parameter);
@@ -24,14 +64,18 @@ static __device__ void update(float* parameters, float* first, float* second, co
   });
 }
 
-KERNEL_WITH_THREADS(adam_update_f32, THREADS)(
-    float* parameters,       // [groups, width]
-    float* first,            // [groups, width]: the first moments
-    float* second,           // [groups, width]
-    const float* gradients,  // [groups, width]
-    const float* rate,       // [2]: the corrected learning rate, the second moments' correction
+KERNEL_WITH_THREADS(adam_update, THREADS)(
+    float* parameters,        // [groups, width]
+    float* first,             // [groups, width]: the first moments
+    float* second,            // [groups, width]
+    const float* gradients,   // [groups, width]
+    const float* rate,        // [2]: the corrected learning rate, the second moments' correction
+    const float* loss_scale,  // [1]
+    const float* finite,      // [1]
     int groups, int width,
     float beta1, float beta2, float epsilon) {
-  if (width == 4) update<4>(parameters, first, second, gradients, rate, groups, beta1, beta2, epsilon);
-  else update<1>(parameters, first, second, gradients, rate, groups, beta1, beta2, epsilon);
+  if (*finite == 0.0f) return;
+  const float scale = 1.0f / *loss_scale;
+  if (width == 4) update<4>(parameters, first, second, gradients, rate, scale, groups, beta1, beta2, epsilon);
+  else update<1>(parameters, first, second, gradients, rate, scale, groups, beta1, beta2, epsilon);
 }

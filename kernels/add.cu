@@ -5,9 +5,9 @@
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
 
-KERNEL_WITH_THREADS(add_forward_f32, THREADS)(
-    float* out,                      // [pixels, channels], stride out_stride; may be a or b
-    const float* a, const float* b,  // [pixels, channels], strides a_stride, b_stride
+KERNEL_WITH_THREADS(add_forward, THREADS)(
+    Element* out,                    // [pixels, channels], stride out_stride; may be a or b
+    const Element* a, const Element* b,  // [pixels, channels], strides a_stride, b_stride
     int pixels, int channels, int out_stride, int a_stride, int b_stride, int width,
     int relu) {  // 0 or 1
   zip(out, a, b, pixels, channels, out_stride, a_stride, b_stride, width, [&](float x, float y) {

@@ -38,7 +38,7 @@ template <int width> static __device__ Moments<width> merge(Moments<width> a, co
 }
 
 template <int width>
-static __device__ void chunk_moments(float* partial, const float* x, int pixels, int channels, int x_stride,
+static __device__ void chunk_moments(float* partial, const Element* x, int pixels, int channels, int x_stride,
                                      int chunk_pixels) {
   const int c = first_channel<width>();
   const Chunk chunk = chunk_of(blockIdx.x, pixels, chunk_pixels);
@@ -55,16 +55,16 @@ static __device__ void chunk_moments(float* partial, const float* x, int pixels,
 }
 
 // A block for each chunk (x).
-KERNEL_WITH_THREADS(batch_norm_forward_chunks_f32, THREADS)(
+KERNEL_WITH_THREADS(batch_norm_forward_chunks, THREADS)(
     float* partial,  // [chunks, 2, channels]: mean, squared deviations
-    const float* x,  // [pixels, channels], stride x_stride
+    const Element* x,  // [pixels, channels], stride x_stride
     int pixels, int channels, int x_stride, int chunk_pixels, int width) {
-  if (width == 4) chunk_moments<4>(partial, x, pixels, channels, x_stride, chunk_pixels);
+  if (is_wide<Element>(width)) chunk_moments<WIDE<Element>>(partial, x, pixels, channels, x_stride, chunk_pixels);
   else chunk_moments<1>(partial, x, pixels, channels, x_stride, chunk_pixels);
 }
 
 // Threads along y share the chunks.
-KERNEL_WITH_THREADS(batch_norm_forward_statistics_f32, THREADS)(
+KERNEL_WITH_THREADS(batch_norm_forward_statistics, THREADS)(
     float* mean,              // [channels]
     float* inverse,           // [channels]: 1 / sqrt(variance + epsilon)
     float* running_mean,      // [channels], updated
@@ -95,7 +95,7 @@ KERNEL_WITH_THREADS(batch_norm_forward_statistics_f32, THREADS)(
 // ---- forward: normalise -----------------------------------------------------------------------------------------------
 
 template <int width>
-static __device__ void normalise(float* out, const float* x, const float* gamma, const float* beta, const float* mean,
+static __device__ void normalise(Element* out, const Element* x, const float* gamma, const float* beta, const float* mean,
                                  const float* inverse, int pixels, int channels, int out_stride, int x_stride) {
   const int c = first_channel<width>();
   if (c >= channels) return;
@@ -113,22 +113,22 @@ static __device__ void normalise(float* out, const float* x, const float* gamma,
       });
 }
 
-KERNEL_WITH_THREADS(batch_norm_forward_f32, THREADS)(
-    float* out,            // [pixels, channels], stride out_stride
-    const float* x,        // [pixels, channels], stride x_stride
+KERNEL_WITH_THREADS(batch_norm_forward, THREADS)(
+    Element* out,            // [pixels, channels], stride out_stride
+    const Element* x,        // [pixels, channels], stride x_stride
     const float* gamma,    // [channels]
     const float* beta,     // [channels]
     const float* mean,     // [channels]
     const float* inverse,  // [channels]
     int pixels, int channels, int out_stride, int x_stride, int width) {
-  if (width == 4) normalise<4>(out, x, gamma, beta, mean, inverse, pixels, channels, out_stride, x_stride);
+  if (is_wide<Element>(width)) normalise<WIDE<Element>>(out, x, gamma, beta, mean, inverse, pixels, channels, out_stride, x_stride);
   else normalise<1>(out, x, gamma, beta, mean, inverse, pixels, channels, out_stride, x_stride);
 }
 
 // ---- inference --------------------------------------------------------------------------------------------------------
 
 template <int width>
-static __device__ void infer(float* out, const float* x, const float* gamma, const float* beta, const float* mean,
+static __device__ void infer(Element* out, const Element* x, const float* gamma, const float* beta, const float* mean,
                              const float* variance, int pixels, int channels, int out_stride, int x_stride,
                              float epsilon) {
   const int c = first_channel<width>();
@@ -149,16 +149,16 @@ static __device__ void infer(float* out, const float* x, const float* gamma, con
       });
 }
 
-KERNEL_WITH_THREADS(batch_norm_inference_f32, THREADS)(
-    float* out,             // [pixels, channels], stride out_stride
-    const float* x,         // [pixels, channels], stride x_stride
+KERNEL_WITH_THREADS(batch_norm_inference, THREADS)(
+    Element* out,             // [pixels, channels], stride out_stride
+    const Element* x,         // [pixels, channels], stride x_stride
     const float* gamma,     // [channels]
     const float* beta,      // [channels]
     const float* mean,      // [channels]: the running ones
     const float* variance,  // [channels]
     int pixels, int channels, int out_stride, int x_stride, int width,
     float epsilon) {
-  if (width == 4) infer<4>(out, x, gamma, beta, mean, variance, pixels, channels, out_stride, x_stride, epsilon);
+  if (is_wide<Element>(width)) infer<WIDE<Element>>(out, x, gamma, beta, mean, variance, pixels, channels, out_stride, x_stride, epsilon);
   else infer<1>(out, x, gamma, beta, mean, variance, pixels, channels, out_stride, x_stride, epsilon);
 }
 
@@ -179,7 +179,7 @@ template <int width> static __device__ Sums<width> plus(Sums<width> a, const Sum
 }
 
 template <int width>
-static __device__ void chunk_sums(float* partial, const float* dout, const float* x, const float* mean, int pixels,
+static __device__ void chunk_sums(float* partial, const Element* dout, const Element* x, const float* mean, int pixels,
                                   int channels, int dout_stride, int x_stride, int chunk_pixels) {
   const int c = first_channel<width>();
   const Chunk chunk = chunk_of(blockIdx.x, pixels, chunk_pixels);
@@ -207,18 +207,18 @@ static __device__ void chunk_sums(float* partial, const float* dout, const float
 }
 
 // A block for each chunk (x).
-KERNEL_WITH_THREADS(batch_norm_backward_chunks_f32, THREADS)(
+KERNEL_WITH_THREADS(batch_norm_backward_chunks, THREADS)(
     float* partial,     // [chunks, 2, channels]: dbeta, dgamma times the deviation
-    const float* dout,  // [pixels, channels], stride dout_stride
-    const float* x,     // [pixels, channels], stride x_stride
+    const Element* dout,  // [pixels, channels], stride dout_stride
+    const Element* x,     // [pixels, channels], stride x_stride
     const float* mean,  // [channels]
     int pixels, int channels, int dout_stride, int x_stride, int chunk_pixels, int width) {
-  if (width == 4) chunk_sums<4>(partial, dout, x, mean, pixels, channels, dout_stride, x_stride, chunk_pixels);
+  if (is_wide<Element>(width)) chunk_sums<WIDE<Element>>(partial, dout, x, mean, pixels, channels, dout_stride, x_stride, chunk_pixels);
   else chunk_sums<1>(partial, dout, x, mean, pixels, channels, dout_stride, x_stride, chunk_pixels);
 }
 
 // Threads along y share the chunks.
-KERNEL_WITH_THREADS(batch_norm_backward_parameters_f32, THREADS)(
+KERNEL_WITH_THREADS(batch_norm_backward_parameters, THREADS)(
     float* dgamma,         // [channels]
     float* dbeta,          // [channels]
     const float* partial,  // [chunks, 2, channels]
@@ -242,7 +242,7 @@ KERNEL_WITH_THREADS(batch_norm_backward_parameters_f32, THREADS)(
 // dx = gamma inverse (dout - mean(dout) - x_hat mean(dout x_hat)) = factor dout + slope (x - mean) + offset
 
 template <int width>
-static __device__ void differentiate(float* dx, const float* dout, const float* x, const float* gamma,
+static __device__ void differentiate(Element* dx, const Element* dout, const Element* x, const float* gamma,
                                      const float* dgamma, const float* dbeta, const float* mean, const float* inverse,
                                      int pixels, int channels, int dx_stride, int dout_stride, int x_stride) {
   const int c = first_channel<width>();
@@ -269,18 +269,18 @@ static __device__ void differentiate(float* dx, const float* dout, const float* 
       });
 }
 
-KERNEL_WITH_THREADS(batch_norm_backward_f32, THREADS)(
-    float* dx,             // [pixels, channels], stride dx_stride
-    const float* dout,     // [pixels, channels], stride dout_stride
-    const float* x,        // [pixels, channels], stride x_stride
+KERNEL_WITH_THREADS(batch_norm_backward, THREADS)(
+    Element* dx,             // [pixels, channels], stride dx_stride
+    const Element* dout,     // [pixels, channels], stride dout_stride
+    const Element* x,        // [pixels, channels], stride x_stride
     const float* gamma,    // [channels]
     const float* dgamma,   // [channels]
     const float* dbeta,    // [channels]
     const float* mean,     // [channels]
     const float* inverse,  // [channels]
     int pixels, int channels, int dx_stride, int dout_stride, int x_stride, int width) {
-  if (width == 4)
-    differentiate<4>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride, dout_stride,
+  if (is_wide<Element>(width))
+    differentiate<WIDE<Element>>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride, dout_stride,
                      x_stride);
   else
     differentiate<1>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride, dout_stride,

@@ -4,7 +4,7 @@
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
 
-KERNEL_WITH_THREADS(channel_gate_forward_f32, THREADS)(
+KERNEL_WITH_THREADS(channel_gate_forward, THREADS)(
     float* out,      // [batch, channels], stride out_stride; zero from channel `used` on
     const float* x,  // [2 batch, channels], stride x_stride: of the means, then of the maxima
     int batch, int channels, int used, int out_stride, int x_stride) {
@@ -18,7 +18,7 @@ KERNEL_WITH_THREADS(channel_gate_forward_f32, THREADS)(
 
 // ---- backward ---------------------------------------------------------------------------------------------------------
 
-KERNEL_WITH_THREADS(channel_gate_backward_f32, THREADS)(
+KERNEL_WITH_THREADS(channel_gate_backward, THREADS)(
     float* dx,          // [2 batch, channels], stride dx_stride
     const float* dout,  // [batch, channels], stride dout_stride
     const float* out,   // [batch, channels], stride out_stride

@@ -6,7 +6,7 @@
 // ---- forward ----------------------------------------------------------------------------------------------------------
 
 template <int width>
-static __device__ void pool(float* out, const float* x, int pixels, int channels, int out_stride, int x_stride) {
+static __device__ void pool(float* out, const Element* x, int pixels, int channels, int out_stride, int x_stride) {
   for_each_pixel_together(pixels, [&](int p, bool inside) {
     float sum = 0.0f, maximum = -INFINITY;
     for (int c = threadIdx.x * width; c < channels; c += blockDim.x * width) {
@@ -27,19 +27,19 @@ static __device__ void pool(float* out, const float* x, int pixels, int channels
   });
 }
 
-KERNEL_WITH_THREADS(channel_pool_forward_f32, THREADS)(
+KERNEL_WITH_THREADS(channel_pool_forward, THREADS)(
     float* out,      // [pixels, 2], stride out_stride: mean, maximum
-    const float* x,  // [pixels, channels], stride x_stride
+    const Element* x,  // [pixels, channels], stride x_stride
     int pixels, int channels,     // without padding
     int out_stride, int x_stride, int width) {
-  if (width == 4) pool<4>(out, x, pixels, channels, out_stride, x_stride);
+  if (is_wide<Element>(width)) pool<WIDE<Element>>(out, x, pixels, channels, out_stride, x_stride);
   else pool<1>(out, x, pixels, channels, out_stride, x_stride);
 }
 
 // ---- backward ---------------------------------------------------------------------------------------------------------
 
 // The channel of a pixel's first maximum.
-template <int width> static __device__ int first_maximum(const float* pixel, int channels) {
+template <int width> static __device__ int first_maximum(const Element* pixel, int channels) {
   float maximum = -INFINITY;
   int winner = channels;
   for (int c = threadIdx.x * width; c < channels; c += blockDim.x * width) {
@@ -64,7 +64,7 @@ template <int width> static __device__ int first_maximum(const float* pixel, int
 }
 
 template <int width>
-static __device__ void pool_backward(float* dx, const float* dout, const float* x, int pixels, int channels, int stored,
+static __device__ void pool_backward(Element* dx, const float* dout, const Element* x, int pixels, int channels, int stored,
                                      int dx_stride, int dout_stride, int x_stride) {
   for_each_pixel_together(pixels, [&](int p, bool inside) {
     const int winner = first_maximum<width>(x + p * x_stride, channels);
@@ -80,12 +80,12 @@ static __device__ void pool_backward(float* dx, const float* dout, const float* 
   });
 }
 
-KERNEL_WITH_THREADS(channel_pool_backward_f32, THREADS)(
-    float* dx,          // [pixels, stored], stride dx_stride; zero from channel `channels` on
+KERNEL_WITH_THREADS(channel_pool_backward, THREADS)(
+    Element* dx,          // [pixels, stored], stride dx_stride; zero from channel `channels` on
     const float* dout,  // [pixels, 2], stride dout_stride
-    const float* x,     // [pixels, channels], stride x_stride
+    const Element* x,     // [pixels, channels], stride x_stride
     int pixels, int channels,        // without padding
     int stored, int dx_stride, int dout_stride, int x_stride, int width) {
-  if (width == 4) pool_backward<4>(dx, dout, x, pixels, channels, stored, dx_stride, dout_stride, x_stride);
+  if (is_wide<Element>(width)) pool_backward<WIDE<Element>>(dx, dout, x, pixels, channels, stored, dx_stride, dout_stride, x_stride);
   else pool_backward<1>(dx, dout, x, pixels, channels, stored, dx_stride, dout_stride, x_stride);
 }

@@ -7,18 +7,51 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+// ---- elements ---------------------------------------------------------------------------------------------------------
+// A file that says `Element`, which is what activations and their gradients are stored in, is compiled once for each:
+// the build defines which, and the kernels' names end in it. Arithmetic is in float.
+
+#if defined(ELEMENT_f32)
+using Element = float;
+#define ELEMENT_NAME(name) name##_f32
+#elif defined(ELEMENT_bf16)
+using Element = __nv_bfloat16;
+#define ELEMENT_NAME(name) name##_bf16
+#elif defined(ELEMENT_f16)
+using Element = __half;
+#define ELEMENT_NAME(name) name##_f16
+#else
+#define ELEMENT_NAME(name) name
+#endif
+
+__device__ __forceinline__ float to_float(float value) { return value; }
+__device__ __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+__device__ __forceinline__ float to_float(__half value) { return __half2float(value); }
+
+// To the nearest, ties to even.
+template <class T> __device__ __forceinline__ T from_float(float value);
+template <> __device__ __forceinline__ float from_float<float>(float value) { return value; }
+template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float value) {
+  return __float2bfloat16_rn(value);
+}
+template <> __device__ __forceinline__ __half from_float<__half>(float value) { return __float2half_rn(value); }
+
 // ---- kernels ----------------------------------------------------------------------------------------------------------
 // KERNEL(name)(parameters) { body }. The build finds these declarations and makes a Rust constant of each name.
 // KERNEL_WITH_THREADS says the block size, which lets the compiler use more registers; a larger block is refused.
 
+#define KERNEL_WITH_THREADS(name, threads) KERNEL_OF_SYMBOL(ELEMENT_NAME(name), threads)
+#define KERNEL_OF_SYMBOL(symbol, threads) KERNEL_SYMBOL(symbol, threads)
+
 #ifdef CUDA_EMULATOR
 #define KERNEL(name) KERNEL_WITH_THREADS(name, 1024)
-#define KERNEL_WITH_THREADS(name, threads)                        \
-  static constexpr unsigned emulated_max_threads_of_##name = threads; \
-  extern "C" void name
+#define KERNEL_SYMBOL(symbol, threads)                                \
+  static constexpr unsigned emulated_max_threads_of_##symbol = threads; \
+  extern "C" void symbol
 #else
-#define KERNEL(name) extern "C" __global__ void name
-#define KERNEL_WITH_THREADS(name, threads) extern "C" __global__ void __launch_bounds__(threads) name
+#define KERNEL_PLAIN(symbol) extern "C" __global__ void symbol
+#define KERNEL(name) KERNEL_PLAIN(ELEMENT_NAME(name))
+#define KERNEL_SYMBOL(symbol, threads) extern "C" __global__ void __launch_bounds__(threads) symbol
 #endif
 
 // DYNAMIC_SHARED(float, tile); declares `float* tile`, the block's dynamic shared memory, aligned to 128 bytes.

@@ -7,7 +7,7 @@ constexpr int CHUNK_PIXELS = 4096;  // of a block: 16 a thread, so that sums in 
 // ---- forward ----------------------------------------------------------------------------------------------------------
 
 // A block for each chunk (x) and sample (z).
-KERNEL_WITH_THREADS(dice_loss_forward_chunks_f32, THREADS)(
+KERNEL_WITH_THREADS(dice_loss_forward_chunks, THREADS)(
     float* sums,              // [n, chunks, 2]: of p t, of p + t
     const float* prediction,  // [n, pixels]
     const float* target,      // [n, pixels]
@@ -36,7 +36,7 @@ static __device__ __forceinline__ float dice_loss(double both, double all, float
 }
 
 // One block; each warp takes every WARPS-th sample.
-KERNEL_WITH_THREADS(dice_loss_forward_f32, THREADS)(
+KERNEL_WITH_THREADS(dice_loss_forward, THREADS)(
     float* loss,          // [1]
     float* losses,        // [batch]
     float* total,         // [2]: numerator, denominator
@@ -75,7 +75,7 @@ KERNEL_WITH_THREADS(dice_loss_forward_f32, THREADS)(
 // d(-numerator / denominator)/dp = (numerator - 2 t denominator) / denominator^2
 
 // Blocks for the pixels (x) of each sample (z).
-KERNEL_WITH_THREADS(dice_loss_backward_f32, THREADS)(
+KERNEL_WITH_THREADS(dice_loss_backward, THREADS)(
     float* dprediction,   // [n, pixels]
     const float* dloss,   // [1]
     const float* target,  // [n, pixels]

@@ -34,26 +34,46 @@ using Tile64x32 = Tile<1, 1>;   // for small products, which would leave SMs idl
 
 __device__ __forceinline__ Quad zero_quad() { return Quad{{0.0f, 0.0f, 0.0f, 0.0f}}; }
 
+// Four elements at a multiple of their size.
+__device__ __forceinline__ Quad load_four(const float* address) { return load16(address); }
+
+template <class T> __device__ __forceinline__ Quad load_four(const T* address) {
+  const uint2 bits = *reinterpret_cast<const uint2*>(address);
+  Quad quad;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) quad[j] = to_float(reinterpret_cast<const T*>(&bits)[j]);
+  return quad;
+}
+
+__device__ __forceinline__ void store_four(float* address, const Quad& quad) { store16(address, quad); }
+
+template <class T> __device__ __forceinline__ void store_four(T* address, const Quad& quad) {
+  uint2 bits;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) reinterpret_cast<T*>(&bits)[j] = from_float<T>(quad[j]);
+  *reinterpret_cast<uint2*>(address) = bits;
+}
+
 // The first `count` of four elements where they exist, then zeros. Aligned: all four.
-template <bool aligned> __device__ __forceinline__ Quad load_quad(const float* address, bool exists, int count) {
+template <bool aligned, class T> __device__ __forceinline__ Quad load_quad(const T* address, bool exists, int count) {
   if constexpr (aligned) {
-    return exists ? load16(address) : zero_quad();
+    return exists ? load_four(address) : zero_quad();
   } else {
     Quad quad;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) quad[j] = exists && j < count ? address[j] : 0.0f;
+    for (int j = 0; j < 4; ++j) quad[j] = exists && j < count ? to_float(address[j]) : 0.0f;
     return quad;
   }
 }
 
 // Stores the first `count` of four elements; aligned, all four.
-template <bool aligned> __device__ __forceinline__ void store_quad(float* address, const Quad& quad, int count) {
+template <bool aligned, class T> __device__ __forceinline__ void store_quad(T* address, const Quad& quad, int count) {
   if constexpr (aligned) {
-    store16(address, quad);
+    store_four(address, quad);
   } else {
 #pragma unroll
     for (int j = 0; j < 4; ++j)
-      if (j < count) address[j] = quad[j];
+      if (j < count) address[j] = from_float<T>(quad[j]);
   }
 }
 

@@ -49,7 +49,7 @@ static __device__ __forceinline__ void for_each_in_window(const Pooling& pooling
 // ---- forward ----------------------------------------------------------------------------------------------------------
 
 template <int width>
-static __device__ void pool(float* out, const float* x, int pixels, int channels, int out_stride, int x_stride,
+static __device__ void pool(Element* out, const Element* x, int pixels, int channels, int out_stride, int x_stride,
                             const Pooling& pooling) {
   const int c = first_channel<width>();
   if (c >= channels) return;
@@ -69,9 +69,9 @@ static __device__ void pool(float* out, const float* x, int pixels, int channels
   });
 }
 
-KERNEL_WITH_THREADS(max_pool_forward_f32, THREADS)(
-    float* out,      // [n, out_d, out_h, out_w, channels], stride out_stride: `pixels` in all
-    const float* x,  // [n, d, h, w, channels], stride x_stride
+KERNEL_WITH_THREADS(max_pool_forward, THREADS)(
+    Element* out,      // [n, out_d, out_h, out_w, channels], stride out_stride: `pixels` in all
+    const Element* x,  // [n, d, h, w, channels], stride x_stride
     int pixels, int channels, int out_stride, int x_stride, int width,
     int d, int h, int w, int out_d, int out_h, int out_w,
     int kernel_d, int kernel_h, int kernel_w, int stride_d, int stride_h, int stride_w,
@@ -79,7 +79,7 @@ KERNEL_WITH_THREADS(max_pool_forward_f32, THREADS)(
   const Pooling pooling = {{{d, out_d, kernel_d, stride_d, padding_d},
                             {h, out_h, kernel_h, stride_h, padding_h},
                             {w, out_w, kernel_w, stride_w, padding_w}}};
-  if (width == 4) pool<4>(out, x, pixels, channels, out_stride, x_stride, pooling);
+  if (is_wide<Element>(width)) pool<WIDE<Element>>(out, x, pixels, channels, out_stride, x_stride, pooling);
   else pool<1>(out, x, pixels, channels, out_stride, x_stride, pooling);
 }
 
@@ -87,7 +87,7 @@ KERNEL_WITH_THREADS(max_pool_forward_f32, THREADS)(
 // Each input pixel looks at the windows it is in, in order, and takes the gradient of those whose first maximum it is.
 
 template <int width>
-static __device__ void pool_backward(float* dx, const float* dout, const float* x, int pixels, int channels,
+static __device__ void pool_backward(Element* dx, const Element* dout, const Element* x, int pixels, int channels,
                                      int dx_stride, int dout_stride, int x_stride, const Pooling& pooling) {
   const int c = first_channel<width>();
   if (c >= channels) return;
@@ -126,10 +126,10 @@ static __device__ void pool_backward(float* dx, const float* dout, const float* 
 }
 
 // Without a bound on its threads, which would make the compiler spill registers.
-KERNEL(max_pool_backward_f32)(
-    float* dx,          // [n, d, h, w, channels], stride dx_stride: `pixels` in all
-    const float* dout,  // [n, out_d, out_h, out_w, channels], stride dout_stride
-    const float* x,     // [n, d, h, w, channels], stride x_stride
+KERNEL(max_pool_backward)(
+    Element* dx,          // [n, d, h, w, channels], stride dx_stride: `pixels` in all
+    const Element* dout,  // [n, out_d, out_h, out_w, channels], stride dout_stride
+    const Element* x,     // [n, d, h, w, channels], stride x_stride
     int pixels, int channels, int dx_stride, int dout_stride, int x_stride, int width,
     int d, int h, int w, int out_d, int out_h, int out_w,
     int kernel_d, int kernel_h, int kernel_w, int stride_d, int stride_h, int stride_w,
@@ -137,6 +137,6 @@ KERNEL(max_pool_backward_f32)(
   const Pooling pooling = {{{d, out_d, kernel_d, stride_d, padding_d},
                             {h, out_h, kernel_h, stride_h, padding_h},
                             {w, out_w, kernel_w, stride_w, padding_w}}};
-  if (width == 4) pool_backward<4>(dx, dout, x, pixels, channels, dx_stride, dout_stride, x_stride, pooling);
+  if (is_wide<Element>(width)) pool_backward<WIDE<Element>>(dx, dout, x, pixels, channels, dx_stride, dout_stride, x_stride, pooling);
   else pool_backward<1>(dx, dout, x, pixels, channels, dx_stride, dout_stride, x_stride, pooling);
 }

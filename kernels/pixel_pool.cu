@@ -25,7 +25,7 @@ template <int width> static __device__ Pooled<width> combine(Pooled<width> a, co
 }
 
 template <int width>
-static __device__ void pool_chunk(float* pooled, const float* x, int pixels, int channels, int x_stride,
+static __device__ void pool_chunk(float* pooled, const Element* x, int pixels, int channels, int x_stride,
                                   int chunk_pixels) {
   const int c = first_channel<width>(), n = blockIdx.z;
   const Chunk chunk = chunk_of(blockIdx.x, pixels, chunk_pixels);
@@ -42,16 +42,16 @@ static __device__ void pool_chunk(float* pooled, const float* x, int pixels, int
 }
 
 // A block for each chunk (x) and sample (z).
-KERNEL_WITH_THREADS(pixel_pool_forward_chunks_f32, THREADS)(
+KERNEL_WITH_THREADS(pixel_pool_forward_chunks, THREADS)(
     float* pooled,   // [n, chunks, 2, channels]: sum, maximum
-    const float* x,  // [n, pixels, channels], stride x_stride
+    const Element* x,  // [n, pixels, channels], stride x_stride
     int pixels, int channels, int x_stride, int chunk_pixels, int width) {
-  if (width == 4) pool_chunk<4>(pooled, x, pixels, channels, x_stride, chunk_pixels);
+  if (is_wide<Element>(width)) pool_chunk<WIDE<Element>>(pooled, x, pixels, channels, x_stride, chunk_pixels);
   else pool_chunk<1>(pooled, x, pixels, channels, x_stride, chunk_pixels);
 }
 
 // A block for each sample (z), threads along y sharing the chunks.
-KERNEL_WITH_THREADS(pixel_pool_forward_f32, THREADS)(
+KERNEL_WITH_THREADS(pixel_pool_forward, THREADS)(
     float* out,           // [2 n, channels], stride out_stride: means, then maxima
     const float* pooled,  // [n, chunks, 2, channels]
     int pixels, int channels, int out_stride, int chunks) {
@@ -85,7 +85,7 @@ template <int width> static __device__ Places<width> earlier(Places<width> a, co
 }
 
 template <int width>
-static __device__ void find_in_chunk(int* places, const float* x, const float* out, int pixels, int channels,
+static __device__ void find_in_chunk(int* places, const Element* x, const float* out, int pixels, int channels,
                                      int x_stride, int out_stride, int chunk_pixels) {
   const int c = first_channel<width>(), n = blockIdx.z;
   const Chunk chunk = chunk_of(blockIdx.x, pixels, chunk_pixels);
@@ -109,17 +109,17 @@ static __device__ void find_in_chunk(int* places, const float* x, const float* o
 }
 
 // A block for each chunk (x) and sample (z).
-KERNEL_WITH_THREADS(pixel_pool_backward_chunks_f32, THREADS)(
+KERNEL_WITH_THREADS(pixel_pool_backward_chunks, THREADS)(
     int* places,       // [n, chunks, channels]: the first maximum's pixel in the sample, or NOWHERE
-    const float* x,    // [n, pixels, channels], stride x_stride
+    const Element* x,    // [n, pixels, channels], stride x_stride
     const float* out,  // [2 n, channels], stride out_stride
     int pixels, int channels, int x_stride, int out_stride, int chunk_pixels, int width) {
-  if (width == 4) find_in_chunk<4>(places, x, out, pixels, channels, x_stride, out_stride, chunk_pixels);
+  if (is_wide<Element>(width)) find_in_chunk<WIDE<Element>>(places, x, out, pixels, channels, x_stride, out_stride, chunk_pixels);
   else find_in_chunk<1>(places, x, out, pixels, channels, x_stride, out_stride, chunk_pixels);
 }
 
 // A block for each sample (z), threads along y sharing the chunks.
-KERNEL_WITH_THREADS(pixel_pool_backward_place_f32, THREADS)(
+KERNEL_WITH_THREADS(pixel_pool_backward_place, THREADS)(
     int* place,         // [n, channels]
     const int* places,  // [n, chunks, channels]
     int channels, int chunks) {
@@ -133,7 +133,7 @@ KERNEL_WITH_THREADS(pixel_pool_backward_place_f32, THREADS)(
 }
 
 template <int width>
-static __device__ void pool_backward(float* dx, const float* dout, const int* place, int pixels, int channels,
+static __device__ void pool_backward(Element* dx, const float* dout, const int* place, int pixels, int channels,
                                      int dx_stride, int dout_stride) {
   const int c = first_channel<width>(), n = blockIdx.z;
   if (c >= channels) return;
@@ -152,11 +152,11 @@ static __device__ void pool_backward(float* dx, const float* dout, const int* pl
 }
 
 // Blocks for the pixels (x) of each sample (z).
-KERNEL_WITH_THREADS(pixel_pool_backward_f32, THREADS)(
-    float* dx,          // [n, pixels, channels], stride dx_stride
+KERNEL_WITH_THREADS(pixel_pool_backward, THREADS)(
+    Element* dx,          // [n, pixels, channels], stride dx_stride
     const float* dout,  // [2 n, channels], stride dout_stride
     const int* place,   // [n, channels]
     int pixels, int channels, int dx_stride, int dout_stride, int width) {
-  if (width == 4) pool_backward<4>(dx, dout, place, pixels, channels, dx_stride, dout_stride);
+  if (is_wide<Element>(width)) pool_backward<WIDE<Element>>(dx, dout, place, pixels, channels, dx_stride, dout_stride);
   else pool_backward<1>(dx, dout, place, pixels, channels, dx_stride, dout_stride);
 }

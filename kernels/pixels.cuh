@@ -1,5 +1,5 @@
-// How kernels without tensor cores go over a tensor. Threads along x take groups of `width` neighbouring channels (4,
-// one 16-byte access, or 1), threads along y take pixels, so that a thread's channels are the same for all its pixels
+// How kernels without tensor cores go over a tensor. Threads along x take groups of `width` neighbouring channels (as
+// many as 16 bytes have, or 1), threads along y take pixels, so that a thread's channels are the same for all its pixels
 // and nothing has to be divided. The host's side of it is src/device/cuda/grid.rs.
 #pragma once
 
@@ -9,6 +9,7 @@ constexpr int THREADS = 256;          // of a block, at most: enough to fill eve
 constexpr int PIXELS_PER_THREAD = 4;  // enough work to pay for a thread's start, and loads under way at once
 
 // ---- a group of channels ----------------------------------------------------------------------------------------------
+// Floats, whatever they are stored in.
 
 template <int width> struct Group {
   float values[width];
@@ -16,22 +17,40 @@ template <int width> struct Group {
   __device__ __forceinline__ const float& operator[](int index) const { return values[index]; }
 };
 
-template <int width> __device__ __forceinline__ Group<width> load(const float* address) {
+// Channels that a thread takes at once: 16 bytes of T.
+template <class T> constexpr int WIDE = 16 / sizeof(T);
+
+// Whether a launch's `width` is WIDE<T>. Tensors of 16-bit elements always allow it, so that no other code is made.
+template <class T> __device__ __forceinline__ bool is_wide(int width) { return sizeof(T) == 2 || width > 1; }
+
+// 1 channel, or a multiple of 16 bytes of them.
+template <int width, class T> __device__ __forceinline__ Group<width> load(const T* address) {
   Group<width> group;
-  if constexpr (width == 4) {
-    const float4 all = *reinterpret_cast<const float4*>(address);
-    group.values[0] = all.x, group.values[1] = all.y, group.values[2] = all.z, group.values[3] = all.w;
+  if constexpr (width == 1) {
+    group.values[0] = to_float(*address);
   } else {
-    group.values[0] = *address;
+    static_assert(width % WIDE<T> == 0, "a group is whole 16-byte accesses");
+#pragma unroll
+    for (int first = 0; first < width; first += WIDE<T>) {
+      const Vector16<T> all = load16(address + first);
+#pragma unroll
+      for (int k = 0; k < WIDE<T>; ++k) group.values[first + k] = to_float(all[k]);
+    }
   }
   return group;
 }
 
-template <int width> __device__ __forceinline__ void store(float* address, const Group<width>& group) {
-  if constexpr (width == 4) {
-    *reinterpret_cast<float4*>(address) = make_float4(group[0], group[1], group[2], group[3]);
+template <int width, class T> __device__ __forceinline__ void store(T* address, const Group<width>& group) {
+  if constexpr (width == 1) {
+    *address = from_float<T>(group[0]);
   } else {
-    *address = group[0];
+#pragma unroll
+    for (int first = 0; first < width; first += WIDE<T>) {
+      Vector16<T> all;
+#pragma unroll
+      for (int k = 0; k < WIDE<T>; ++k) all[k] = from_float<T>(group[first + k]);
+      store16(address + first, all);
+    }
   }
 }
 
@@ -73,9 +92,9 @@ template <class Load, class Use> __device__ __forceinline__ void for_each_pixel(
 // The operands have one shape, [pixels, channels], and a stride each; `out` may be one of the others.
 
 // out = function(a)
-template <int width, class Function>
-__device__ __forceinline__ void map_groups(float* out, const float* a, int pixels, int channels, int out_stride,
-                                           int a_stride, Function function) {
+template <int width, class T, class Function>
+__device__ __forceinline__ void map_groups(T* out, const T* a, int pixels, int channels, int out_stride, int a_stride,
+                                           Function function) {
   const int c = first_channel<width>();
   if (c >= channels) return;
   for_each_pixel(
@@ -87,17 +106,17 @@ __device__ __forceinline__ void map_groups(float* out, const float* a, int pixel
       });
 }
 
-template <class Function>
-__device__ __forceinline__ void map(float* out, const float* a, int pixels, int channels, int out_stride, int a_stride,
+template <class T, class Function>
+__device__ __forceinline__ void map(T* out, const T* a, int pixels, int channels, int out_stride, int a_stride,
                                     int width, Function function) {
-  if (width == 4) map_groups<4>(out, a, pixels, channels, out_stride, a_stride, function);
+  if (is_wide<T>(width)) map_groups<WIDE<T>>(out, a, pixels, channels, out_stride, a_stride, function);
   else map_groups<1>(out, a, pixels, channels, out_stride, a_stride, function);
 }
 
 // out = function(a, b)
-template <int width, class Function>
-__device__ __forceinline__ void zip_groups(float* out, const float* a, const float* b, int pixels, int channels,
-                                           int out_stride, int a_stride, int b_stride, Function function) {
+template <int width, class T, class Function>
+__device__ __forceinline__ void zip_groups(T* out, const T* a, const T* b, int pixels, int channels, int out_stride,
+                                           int a_stride, int b_stride, Function function) {
   const int c = first_channel<width>();
   if (c >= channels) return;
   for_each_pixel(
@@ -113,10 +132,11 @@ __device__ __forceinline__ void zip_groups(float* out, const float* a, const flo
       });
 }
 
-template <class Function>
-__device__ __forceinline__ void zip(float* out, const float* a, const float* b, int pixels, int channels,
-                                    int out_stride, int a_stride, int b_stride, int width, Function function) {
-  if (width == 4) zip_groups<4>(out, a, b, pixels, channels, out_stride, a_stride, b_stride, function);
+template <class T, class Function>
+__device__ __forceinline__ void zip(T* out, const T* a, const T* b, int pixels, int channels, int out_stride,
+                                    int a_stride, int b_stride, int width, Function function) {
+  if (is_wide<T>(width))
+    zip_groups<WIDE<T>>(out, a, b, pixels, channels, out_stride, a_stride, b_stride, function);
   else zip_groups<1>(out, a, b, pixels, channels, out_stride, a_stride, b_stride, function);
 }
 

@@ -11,7 +11,7 @@ template <int width> struct PixelAndFactor {
 };
 
 template <int width>
-static __device__ void multiply_pixels(float* out, const float* x, const float* map, int pixels, int channels,
+static __device__ void multiply_pixels(Element* out, const Element* x, const float* map, int pixels, int channels,
                                        int out_stride, int x_stride, int map_stride) {
   const int c = first_channel<width>();
   if (c >= channels) return;
@@ -27,19 +27,19 @@ static __device__ void multiply_pixels(float* out, const float* x, const float* 
       });
 }
 
-KERNEL_WITH_THREADS(product_forward_pixel_f32, THREADS)(
-    float* out,        // [pixels, channels], stride out_stride
-    const float* x,    // [pixels, channels], stride x_stride
+KERNEL_WITH_THREADS(product_forward_pixel, THREADS)(
+    Element* out,        // [pixels, channels], stride out_stride
+    const Element* x,    // [pixels, channels], stride x_stride
     const float* map,  // [pixels, 1], stride map_stride
     int pixels, int channels, int out_stride, int x_stride, int map_stride, int width) {
-  if (width == 4) multiply_pixels<4>(out, x, map, pixels, channels, out_stride, x_stride, map_stride);
+  if (is_wide<Element>(width)) multiply_pixels<WIDE<Element>>(out, x, map, pixels, channels, out_stride, x_stride, map_stride);
   else multiply_pixels<1>(out, x, map, pixels, channels, out_stride, x_stride, map_stride);
 }
 
 // ---- forward, a factor a channel --------------------------------------------------------------------------------------
 
 template <int width>
-static __device__ void multiply_channels(float* out, const float* x, const float* map, int pixels, int channels,
+static __device__ void multiply_channels(Element* out, const Element* x, const float* map, int pixels, int channels,
                                          int out_stride, int x_stride, int map_stride) {
   const int c = first_channel<width>(), n = blockIdx.z;
   if (c >= channels) return;
@@ -54,12 +54,12 @@ static __device__ void multiply_channels(float* out, const float* x, const float
 }
 
 // Blocks for the pixels (x) of each sample (z).
-KERNEL_WITH_THREADS(product_forward_channel_f32, THREADS)(
-    float* out,        // [n, pixels, channels], stride out_stride
-    const float* x,    // [n, pixels, channels], stride x_stride
+KERNEL_WITH_THREADS(product_forward_channel, THREADS)(
+    Element* out,        // [n, pixels, channels], stride out_stride
+    const Element* x,    // [n, pixels, channels], stride x_stride
     const float* map,  // [n, channels], stride map_stride
     int pixels, int channels, int out_stride, int x_stride, int map_stride, int width) {
-  if (width == 4) multiply_channels<4>(out, x, map, pixels, channels, out_stride, x_stride, map_stride);
+  if (is_wide<Element>(width)) multiply_channels<WIDE<Element>>(out, x, map, pixels, channels, out_stride, x_stride, map_stride);
   else multiply_channels<1>(out, x, map, pixels, channels, out_stride, x_stride, map_stride);
 }
 
@@ -67,7 +67,7 @@ KERNEL_WITH_THREADS(product_forward_channel_f32, THREADS)(
 // dmap is the sum of dout * x over a pixel's channels, which neighbouring lanes share.
 
 template <int width>
-static __device__ void dot_pixels(float* dmap, const float* dout, const float* x, int pixels, int channels,
+static __device__ void dot_pixels(float* dmap, const Element* dout, const Element* x, int pixels, int channels,
                                   int dmap_stride, int dout_stride, int x_stride) {
   for_each_pixel_together(pixels, [&](int p, bool inside) {
     float sum = 0.0f;
@@ -81,12 +81,12 @@ static __device__ void dot_pixels(float* dmap, const float* dout, const float* x
   });
 }
 
-KERNEL_WITH_THREADS(product_backward_map_pixel_f32, THREADS)(
+KERNEL_WITH_THREADS(product_backward_map_pixel, THREADS)(
     float* dmap,        // [pixels, 1], stride dmap_stride
-    const float* dout,  // [pixels, channels], stride dout_stride
-    const float* x,     // [pixels, channels], stride x_stride
+    const Element* dout,  // [pixels, channels], stride dout_stride
+    const Element* x,     // [pixels, channels], stride x_stride
     int pixels, int channels, int dmap_stride, int dout_stride, int x_stride, int width) {
-  if (width == 4) dot_pixels<4>(dmap, dout, x, pixels, channels, dmap_stride, dout_stride, x_stride);
+  if (is_wide<Element>(width)) dot_pixels<WIDE<Element>>(dmap, dout, x, pixels, channels, dmap_stride, dout_stride, x_stride);
   else dot_pixels<1>(dmap, dout, x, pixels, channels, dmap_stride, dout_stride, x_stride);
 }
 
@@ -100,7 +100,7 @@ template <int width> static __device__ Group<width> plus(Group<width> a, const G
 }
 
 template <int width>
-static __device__ void dot_chunk(float* sums, const float* dout, const float* x, int pixels, int channels,
+static __device__ void dot_chunk(float* sums, const Element* dout, const Element* x, int pixels, int channels,
                                  int dout_stride, int x_stride, int chunk_pixels) {
   const int c = first_channel<width>(), n = blockIdx.z;
   const Chunk chunk = chunk_of(blockIdx.x, pixels, chunk_pixels);
@@ -122,17 +122,17 @@ static __device__ void dot_chunk(float* sums, const float* dout, const float* x,
 }
 
 // A block for each chunk (x) and sample (z).
-KERNEL_WITH_THREADS(product_backward_map_channel_chunks_f32, THREADS)(
+KERNEL_WITH_THREADS(product_backward_map_channel_chunks, THREADS)(
     float* sums,        // [n, chunks, channels]
-    const float* dout,  // [n, pixels, channels], stride dout_stride
-    const float* x,     // [n, pixels, channels], stride x_stride
+    const Element* dout,  // [n, pixels, channels], stride dout_stride
+    const Element* x,     // [n, pixels, channels], stride x_stride
     int pixels, int channels, int dout_stride, int x_stride, int chunk_pixels, int width) {
-  if (width == 4) dot_chunk<4>(sums, dout, x, pixels, channels, dout_stride, x_stride, chunk_pixels);
+  if (is_wide<Element>(width)) dot_chunk<WIDE<Element>>(sums, dout, x, pixels, channels, dout_stride, x_stride, chunk_pixels);
   else dot_chunk<1>(sums, dout, x, pixels, channels, dout_stride, x_stride, chunk_pixels);
 }
 
 // A block for each sample (z), threads along y sharing the chunks.
-KERNEL_WITH_THREADS(product_backward_map_channel_f32, THREADS)(
+KERNEL_WITH_THREADS(product_backward_map_channel, THREADS)(
     float* dmap,        // [n, channels], stride dmap_stride
     const float* sums,  // [n, chunks, channels]
     int channels, int dmap_stride, int chunks) {

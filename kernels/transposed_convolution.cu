@@ -9,13 +9,9 @@
 // Grid: pixels of x in tiles; (tap, output channel) in tiles. `aligned`: input channels come by 8, output channels by
 // 4, all at multiples of 16 bytes; otherwise each tap's output channels are rounded up to quads.
 
-#define FORWARD_PARAMETERS                                                                              \
-  float* __restrict__ out,              /* [kernel * pixels, outputs], stride out_stride */             \
-      const float* __restrict__ x,      /* [pixels, inputs], stride x_stride */                         \
-      const float* __restrict__ weight, /* [taps * outputs, inputs] */                                  \
-      const float* __restrict__ bias,   /* [outputs] */                                                 \
-      int pixels, int depth, int height, int width, int kernel_depth, int kernel_height, int kernel_width, \
-      int inputs, int outputs, int out_stride, int x_stride
+#define FORWARD_SIZES                                                                                     \
+  int pixels, int depth, int height, int width, int kernel_depth, int kernel_height, int kernel_width, int inputs, \
+      int outputs, int out_stride, int x_stride
 
 #define FORWARD_ARGUMENTS                                                                                 \
   out, x, weight, bias, pixels, {depth, height, width}, {kernel_depth, kernel_height, kernel_width}, inputs, outputs, \
@@ -28,16 +24,15 @@ __device__ __forceinline__ int patch_pixel(const Pixel& from, const Axes& tap, c
   return (row * size.width + from.at.width) * kernel.width + tap.width;
 }
 
-template <class T, bool aligned>
-__device__ __forceinline__ void transposed_convolution(float* out, const float* x, const float* weight,
-                                                       const float* bias, int pixels, const Axes& size,
-                                                       const Axes& kernel, int inputs, int outputs, int out_stride,
-                                                       int x_stride) {
+template <class T, bool aligned, class Out, class X, class Weight>
+__device__ __forceinline__ void transposed_convolution(Out* out, const X* x, const Weight* weight, const float* bias,
+                                                       int pixels, const Axes& size, const Axes& kernel, int inputs,
+                                                       int outputs, int out_stride, int x_stride) {
   const int taps = volume(kernel), channels = aligned ? outputs : whole_quads(outputs);
   const int tile_pixel = blockIdx.x * T::rows, tile_column = blockIdx.y * T::columns;
   const int column = tile_column + line_along(0), tap = column / channels, output = column % channels;
   const bool has_column = loads_b<T, true>() && tap < taps && output < outputs;
-  const float* const weights = weight + (tap * outputs + output) * inputs;
+  const Weight* const weights = weight + (tap * outputs + output) * inputs;
   int channel = inner_along();
 
   const auto load = [&](Quad(&a)[T::row_quads], Quad& b) {
@@ -65,15 +60,52 @@ __device__ __forceinline__ void transposed_convolution(float* out, const float* 
   });
 }
 
-KERNEL_WITH_THREADS(transposed_convolution_forward_128x64_f32, TILE_THREADS)(FORWARD_PARAMETERS) {
+#ifdef ELEMENT_f32
+
+KERNEL_WITH_THREADS(transposed_convolution_forward_128x64, TILE_THREADS)(
+    float* __restrict__ out,           // [kernel * pixels, outputs], stride out_stride
+    const float* __restrict__ x,       // [pixels, inputs], stride x_stride
+    const float* __restrict__ weight,  // [taps * outputs, inputs]
+    const float* __restrict__ bias,    // [outputs]
+    FORWARD_SIZES) {
   transposed_convolution<Tile128x64, true>(FORWARD_ARGUMENTS);
 }
 
-KERNEL_WITH_THREADS(transposed_convolution_forward_64x32_f32, TILE_THREADS)(FORWARD_PARAMETERS) {
+KERNEL_WITH_THREADS(transposed_convolution_forward_64x32, TILE_THREADS)(
+    float* __restrict__ out,
+    const float* __restrict__ x,
+    const float* __restrict__ weight,
+    const float* __restrict__ bias,
+    FORWARD_SIZES) {
   transposed_convolution<Tile64x32, true>(FORWARD_ARGUMENTS);
 }
 
-// Whatever is not aligned.
-KERNEL_WITH_THREADS(transposed_convolution_forward_any_f32, TILE_THREADS)(FORWARD_PARAMETERS) {
+#endif  // ELEMENT_f32
+
+// Whatever is not aligned, and images of few channels, which are stored in full.
+KERNEL_WITH_THREADS(transposed_convolution_forward_any, TILE_THREADS)(
+    Element* __restrict__ out,
+    const Element* __restrict__ x,
+    const Element* __restrict__ weight,
+    const float* __restrict__ bias,
+    FORWARD_SIZES) {
+  transposed_convolution<Tile64x32, false>(FORWARD_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(transposed_convolution_forward_any_from_full, TILE_THREADS)(
+    Element* __restrict__ out,
+    const float* __restrict__ x,
+    const float* __restrict__ weight,
+    const float* __restrict__ bias,
+    FORWARD_SIZES) {
+  transposed_convolution<Tile64x32, false>(FORWARD_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(transposed_convolution_forward_any_to_full, TILE_THREADS)(
+    float* __restrict__ out,
+    const Element* __restrict__ x,
+    const float* __restrict__ weight,
+    const float* __restrict__ bias,
+    FORWARD_SIZES) {
   transposed_convolution<Tile64x32, false>(FORWARD_ARGUMENTS);
 }

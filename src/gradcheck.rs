@@ -2,11 +2,16 @@
 //!
 //! An op's cases are small graphs. A case's loss is the sum of its outputs times random weights; the gradient of the loss
 //! with respect to every element of every input is compared with `(loss(x + h) - loss(x - h)) / 2h` in f64.
+//!
+//! In bf16 and fp16 that would ask for more than their digits. There the inputs are rounded first, and outputs and
+//! gradients are compared with the CPU's in f64, which the central differences answer for.
 
-use crate::device::Device;
 use crate::device::cpu::{CpuDevice, InstructionSet, Real};
+use crate::device::kernels::Element;
+use crate::device::{Device, Precision};
 use crate::graph::{Graph, Placement, Region, ValueId};
 use crate::ops::{self, case::Case};
+use crate::tensor::Shape;
 use crate::{Error, Result};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -92,7 +97,8 @@ fn state_elements(graph: &Graph, region: Region) -> usize {
 pub struct Check {
     pub op: String,
     pub cases: usize,
-    /// The largest difference of an element, over the largest magnitude in its tensor.
+    /// The largest difference of an element, over the largest magnitude in its tensor; in bf16 and fp16 the norm
+    /// of a tensor's differences over its norm.
     pub max_relative_error: f64,
     pub tolerance: f64,
     pub passed: bool,
@@ -119,6 +125,23 @@ fn relative_error(actual: &[f64], expected: &[f64], floor: f64) -> f64 {
     })
 }
 
+/// The norm of the difference over the norm; infinite if anything is not a number.
+fn norm_error(actual: &[f64], expected: &[f64], floor: f64) -> f64 {
+    assert_eq!(actual.len(), expected.len(), "tensors of one shape are compared");
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+    let scale = norm(&mut expected.iter().copied()).max(floor * (expected.len() as f64).sqrt());
+    let error = norm(&mut actual.iter().zip(expected).map(|(actual, expected)| actual - expected)) / scale;
+    if error.is_nan() { f64::INFINITY } else { error }
+}
+
+/// Values as a device of this precision holds them.
+fn rounded(precision: Precision, shape: &Shape, values: Vec<f64>) -> Vec<f64> {
+    match precision.element(shape.storage) {
+        Element::F32 => values,
+        element => values.into_iter().map(|value| element.round(value as f32).into()).collect(),
+    }
+}
+
 /// Checks the outputs and gradients of a case on `device`, against outputs and central differences in f64.
 fn check<T: Real>(case: &Case, device: &mut dyn Device<T>) -> Result<f64> {
     let mut random = ChaCha8Rng::seed_from_u64(case.inputs.iter().map(|shape| shape.values() as u64).sum());
@@ -126,19 +149,30 @@ fn check<T: Real>(case: &Case, device: &mut dyn Device<T>) -> Result<f64> {
     let mut oracle_device = CpuDevice::<f64>::with(Some(1), InstructionSet::best())?;
     let mut oracle = Loaded::new(case, &mut oracle_device)?;
     let mut tested = Loaded::new(case, device)?;
-    let values = case.values(&mut random);
+    let precision = tested.device.precision();
+    let values = case.values(&mut random).into_iter().zip(&case.inputs);
+    let values: Vec<Vec<f64>> = values.map(|(values, shape)| rounded(precision, shape, values)).collect();
     let weights: Vec<Vec<f64>> = oracle
         .seeds
         .clone()
         .into_iter()
         .map(|seed| {
-            let count = oracle.device.plan(oracle.step).shape(seed).values();
-            (0..count).map(|_| random.random_range(-1.0..1.0)).collect()
+            let shape = oracle.device.plan(oracle.step).shape(seed);
+            let values = (0..shape.values()).map(|_| random.random_range(-1.0..1.0)).collect();
+            rounded(precision, shape, values)
         })
         .collect();
     let expected = oracle.run(&values, &weights)?;
     let actual = tested.run(&values, &weights)?;
     let mut worst: f64 = 0.0;
+    if precision.is_reduced() {
+        let gradients = tested.gradients()?.into_iter().zip(oracle.gradients()?);
+        let gradients = gradients.map(|((_, actual), (_, expected))| (actual, expected));
+        for (actual, expected) in actual.into_iter().zip(expected).chain(gradients) {
+            worst = worst.max(norm_error(&actual, &expected, 1e-3));
+        }
+        return Ok(worst);
+    }
     for (actual, expected) in actual.iter().zip(&expected) {
         worst = worst.max(relative_error(actual, expected, 1e-3));
     }

@@ -1,12 +1,12 @@
 //! From a graph to a plan: which nodes run, in which order, and where in one arena each value lies.
 
 use crate::graph::{Graph, Placement, Region, ValueId};
-use crate::tensor::Shape;
+use crate::tensor::{Shape, Storage};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-/// Buffers start at multiples of this many elements, a cache line or more of any type.
-const ALIGNMENT: usize = 64;
+/// Buffers start at multiples of this many bytes, two cache lines.
+const ALIGNMENT: usize = 256;
 
 /// Which memory a value lies in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,7 +15,8 @@ pub enum Memory {
     State(Region),
 }
 
-/// Where a value lies: element `start` of its memory on, `stride` elements from one pixel to the next.
+/// Where a value lies: element `start` of its memory on, `stride` elements from one pixel to the next. Elements are
+/// counted in those of the value's own storage, in state in those of [`Storage::Full`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Location {
     pub memory: Memory,
@@ -23,7 +24,7 @@ pub struct Location {
     pub stride: usize,
 }
 
-/// A node that runs, and its workspace in the arena.
+/// A node that runs, and its workspace in the arena, in elements of [`Storage::Full`].
 #[derive(Debug)]
 pub struct PlannedNode {
     pub index: usize,
@@ -36,7 +37,7 @@ pub struct Plan {
     pub graph: Graph,
     pub nodes: Vec<PlannedNode>,
     locations: Vec<Option<Location>>,
-    /// Elements of the arena.
+    /// Bytes of the arena.
     pub arena: usize,
     /// Floating-point operations of one step.
     pub operations: u64,
@@ -45,7 +46,7 @@ pub struct Plan {
 /// When a buffer is in use: from one node to another, both included. Node 0 is the time before the first.
 #[derive(Debug, Clone)]
 struct Buffer {
-    elements: usize,
+    bytes: usize,
     first: usize,
     last: usize,
 }
@@ -58,25 +59,35 @@ struct View {
 }
 
 impl Plan {
-    /// Plans `graph` so that the values `keep` are there after a step. `workspace` says how many elements
-    /// of scratch memory a node (by index) needs on the device at hand.
-    pub fn new(graph: Graph, keep: &[ValueId], workspace: impl Fn(usize) -> usize) -> Plan {
+    /// Plans `graph` so that the values `keep` are there after a step, on a device whose elements have so many
+    /// `bytes`. `workspace` says how many elements of scratch memory (of [`Storage::Full`]) a node (by index) needs.
+    pub fn new(
+        graph: Graph,
+        keep: &[ValueId],
+        bytes: impl Fn(Storage) -> usize,
+        workspace: impl Fn(usize) -> usize,
+    ) -> Plan {
         let running = reached(&graph, keep);
         let mut planner = Planner::new(&graph, keep, &running);
         planner.share_in_place();
-        let buffers = planner.buffers();
+        let full = bytes(Storage::Full);
+        let buffers = planner.buffers(&bytes);
         let roots: Vec<ValueId> = buffers.keys().copied().collect();
         let mut items: Vec<Buffer> = roots.iter().map(|root| buffers[root].clone()).collect();
         let run: Vec<usize> = running.iter().copied().filter(|&index| !graph.nodes()[index].op.is_free()).collect();
         for &index in &run {
-            items.push(Buffer { elements: workspace(index), first: index + 1, last: index + 1 });
+            items.push(Buffer { bytes: workspace(index) * full, first: index + 1, last: index + 1 });
         }
         let (starts, arena) = pack(&items);
-        let root_start: HashMap<ValueId, usize> = roots.iter().copied().zip(starts.iter().copied()).collect();
+        let root_start: HashMap<ValueId, usize> =
+            roots.iter().zip(&starts).map(|(&root, start)| (root, start / bytes(graph.shape(root).storage))).collect();
         let nodes = run
             .iter()
             .zip(roots.len()..)
-            .map(|(&index, item)| PlannedNode { index, workspace: starts[item]..starts[item] + items[item].elements })
+            .map(|(&index, item)| {
+                let start = starts[item] / full;
+                PlannedNode { index, workspace: start..start + items[item].bytes / full }
+            })
             .collect();
         let locations = (0..graph.values().len()).map(|id| planner.location(ValueId(id), &root_start)).collect();
         let operations = run.iter().map(|&index| operations(&graph, index)).sum();
@@ -206,7 +217,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Every buffer of the arena, with the time in which any of its views is in use.
-    fn buffers(&self) -> BTreeMap<ValueId, Buffer> {
+    fn buffers(&self, bytes: impl Fn(Storage) -> usize) -> BTreeMap<ValueId, Buffer> {
         let mut buffers = BTreeMap::<ValueId, Buffer>::new();
         for id in (0..self.graph.values().len()).map(ValueId) {
             let root = self.view(id).root;
@@ -215,8 +226,9 @@ impl<'a> Planner<'a> {
                 continue;
             }
             let last = self.read[id.0].max(written);
-            let elements = self.graph.shape(root).elements();
-            let buffer = buffers.entry(root).or_insert(Buffer { elements, first: written, last });
+            let shape = self.graph.shape(root);
+            let bytes = shape.elements() * bytes(shape.storage);
+            let buffer = buffers.entry(root).or_insert(Buffer { bytes, first: written, last });
             (buffer.first, buffer.last) = (buffer.first.min(written), buffer.last.max(last));
         }
         buffers
@@ -248,7 +260,7 @@ impl<'a> Planner<'a> {
 /// that is free while it is in use. Returns where each starts and the size of all.
 fn pack(buffers: &[Buffer]) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> = (0..buffers.len()).collect();
-    order.sort_by_key(|&index| (std::cmp::Reverse(buffers[index].elements), index));
+    order.sort_by_key(|&index| (std::cmp::Reverse(buffers[index].bytes), index));
     let mut starts = vec![0; buffers.len()];
     let mut placed: Vec<usize> = Vec::new();
     let mut total = 0;
@@ -257,18 +269,18 @@ fn pack(buffers: &[Buffer]) -> (Vec<usize>, usize) {
         let mut taken: Vec<Range<usize>> = placed
             .iter()
             .filter(|&&other| buffers[other].first <= buffer.last && buffer.first <= buffers[other].last)
-            .map(|&other| starts[other]..starts[other] + buffers[other].elements)
+            .map(|&other| starts[other]..starts[other] + buffers[other].bytes)
             .collect();
         taken.sort_by_key(|range| range.start);
         let mut start = 0;
         for range in taken {
-            if start + buffer.elements <= range.start {
+            if start + buffer.bytes <= range.start {
                 break;
             }
             start = start.max(range.end.next_multiple_of(ALIGNMENT));
         }
         starts[index] = start;
-        total = total.max(start + buffer.elements);
+        total = total.max(start + buffer.bytes);
         placed.push(index);
     }
     (starts, total.next_multiple_of(ALIGNMENT))

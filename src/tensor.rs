@@ -72,29 +72,52 @@ fn padded(count: usize) -> usize {
     count.next_multiple_of(CHANNEL_ALIGNMENT)
 }
 
-/// The shape of a tensor.
+/// Which numbers a tensor is stored in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// In f32 (f64 on a device that computes in it): parameters, statistics, sums, losses, and images of few channels.
+    Full,
+    /// In what the device's precision stores activations, their gradients and the weights that meet them in: 16 bits
+    /// in bf16 and fp16.
+    Reduced,
+}
+
+impl Storage {
+    /// How images of these channels are stored: few channels take little memory, and masks and maps need the digits.
+    pub fn of_image(channels: &Channels) -> Self {
+        if channels.is_compact() { Storage::Full } else { Storage::Reduced }
+    }
+}
+
+/// The shape of a tensor, and which numbers it is stored in.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Shape {
     pub batch: usize,
     /// Depth, height, width.
     pub spatial: [usize; 3],
     pub channels: Channels,
+    pub storage: Storage,
 }
 
 impl Shape {
     /// `batch` images of `height` x `width` pixels.
     pub fn image(batch: usize, height: usize, width: usize, channels: usize) -> Self {
-        Shape { batch, spatial: [1, height, width], channels: Channels::new(channels) }
+        Shape::volume(batch, [1, height, width], Channels::new(channels))
+    }
+
+    /// `batch` volumes of depth, height and width.
+    pub fn volume(batch: usize, spatial: [usize; 3], channels: Channels) -> Self {
+        Shape { batch, spatial, storage: Storage::of_image(&channels), channels }
     }
 
     /// One value per channel.
     pub fn vector(channels: Channels) -> Self {
-        Shape { batch: 1, spatial: [1; 3], channels }
+        Shape { batch: 1, spatial: [1; 3], channels, storage: Storage::Full }
     }
 
     /// `rows` rows of channels: a weight matrix.
     pub fn matrix(rows: usize, channels: Channels) -> Self {
-        Shape { batch: 1, spatial: [1, 1, rows], channels }
+        Shape { batch: 1, spatial: [1, 1, rows], channels, storage: Storage::Full }
     }
 
     /// `count` values side by side, without padding.
@@ -102,9 +125,14 @@ impl Shape {
         Shape::matrix(count, Channels::new(1))
     }
 
-    /// The same positions with other channels.
+    /// An image of the same positions with other channels.
     pub fn with_channels(&self, channels: Channels) -> Self {
-        Shape { channels, ..self.clone() }
+        Shape::volume(self.batch, self.spatial, channels)
+    }
+
+    /// The same shape, stored in these numbers.
+    pub fn stored_in(self, storage: Storage) -> Self {
+        Shape { storage, ..self }
     }
 
     /// Pixels (or voxels) of one sample.

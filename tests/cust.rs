@@ -7,9 +7,9 @@ use cust::memory::{CopyDestination, DeviceBuffer};
 use cust::module::Module;
 use cust::stream::{Stream, StreamFlags};
 use cust::{CudaFlags, launch};
-use rarunet_cuda::device::Device;
 use rarunet_cuda::device::cuda::CudaDevice;
-use rarunet_cuda::device::kernels::{ADD_FORWARD_F32, IMAGES, Kernel, RELU_FORWARD_F32, SIGMOID_FORWARD_F32};
+use rarunet_cuda::device::kernels::{ADD_FORWARD, Element, IMAGES, Kernel, RELU_FORWARD, SIGMOID_FORWARD};
+use rarunet_cuda::device::{Device, Precision};
 use rarunet_cuda::graph::{Graph, ValueId};
 use rarunet_cuda::ops::{add::Add, relu::Relu, sigmoid::Sigmoid};
 use rarunet_cuda::tensor::Shape;
@@ -22,9 +22,9 @@ fn open() -> CudaDevice {
     let device = match std::env::var("RARUNET_TEST_DEVICE") {
         Ok(name) => {
             assert_eq!(name, "cuda:0", "cust takes the first GPU");
-            CudaDevice::open(0)
+            CudaDevice::open(0, Some(Precision::F32))
         }
-        Err(_) => CudaDevice::emulator(),
+        Err(_) => CudaDevice::emulator(Some(Precision::F32)),
     };
     device.unwrap()
 }
@@ -70,13 +70,14 @@ impl Cust {
         cust::init(CudaFlags::empty()).unwrap();
         let context = Context::new(CustDevice::get_device(0).unwrap()).unwrap();
         let stream = Stream::new(StreamFlags::NON_BLOCKING, None).unwrap();
-        let (_, image) = IMAGES.iter().find(|(file, _)| *file == kernel.file).unwrap();
+        let wanted = (kernel.file, Some(Element::F32));
+        let image = IMAGES.iter().find(|image| (image.file, image.element) == wanted).unwrap().bytes;
         Cust { module: Module::from_fatbin(image, &[]).unwrap(), stream, _context: context }
     }
 
     /// The output of a kernel of one or two inputs, one channel a thread, on a grid of its own choice.
     fn run(&self, kernel: Kernel, (pixels, channels): (usize, usize), inputs: &[&[f32]]) -> Vec<f32> {
-        let function = self.module.get_function(kernel.name).unwrap();
+        let function = self.module.get_function(kernel.symbol(Some(Element::F32))).unwrap();
         let stream = &self.stream;
         let inputs: Vec<_> = inputs.iter().map(|input| DeviceBuffer::from_slice(input).unwrap()).collect();
         let out = DeviceBuffer::from_slice(&vec![f32::NAN; pixels * channels]).unwrap();
@@ -127,22 +128,22 @@ fn check(
 
 #[test]
 fn add_agrees() {
-    check(ADD_FORWARD_F32, 2, |graph, x| graph.apply_one(Add::default(), x).unwrap(), |x| x[0] + x[1]);
+    check(ADD_FORWARD, 2, |graph, x| graph.apply_one(Add::default(), x).unwrap(), |x| x[0] + x[1]);
 }
 
 #[test]
 fn relu_agrees() {
-    check(RELU_FORWARD_F32, 1, |graph, x| graph.apply_one(Relu, x).unwrap(), |x| x[0].max(0.0));
+    check(RELU_FORWARD, 1, |graph, x| graph.apply_one(Relu, x).unwrap(), |x| x[0].max(0.0));
 }
 
 #[test]
 fn sigmoid_agrees() {
-    check(SIGMOID_FORWARD_F32, 1, |graph, x| graph.apply_one(Sigmoid, x).unwrap(), |x| 1.0 / (1.0 + (-x[0]).exp()));
+    check(SIGMOID_FORWARD, 1, |graph, x| graph.apply_one(Sigmoid, x).unwrap(), |x| 1.0 / (1.0 + (-x[0]).exp()));
 }
 
 /// A name that no kernel has is an error of cust's, too.
 #[test]
 fn unknown_kernels_are_refused() {
     open();
-    assert!(Cust::new(RELU_FORWARD_F32).module.get_function("relu_sideways_f32").is_err());
+    assert!(Cust::new(RELU_FORWARD).module.get_function("relu_sideways_f32").is_err());
 }

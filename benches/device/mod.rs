@@ -1,8 +1,9 @@
-//! The devices that are timed: the CPU, and the one that `RARUNET_TEST_DEVICE` names (`cuda:<number>` or `emulator`).
+//! The devices that are timed: the CPU, and the one that `RARUNET_TEST_DEVICE` names (`cuda:<number>` or `emulator`), in
+//! the precision that `RARUNET_TEST_PRECISION` names, or what suits it.
 
-use rarunet_cuda::device::Device;
 use rarunet_cuda::device::cpu::CpuDevice;
 use rarunet_cuda::device::cuda::CudaDevice;
+use rarunet_cuda::device::{Device, Precision};
 use rarunet_cuda::model::{Mode, Model, Network, PAPER_WIDTHS, Step};
 
 /// RAR-U-Net on a device, with a step that is ready to run.
@@ -19,13 +20,17 @@ pub fn names() -> Vec<String> {
 /// Loads a step at a size that suits the device: the paper's on a GPU, less on the CPU, and next to nothing on the
 /// emulator.
 pub fn load(name: &str, mode: Mode) -> Loaded {
+    let precision = std::env::var("RARUNET_TEST_PRECISION").ok().map(|name| {
+        let found = Precision::ALL.into_iter().find(|precision| precision.name() == name);
+        found.expect("RARUNET_TEST_PRECISION is f32, bf16 or fp16")
+    });
     let (device, widths, size, batch): (Box<dyn Device<f32>>, _, _, _) = match name {
         "cpu" => (Box::new(CpuDevice::new().expect("threads start")), PAPER_WIDTHS, 64, 2),
-        "emulator" => (Box::new(CudaDevice::emulator().expect("it was built")), [8; 5], 16, 1),
+        "emulator" => (Box::new(CudaDevice::emulator(precision).expect("it was built")), [8; 5], 16, 1),
         _ => {
             let number = name.strip_prefix("cuda:").and_then(|number| number.parse().ok());
             let number = number.expect("RARUNET_TEST_DEVICE is cuda:<number> or emulator");
-            (Box::new(CudaDevice::open(number).expect("the GPU opens")), PAPER_WIDTHS, 256, 8)
+            (Box::new(CudaDevice::open(number, precision).expect("the GPU opens")), PAPER_WIDTHS, 256, 8)
         }
     };
     let model = Model::new("rar-unet", widths).expect("the network exists");

@@ -2,6 +2,7 @@
 
 use super::{device, flags, output};
 use crate::Result;
+use crate::device::Precision;
 use crate::metrics::summary::quantile;
 use crate::model::{Mode, Network, Step};
 use rand::{RngExt, SeedableRng};
@@ -51,7 +52,7 @@ struct Report {
     device: String,
     /// What the device is in words.
     device_name: String,
-    precision: device::Precision,
+    precision: Precision,
     infer: bool,
     size: usize,
     batch: usize,
@@ -72,7 +73,6 @@ const WARM_UP: usize = 2;
 pub fn run(args: &Args) -> Result<()> {
     let model = flags::model(&args.model, args.widths)?;
     crate::preprocessing::check_size(args.size)?;
-    let precision = args.device.precision()?;
     let mut network = Network::new(model, args.device.open()?)?;
     network.initialise(1)?;
     let mode = if args.infer { Mode::Evaluate } else { Mode::Train };
@@ -86,7 +86,7 @@ pub fn run(args: &Args) -> Result<()> {
         parameters: network.model().parameter_count(),
         device: args.device.device.resolve().to_string(),
         device_name: network.device().name(),
-        precision,
+        precision: network.device().precision(),
         infer: args.infer,
         size: args.size,
         batch: args.batch,

@@ -9,7 +9,7 @@ use crate::metrics::evaluation::Evaluation;
 use crate::metrics::{NEIGHBOURHOOD_RADIUS, evaluate_case};
 use crate::predict::Predictor;
 use crate::report::{CasePictures, DISPLAY_WINDOW, montage, spread};
-use crate::train::{Run, Schedule, Settings};
+use crate::train::{Run, RunFolder, Schedule, Settings};
 use crate::{Error, Result};
 use serde_json::json;
 use std::io::Write;
@@ -61,7 +61,8 @@ pub fn run(args: &Args) -> Result<()> {
     let settings = settings();
     let dataset = Dataset::open(&data)?;
     let set = Run::load_slices(&settings, &dataset, None, || {})?;
-    let mut run = Run::new(&settings, &set, None, || args.device.open(), &folder)?;
+    let run_folder = RunFolder::create(&folder)?;
+    let mut run = Run::new(&settings, &set, None, || args.device.open(), &run_folder)?;
     run.train(&train::Display::new(settings.epochs)?)?;
 
     let name = held_out();

@@ -1,10 +1,10 @@
 //! Which device computes, and how: the flags that commands share, and the one place
 //! where devices are opened.
 
-use crate::device::Device;
 use crate::device::cpu::{CpuDevice, InstructionSet};
 use crate::device::cuda::CudaDevice;
 use crate::device::kernels::HAVE_IMAGES;
+use crate::device::{Device, Precision};
 use crate::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
@@ -61,23 +61,33 @@ impl fmt::Display for DeviceName {
     }
 }
 
-/// What numbers a device computes with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// What suits the device.
+/// A precision as it is named on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrecisionName {
+    /// What suits the device: bf16 on a GPU, fp16 where it has no bf16, f32 on the CPU.
     Auto,
-    F64,
-    F32,
-    Tf32,
-    Bf16,
-    Fp16,
+    Exactly(Precision),
 }
 
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let value = clap::ValueEnum::to_possible_value(self).expect("every precision can be typed");
-        f.write_str(value.get_name())
+impl PrecisionName {
+    /// The one that was asked for.
+    pub fn exactly(self) -> Option<Precision> {
+        match self {
+            PrecisionName::Auto => None,
+            PrecisionName::Exactly(precision) => Some(precision),
+        }
+    }
+}
+
+impl FromStr for PrecisionName {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match Precision::ALL.into_iter().find(|precision| precision.name() == text) {
+            Some(precision) => Ok(PrecisionName::Exactly(precision)),
+            None if text == "auto" => Ok(PrecisionName::Auto),
+            None => Err("give auto, f32, bf16, fp16 or, to check gradients on the CPU, f64".into()),
+        }
     }
 }
 
@@ -87,9 +97,10 @@ pub struct DeviceArgs {
     /// Where to compute: auto, cpu, cuda:N or emulator
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceName,
-    /// What numbers to compute with
-    #[arg(long, value_enum, default_value = "auto")]
-    pub precision: Precision,
+    /// What numbers to compute with: auto, f32, bf16 or fp16; auto is bf16 on a GPU, fp16 on one without bf16,
+    /// f32 on the CPU
+    #[arg(long, value_name = "PRECISION", default_value = "auto")]
+    pub precision: PrecisionName,
     /// Threads of the CPU; as many as it has cores unless told otherwise
     #[arg(long, value_name = "N", value_parser = super::flags::whole(1..=1024))]
     pub threads: Option<usize>,
@@ -101,31 +112,20 @@ impl DeviceArgs {
     /// # Errors
     /// If it is not there or does not compute in this precision.
     pub fn open(&self) -> Result<Box<dyn Device<f32>>> {
-        self.precision()?;
-        open(self.device, self.threads)
-    }
-
-    /// The precision that `auto` stands for on this device, or the one asked for.
-    ///
-    /// # Errors
-    /// If the device cannot compute in it.
-    pub fn precision(&self) -> Result<Precision> {
-        match self.precision {
-            Precision::Auto | Precision::F32 => Ok(Precision::F32),
-            other => Err(unavailable(self.device.resolve(), &format!("no networks in {other}: use --precision f32"))),
-        }
+        open(self.device, self.precision, self.threads)
     }
 }
 
 /// Opens a device that computes networks; `threads` are the CPU's, all cores if not given.
 ///
 /// # Errors
-/// If it is not there; the message says why, and what to use instead.
-pub fn open(name: DeviceName, threads: Option<usize>) -> Result<Box<dyn Device<f32>>> {
-    match name.resolve() {
-        DeviceName::Cuda(ordinal) => Ok(Box::new(CudaDevice::open(ordinal)?)),
-        DeviceName::Emulator => Ok(Box::new(CudaDevice::emulator()?)),
-        DeviceName::Auto | DeviceName::Cpu => Ok(Box::new(CpuDevice::with(threads, InstructionSet::best())?)),
+/// If it is not there or does not compute in this precision; the message says why, and what to use instead.
+pub fn open(name: DeviceName, precision: PrecisionName, threads: Option<usize>) -> Result<Box<dyn Device<f32>>> {
+    match (name.resolve(), precision.exactly()) {
+        (DeviceName::Cuda(ordinal), precision) => Ok(Box::new(CudaDevice::open(ordinal, precision)?)),
+        (DeviceName::Emulator, precision) => Ok(Box::new(CudaDevice::emulator(precision)?)),
+        (_, None | Some(Precision::F32)) => Ok(Box::new(CpuDevice::with(threads, InstructionSet::best())?)),
+        (name, Some(other)) => Err(unavailable(name, &format!("no networks in {other}: use --precision f32"))),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `devices`: what the program can run on.
 
-use super::device::{self, DeviceName};
+use super::device::{self, DeviceName, PrecisionName};
 use super::output;
 use crate::device::cuda::CudaDevice;
 use crate::device::emulator;
@@ -26,12 +26,15 @@ struct Row {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let mut rows = vec![row(DeviceName::Cpu, device::open(DeviceName::Cpu, None).map(|device| device.name()))];
+    let mut rows = vec![row(
+        DeviceName::Cpu,
+        device::open(DeviceName::Cpu, PrecisionName::Auto, None).map(|device| device.name()),
+    )];
     // GPUs before the emulator: a process uses one of the two, whichever it opens first.
     let gpus = CudaDevice::count().unwrap_or(0);
     for ordinal in 0..gpus.max(1) {
         let name = DeviceName::Cuda(ordinal);
-        rows.push(row(name, device::open(name, None).map(|device| device.name())));
+        rows.push(row(name, device::open(name, PrecisionName::Auto, None).map(|device| device.name())));
     }
     let emulated = match emulator::LIBRARY.is_empty() {
         true => Err(device::unavailable(DeviceName::Emulator, "not in this build, which found no C++ compiler")),

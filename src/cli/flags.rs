@@ -22,6 +22,12 @@ pub fn batch(text: &str) -> std::result::Result<usize, String> {
     whole(1..=1024)(text)
 }
 
+/// A time in minutes, from 0 to a year.
+pub fn minutes(text: &str) -> std::result::Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.0..=525_600.0).contains(number));
+    number.ok_or_else(|| "give minutes, such as 10 or 0.5".into())
+}
+
 /// The five levels' channels.
 pub fn widths(text: &str) -> std::result::Result<[usize; 5], String> {
     let widths = crate::model::weights::parse_widths(text)?;

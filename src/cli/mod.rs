@@ -30,7 +30,7 @@ mod suspects;
 mod train;
 
 use crate::{Error, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// RAR-U-Net in hand-written CUDA and Rust: vertebra segmentation in CT.
@@ -81,9 +81,19 @@ impl Command {
     }
 }
 
+/// The commands and their flags; a negative number is a flag's value, not a flag, so that what is said is what is wrong
+/// with the number.
+fn command() -> clap::Command {
+    let numbers = |argument: clap::Arg| match argument.get_action().takes_values() {
+        true => argument.allow_negative_numbers(true),
+        false => argument,
+    };
+    Cli::command().mut_subcommands(|command| command.mut_args(numbers))
+}
+
 /// Parses the arguments, runs the command, prints what went wrong, and says how the program ends.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -116,11 +126,9 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     #[test]
     fn the_commands_are_well_formed_and_each_has_an_example() {
-        let mut cli = super::Cli::command();
+        let mut cli = super::command();
         cli.build();
         cli.clone().debug_assert();
         for command in cli.get_subcommands().filter(|command| command.get_name() != "help") {

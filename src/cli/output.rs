@@ -5,6 +5,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Prints text that ends in a newline. A reader that has gone away (`| head`) has read enough.
@@ -66,6 +67,8 @@ pub struct Progress {
     what: String,
     unit: &'static str,
     bar: ProgressBar,
+    /// What was done before.
+    before: AtomicU64,
     plain: Option<Mutex<Instant>>,
 }
 
@@ -86,7 +89,14 @@ impl Progress {
             },
         ));
         bar.set_message(what.clone());
-        Progress { what, unit, bar, plain: plain.then(|| Mutex::new(Instant::now())) }
+        Progress { what, unit, bar, before: AtomicU64::new(0), plain: plain.then(|| Mutex::new(Instant::now())) }
+    }
+
+    /// `count` were done before.
+    pub fn begin_at(&self, count: u64) {
+        self.before.store(count, Ordering::Relaxed);
+        self.bar.set_position(count);
+        self.bar.reset_eta();
     }
 
     /// `count` more are done.
@@ -98,7 +108,8 @@ impl Progress {
         let (done, total) = (self.bar.position(), self.bar.length().unwrap_or(0));
         if last.elapsed() >= LINE_EVERY && done < total {
             *last = Instant::now();
-            let speed = done as f64 / self.bar.elapsed().as_secs_f64();
+            let speed =
+                (done - self.before.load(Ordering::Relaxed).min(done)) as f64 / self.bar.elapsed().as_secs_f64();
             let left = ((total - done) as f64 / speed).round();
             note(&format!(
                 "{}: {done}/{total} {unit}, {speed:.1} {unit}/s, {left} s left",

@@ -2,7 +2,7 @@
 
 use super::device::DeviceArgs;
 use super::{output, signal};
-use crate::data::file::write_atomically;
+use crate::data::file::{create_folder, write_atomically};
 use crate::data::{self, Volume, nifti};
 use crate::postprocessing::{fill_holes, keep_largest_component};
 use crate::predict::{self, Predictor};
@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     signal::catch()?;
     let mut predictor = Predictor::open(&args.weights, args.device.open()?)?;
-    std::fs::create_dir_all(&args.out).map_err(Error::io(&args.out))?;
+    create_folder(&args.out)?;
     for (name, path) in &scans {
         write_prediction(args, &mut predictor, path, name)?;
         if let Some(exit_code) = signal::caught() {

@@ -22,11 +22,16 @@ pub fn write(
         title: format!("Training run in {}", run.display()),
         notes,
         settings: settings(&run.join("config.toml"))?,
-        records: EpochRecord::read_all(&run.join("log.jsonl"))?,
+        records: records(&run.join("log.jsonl"))?,
         evaluation,
         cases,
     };
     report.write(&out.join("report.html"))
+}
+
+/// The epochs of a log; none, if the run has not finished any.
+fn records(log: &Path) -> Result<Vec<EpochRecord>> {
+    if log.exists() { EpochRecord::read_all(log) } else { Ok(Vec::new()) }
 }
 
 /// The lines of a settings file as names and values.

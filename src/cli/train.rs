@@ -2,18 +2,27 @@
 
 use super::device::DeviceArgs;
 use super::{flags, output, report, signal};
+use crate::data::file::create_folder;
 use crate::data::{Cache, Dataset};
 use crate::noise::Truth;
+use crate::resources::{free_disk, free_memory};
 use crate::train::adl::Adl;
-use crate::train::{EpochRecord, Observer, Outcome, Run, Schedule, Settings, Summary};
+use crate::train::needs::{DataNeeds, check_disk, disk_bytes};
+use crate::train::{
+    EpochRecord, Learner, Observer, Outcome, Run, RunFolder, Schedule, Settings, Summary, checkpoint, checkpoints,
+    manifest,
+};
 use crate::{Error, Result};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Train a network on a data set
 ///
 /// The run's folder gets best.safetensors (the best weights by validation Dice), log.jsonl (a line for
-/// each epoch), config.toml (all settings) and report.html. Interrupted, it keeps the best weights so far.
+/// each epoch), config.toml (all settings), manifest.json (what is needed to repeat the run), report.html and
+/// last (checkpoints). Interrupted by a signal, it saves where it is; however it ended, --resume goes on from its
+/// last checkpoint and comes to the same weights, bit by bit.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  rarunet-cuda train spine --out run --size 128 --schedule cosine --learning-rate 1e-3"
@@ -21,7 +30,7 @@ use std::path::{Path, PathBuf};
 pub struct Args {
     /// The data set: an nnU-Net raw, Decathlon, VerSe or CSI 2014 folder
     dataset: PathBuf,
-    /// Where to write the run: a new or empty folder
+    /// Where to write the run: a new or empty folder, unless --resume is given
     #[arg(long, value_name = "RUN")]
     out: PathBuf,
     /// Settings to start from, as config.toml has them; flags override them
@@ -79,7 +88,16 @@ pub struct Args {
     /// Keep all slices in memory, and none on the disk
     #[arg(long, conflicts_with = "cache")]
     no_cache: bool,
-    /// Check settings, data and memory, say what would be done, and stop
+    /// Go on with the run in RUN where its last checkpoint ends; give the flags that it began with
+    #[arg(long)]
+    resume: bool,
+    /// Let a run that goes on have other settings, data or device; an epoch that was begun begins anew
+    #[arg(long, requires = "resume")]
+    allow_changes: bool,
+    /// Save a checkpoint so often within an epoch; one is saved at its end in any case
+    #[arg(long, value_name = "MINUTES", default_value_t = 10.0, value_parser = flags::minutes)]
+    save_every: f64,
+    /// Check settings, data (without reading voxels), memory and disk, say what would be done, and stop
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -133,15 +151,25 @@ pub fn run(args: &Args) -> Result<()> {
     let settings = args.settings()?;
     flags::model(&settings.model, settings.widths)?;
     settings.check()?;
-    if !args.dry_run {
-        new_folder(&args.out)?;
+    match args.resume {
+        true => RunFolder::check_resumable(&args.out)?,
+        false => RunFolder::check_new(&args.out)?,
     }
+    if args.resume && !args.allow_changes {
+        manifest::check_settings(&args.out, &settings)?;
+    }
+    if args.dry_run {
+        return dry_run(args, &settings);
+    }
+    let folder = if args.resume { RunFolder::resume(&args.out)? } else { RunFolder::create(&args.out)? };
     // A missing device is said before the data is read.
     drop(args.device.open()?);
     let dataset = Dataset::open(&args.dataset)?;
-    let cases = dataset.cases_without(&settings.test_cases)?.len();
-    let progress = output::Progress::new("load", cases, "cases");
     let cache = args.cache()?;
+    let needs = DataNeeds::new(&settings, &dataset, cache.is_some())?;
+    needs.check()?;
+    check_disk(&args.out, disk_bytes(&settings, needs.slices)?)?;
+    let progress = output::Progress::new("load", needs.cases, "cases");
     let set = Run::load_slices(&settings, &dataset, cache.as_ref(), || progress.advance(1))?;
     drop(progress);
     if let Some(cache) = &cache {
@@ -149,19 +177,93 @@ pub fn run(args: &Args) -> Result<()> {
         output::note(&format!("cache {}: {reused} cases were there, {made} are new", cache.folder().display()));
     }
     let truth = Truth::of_dataset(&args.dataset)?.map(|truth| truth.of_slices(&set));
-    let mut run = Run::new(&settings, &set, truth.as_deref(), || args.device.open(), &args.out)?;
-    if args.dry_run {
-        output::print(&(summary_text(&run.summary()) + "\n"))?;
-        return Ok(());
+    let mut run = Run::new(&settings, &set, truth.as_deref(), || args.device.open(), &folder)?;
+    run.save_every(Duration::from_secs_f64(args.save_every * 60.0));
+    if args.resume {
+        run.resume(args.allow_changes)?;
     }
     let display = Display::new(settings.epochs)?;
-    let outcome = run.train(&display)?;
-    run.load_best()?;
-    run.review(&display)?;
-    let notes = vec![outcome_text(&outcome, &args.out)];
-    report::write(&args.out, &args.out, notes, None, Vec::new())?;
-    output::note(&outcome_text(&outcome, &args.out));
-    Ok(())
+    let trained = run.train(&display).and_then(|outcome| {
+        run.load_best()?;
+        run.review(&display)?;
+        Ok(outcome)
+    });
+    drop(display);
+    finish(trained, &args.out)
+}
+
+/// Writes the report of a run that ended or was interrupted; says of one that failed what is kept.
+fn finish(trained: Result<Outcome>, folder: &Path) -> Result<()> {
+    match trained {
+        Ok(outcome) => {
+            let text = outcome_text(&outcome, folder);
+            report::write(folder, folder, vec![text.clone()], None, Vec::new())?;
+            output::note(&text);
+            Ok(())
+        }
+        Err(Error::Interrupted { exit_code }) => {
+            let note = "The run was interrupted; train --resume goes on with it.".to_owned();
+            if let Err(error) = report::write(folder, folder, vec![note], None, Vec::new()) {
+                output::note(&error.to_string());
+            }
+            Err(Error::Interrupted { exit_code })
+        }
+        Err(error) if checkpoints(folder).is_empty() => Err(error),
+        Err(error) => Err(Error::Invalid(format!(
+            "{error}; what was reached before is kept: --resume goes on from it (with --allow-changes, if flags change)"
+        ))),
+    }
+}
+
+/// Checks what a run needs, and says what it would do. The data's headers are read, not its voxels; nothing is written.
+fn dry_run(args: &Args, settings: &Settings) -> Result<()> {
+    if args.resume {
+        checkpoint::newest(&args.out)?;
+    }
+    let dataset = Dataset::open(&args.dataset)?;
+    let cache = args.cache()?;
+    let needs = DataNeeds::new(settings, &dataset, cache.is_some())?;
+    // The networks take their memory here, so that what is left is what the data can have.
+    let learners: Result<Vec<Learner>> =
+        (0..settings.adl.learners()).map(|_| Learner::new(settings, args.device.open()?, settings.seed)).collect();
+    let learners = learners?;
+    needs.check()?;
+    let disk = disk_bytes(settings, needs.slices)?;
+    check_disk(&args.out, disk)?;
+    let validation = (settings.validation_fraction * needs.slices as f64).round() as usize;
+    let train = needs.slices - validation.min(needs.slices);
+    let network = &learners[0].network;
+    let summary = Summary {
+        device: network.device().name(),
+        model: network.model().architecture.name.into(),
+        parameters: network.model().parameter_count(),
+        train_slices: train,
+        validation_slices: validation,
+        steps: settings.epochs * train.div_ceil(settings.batch) as u64,
+        steps_done: 0,
+        operations_per_step: learners.iter().map(|learner| learner.plan().operations).sum(),
+        planned_bytes: learners.iter().map(|learner| learner.network.planned_bytes()).sum(),
+    };
+    let free = |bytes: Option<u64>| bytes.map_or("unknown".into(), |bytes| format!("{} MiB", bytes >> 20));
+    output::print(&format!(
+        "{}\n{} cases with {} slices, {} MiB of memory for them; {} are left\n{} MiB of disk at most; {} are free\n",
+        summary_text(&summary),
+        needs.cases,
+        needs.slices,
+        (needs.bytes >> 20).max(1),
+        free(free_memory()),
+        (disk >> 20).max(1),
+        free(free_disk(&args.out)),
+    ))?;
+    match cache {
+        None => Ok(()),
+        Some(cache) => output::print(&format!(
+            "{} MiB of cache at most, in {}; {} are free\n",
+            (needs.cache_bytes >> 20).max(1),
+            cache.folder().display(),
+            free(free_disk(cache.folder()))
+        )),
+    }
 }
 
 /// Makes a folder, which must be new or empty.
@@ -169,7 +271,7 @@ pub fn run(args: &Args) -> Result<()> {
 /// # Errors
 /// If it holds something or cannot be made.
 pub fn new_folder(folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    create_folder(folder)?;
     match std::fs::read_dir(folder).map_err(Error::io(folder))?.next() {
         None => Ok(()),
         Some(_) => Err(Error::file(folder, "is not empty: choose a new folder for --out")),
@@ -216,8 +318,11 @@ impl Display {
 impl Observer for Display {
     fn begin(&self, summary: &Summary) {
         output::note(&summary_text(summary));
-        let images = self.epochs as usize * summary.train_slices;
-        *self.progress.borrow_mut() = Some(output::Progress::new("train", images, "images"));
+        let images = self.epochs * summary.train_slices as u64;
+        let progress = output::Progress::new("train", images as usize, "images");
+        // The last batch of an epoch may be smaller: this is near enough for a bar.
+        progress.begin_at(images * summary.steps_done / summary.steps.max(1));
+        *self.progress.borrow_mut() = Some(progress);
     }
 
     fn batch(&self, _: u64, _: usize, _: usize, images: usize, _: f64) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::labels::Labels;
 use super::layout::{Layout, survey};
-use super::source::{Header, voxel_text, whole};
+use super::source::{Header, Source, voxel_text, whole};
 use super::{Geometry, Volume, open};
 use crate::{Error, Result};
 
@@ -71,6 +71,19 @@ impl Dataset {
         Ok((dataset, listing.problems))
     }
 
+    /// Opens the image and the mask of a case, which must be on one grid. The voxels are not looked at.
+    ///
+    /// # Errors
+    /// If one cannot be opened, or they do not fit.
+    pub fn open_case(&self, case: &Case) -> Result<(Source, Source)> {
+        let mask = open(&case.mask)?;
+        let image = open(&case.image)?;
+        match mismatch(case, image.geometry(), mask.geometry()) {
+            None => Ok((image, mask)),
+            Some(error) => Err(error),
+        }
+    }
+
     /// What decides, besides the files themselves, how a case is read.
     pub(super) fn meaning(&self) -> String {
         format!("{:?} {:?}", self.layout, self.declared)
@@ -83,11 +96,7 @@ impl Dataset {
     /// The first of these that does not hold, with the file, the voxel and the numbers.
     pub fn load(&self, case: &Case, foreground: &Labels) -> Result<LoadedCase> {
         let foreground = foreground.in_mask(&case.mask);
-        let mut mask_source = open(&case.mask)?;
-        let image_source = open(&case.image)?;
-        if let Some(error) = mismatch(case, image_source.geometry(), mask_source.geometry()) {
-            return Err(error);
-        }
+        let (image_source, mut mask_source) = self.open_case(case)?;
         let geometry = mask_source.geometry().clone();
         let check = MaskCheck::new(self, case, geometry.shape);
         let mut voxels = Vec::new();

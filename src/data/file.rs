@@ -110,7 +110,7 @@ impl Write for Output {
 }
 
 /// What the name of a file that is not complete ends with.
-const PARTIAL: &str = ".partial";
+pub const PARTIAL: &str = ".partial";
 
 /// Files that this process has begun to write.
 static WRITTEN: AtomicUsize = AtomicUsize::new(0);
@@ -194,15 +194,19 @@ pub fn remove(path: &Path) -> Result<()> {
     fault::check(Change::Remove, path).and_then(|()| std::fs::remove_file(path)).map_err(Error::io(path))
 }
 
-/// Removes what a process that was killed while it wrote left in `folder`. Nobody else may be writing there.
+/// Removes the files of a folder, if there is one, whose names end so: with [`PARTIAL`], what a process that was killed
+/// while it wrote has left. Nobody else may be writing there.
 ///
 /// # Errors
 /// Whatever the operating system says.
-pub fn remove_partial(folder: &Path) -> Result<()> {
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+pub fn remove_all(folder: &Path, ending: &str) -> Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(Error::io(folder))?,
+    };
+    for entry in entries {
         let path = entry.map_err(Error::io(folder))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with('.') && name.ends_with(PARTIAL) {
+        if ends_with(&path, ending) {
             remove(&path)?;
         }
     }

@@ -4,6 +4,9 @@ pub mod cpu;
 pub mod cuda;
 pub mod emulator;
 pub mod kernels;
+mod precision;
+
+pub use precision::Precision;
 
 use crate::Result;
 use crate::graph::{Graph, Region, ValueId};
@@ -20,6 +23,14 @@ pub struct StepId(usize);
 pub trait Device<T>: Send {
     /// The device in words: what it is and how it computes.
     fn name(&self) -> String;
+
+    /// What of the device decides the bits of a result: not the number of threads, nor which of two equal GPUs it is.
+    fn kind(&self) -> String {
+        self.name()
+    }
+
+    /// What numbers it computes with.
+    fn precision(&self) -> Precision;
 
     /// Makes room for `count` elements in a region of state, all zero.
     ///

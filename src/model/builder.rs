@@ -53,6 +53,8 @@ pub struct StepGraph {
     pub prediction: ValueId,
     pub loss: ValueId,
     pub sample_losses: ValueId,
+    /// Whether the gradients were finite: 1, or 0 if the optimizer left out the step; only if the mode is [`Mode::Train`].
+    pub finite: Option<ValueId>,
     /// All gradients, laid out like the parameters; only if the mode is [`Mode::Train`].
     pub gradients: Option<ValueId>,
     pub parameters: Vec<Parameter>,
@@ -80,9 +82,10 @@ pub(super) fn build(
         Loss::Dice => builder.graph.apply(DiceLoss, &[prediction, target, weight])?,
         Loss::RobustDice => builder.graph.apply(RobustDiceLoss, &[prediction, target, weight])?,
     };
-    let mut gradients = None;
+    let (mut gradients, mut finite) = (None, None);
     if mode == Mode::Train {
-        gradients = Some(builder.train(losses[0], loss_scale, rate)?);
+        let trained = builder.train(losses[0], loss_scale, rate)?;
+        (gradients, finite) = (Some(trained.0), Some(trained.1));
     }
     let Builder { graph, parameters, .. } = builder;
     Ok(StepGraph {
@@ -97,6 +100,7 @@ pub(super) fn build(
         prediction,
         loss: losses[0],
         sample_losses: losses[1],
+        finite,
         gradients,
         parameters,
     })
@@ -198,9 +202,9 @@ impl Builder<'_> {
         let map = self.graph.apply_one(Sigmoid, &[spatial])?;
         let refined = self.graph.apply_one(Product, &[x, map])?;
         let pooled = self.graph.apply_one(PixelPool, &[refined])?;
-        let reduced = Convolution::new(Window::same(1), (width / 8).max(1)).relu();
+        let reduced = Convolution::new(Window::same(1), (width / 8).max(1)).relu().full();
         let reduced = self.layer(&format!("{name}.fc1"), pooled, reduced, true, &[])?;
-        let logits = Convolution::new(Window::same(1), width);
+        let logits = Convolution::new(Window::same(1), width).full();
         let logits = self.layer(&format!("{name}.fc2"), reduced, logits, true, &[])?;
         let gate = self.graph.apply_one(ChannelGate, &[logits])?;
         self.graph.apply_one(Product, &[refined, gate])
@@ -278,16 +282,17 @@ impl Builder<'_> {
         value
     }
 
-    /// Adds the gradients of the loss and the optimizer's step.
-    fn train(&mut self, loss: ValueId, loss_scale: ValueId, rate: ValueId) -> Result<ValueId> {
+    /// Adds the gradients of the loss and the optimizer's step; returns them, and whether they are finite.
+    fn train(&mut self, loss: ValueId, loss_scale: ValueId, rate: ValueId) -> Result<(ValueId, ValueId)> {
         let trained = self.parameters.iter().zip(&self.values).filter(|(p, _)| p.region == Region::Parameters);
         let (starts, values): (Vec<usize>, Vec<ValueId>) = trained.map(|(p, &value)| (p.start, value)).unzip();
         let count = stored_count(&self.parameters, Region::Parameters);
         let gradients = self.graph.differentiate_into(&[(loss, loss_scale)], &values, &starts, count)?;
         let parameters = self.graph.state(Shape::flat(count), Region::Parameters, 0);
         let moments = [0, count].map(|start| self.graph.state(Shape::flat(count), Region::Moments, start));
-        self.graph.apply(Adam, &[parameters, moments[0], moments[1], gradients, rate])?;
-        Ok(gradients)
+        let operands = [parameters, moments[0], moments[1], gradients, rate, loss_scale];
+        let outputs = self.graph.apply(Adam, &operands)?;
+        Ok((gradients, outputs[3]))
     }
 }
 

@@ -1,12 +1,14 @@
 //! The networks: RAR-U-Net, the seven variants of the paper's Table 4 and Dense-U-Net, from one builder.
 
 mod builder;
+mod loss_scale;
 mod network;
 mod parameter;
 pub(crate) mod tensors;
 pub mod weights;
 
 pub use builder::{Mode, StepGraph};
+pub use loss_scale::LossScale;
 pub use network::{Losses, Network, Step};
 pub use parameter::{Initial, Parameter};
 

@@ -1,10 +1,10 @@
 //! A model on a device: its weights there, and the steps that were loaded for it.
 
 use super::builder::{Mode, StepGraph, stored_count};
-use super::{Model, Parameter};
+use super::{LossScale, Model, Parameter};
 use crate::Result;
 use crate::device::cpu::Real;
-use crate::device::{Device, StepId};
+use crate::device::{Device, Precision, StepId};
 use crate::graph::Region;
 use crate::ops::adam;
 use crate::plan::Plan;
@@ -17,6 +17,10 @@ pub struct Network<T> {
     model: Model,
     parameters: Vec<Parameter>,
     device: Box<dyn Device<T>>,
+    /// Only in fp16.
+    loss_scale: Option<LossScale>,
+    /// That of the last training step.
+    last_scale: f64,
 }
 
 /// A loaded step: its graph's values, without the graph itself.
@@ -37,6 +41,9 @@ pub struct Losses<T> {
     pub batch: T,
     /// Each sample's own.
     pub samples: Vec<T>,
+    /// Whether a training step's gradients were not finite, so that it changed nothing: in fp16 a sign that the scale
+    /// of the loss was too large.
+    pub skipped: bool,
 }
 
 impl<T: Real> Network<T> {
@@ -49,7 +56,8 @@ impl<T: Real> Network<T> {
         for region in [Region::Parameters, Region::Statistics] {
             device.allocate_state(region, stored_count(&parameters, region))?;
         }
-        Ok(Network { model, parameters, device })
+        let loss_scale = (device.precision() == Precision::Fp16).then(LossScale::default);
+        Ok(Network { model, parameters, device, loss_scale, last_scale: 1.0 })
     }
 
     pub fn model(&self) -> &Model {
@@ -58,6 +66,16 @@ impl<T: Real> Network<T> {
 
     pub fn device(&self) -> &dyn Device<T> {
         &*self.device
+    }
+
+    /// The scale of the loss, in fp16: part of a training run's state.
+    pub fn loss_scale(&self) -> Option<LossScale> {
+        self.loss_scale
+    }
+
+    /// Sets what [`Network::loss_scale`] returned; nothing where the loss is not scaled.
+    pub fn set_loss_scale(&mut self, scale: Option<LossScale>) {
+        self.loss_scale = self.loss_scale.map(|own| scale.unwrap_or(own));
     }
 
     /// Fills the arena with a pattern that is not a number; see [`Device::poison`].
@@ -180,7 +198,7 @@ impl<T: Real> Network<T> {
         }
         let graph = std::mem::take(&mut values.graph);
         let mut keep = vec![values.prediction, values.loss, values.sample_losses];
-        keep.extend(values.gradients);
+        keep.extend(values.gradients.into_iter().chain(values.finite));
         if mode == Mode::Statistics {
             keep.clear();
         }
@@ -209,10 +227,17 @@ impl<T: Real> Network<T> {
         assert_eq!(step.mode, Mode::Train, "the step trains");
         let rate = adam::rate(learning_rate, number).map(T::from_f64);
         self.device.write(step.id, step.values.rate, &rate)?;
-        self.device.write(step.id, step.values.loss_scale, &[T::ONE])?;
+        self.last_scale = self.loss_scale.map_or(1.0, |loss_scale| loss_scale.scale);
+        self.device.write(step.id, step.values.loss_scale, &[T::from_f64(self.last_scale)])?;
         self.device.write(step.id, step.values.momentum, &[T::from_f64(MOMENTUM)])?;
         self.device.run(step.id)?;
-        self.losses(step)
+        let mut finite = [T::ZERO];
+        self.device.read(step.id, step.values.finite.expect("a training step says so"), &mut finite)?;
+        let finite = finite[0] == T::ONE;
+        if let Some(loss_scale) = &mut self.loss_scale {
+            loss_scale.update(finite);
+        }
+        Ok(Losses { skipped: !finite, ..self.losses(step)? })
     }
 
     /// One batch of a pass that re-estimates the running statistics, the `number`-th of the pass (from 1):
@@ -224,6 +249,15 @@ impl<T: Real> Network<T> {
         assert_eq!(step.mode, Mode::Statistics, "the step estimates statistics");
         self.device.write(step.id, step.values.momentum, &[T::from_f64(1.0 / number as f64)])?;
         self.device.run(step.id)
+    }
+
+    /// Sets the running statistics to zero: what is estimated next then depends on nothing before.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn reset_statistics(&mut self) -> Result<()> {
+        let zeros = vec![T::ZERO; stored_count(&self.parameters, Region::Statistics)];
+        self.device.write_state(Region::Statistics, 0, &zeros)
     }
 
     /// Inference on the batch that was written.
@@ -249,7 +283,7 @@ impl<T: Real> Network<T> {
         let mut samples = vec![T::ZERO; step.batch];
         self.device.read(step.id, step.values.loss, &mut loss)?;
         self.device.read(step.id, step.values.sample_losses, &mut samples)?;
-        Ok(Losses { batch: loss[0], samples })
+        Ok(Losses { batch: loss[0], samples, skipped: false })
     }
 
     /// The foreground probabilities of the last run of `step`.
@@ -268,6 +302,8 @@ impl<T: Real> Network<T> {
         let flat = step.values.gradients.expect("a training step has gradients");
         let mut stored = vec![T::ZERO; self.device.plan(step.id).shape(flat).values()];
         self.device.read(step.id, flat, &mut stored)?;
+        let inverse = T::from_f64(1.0 / self.last_scale);
+        stored.iter_mut().for_each(|gradient| *gradient = *gradient * inverse);
         let trained = self.parameters.iter().filter(|parameter| parameter.region == Region::Parameters);
         Ok(trained.map(|p| (p.name.clone(), p.from_stored(&stored[p.start..p.start + p.stored_count()]))).collect())
     }

@@ -5,7 +5,7 @@ use super::relu::ReluGradient;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Elements, Launcher, OnCuda};
-use crate::device::kernels::ADD_FORWARD_F32;
+use crate::device::kernels::ADD_FORWARD;
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
 use crate::{Error, Result};
@@ -60,7 +60,7 @@ impl OnCuda for Add {
         let operands = [launcher.output(0), launcher.input(0), launcher.input(1)];
         let elements = Elements::new(&operands);
         launcher
-            .kernel(ADD_FORWARD_F32)
+            .kernel(ADD_FORWARD)
             .pointers(operands.map(|operand| operand.pointer))
             .sizes(elements.sizes())
             .flag(self.relu)

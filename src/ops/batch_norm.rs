@@ -9,8 +9,8 @@ use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
 use crate::device::cuda::{Chunks, Launcher, OnCuda, PixelGrid};
 use crate::device::kernels::{
-    BATCH_NORM_BACKWARD_CHUNKS_F32, BATCH_NORM_BACKWARD_F32, BATCH_NORM_BACKWARD_PARAMETERS_F32,
-    BATCH_NORM_FORWARD_CHUNKS_F32, BATCH_NORM_FORWARD_F32, BATCH_NORM_FORWARD_STATISTICS_F32, BATCH_NORM_INFERENCE_F32,
+    BATCH_NORM_BACKWARD, BATCH_NORM_BACKWARD_CHUNKS, BATCH_NORM_BACKWARD_PARAMETERS, BATCH_NORM_FORWARD,
+    BATCH_NORM_FORWARD_CHUNKS, BATCH_NORM_FORWARD_STATISTICS, BATCH_NORM_INFERENCE,
 };
 use crate::graph::{Graph, Region, ValueId};
 use crate::tensor::Shape;
@@ -265,19 +265,19 @@ impl OnCuda for BatchNorm {
         let (chunks, grid) =
             (Chunks::new(pixels), PixelGrid::new(channels, [&x, &out, &gamma, &beta, &mean, &inverse]));
         launcher
-            .kernel(BATCH_NORM_FORWARD_CHUNKS_F32)
+            .kernel(BATCH_NORM_FORWARD_CHUNKS)
             .pointers([partial, x.pointer])
             .sizes([pixels, channels, x.stride, chunks.pixels, grid.width])
             .launch(grid.with_blocks(chunks.count, 1))?;
         launcher
-            .kernel(BATCH_NORM_FORWARD_STATISTICS_F32)
+            .kernel(BATCH_NORM_FORWARD_STATISTICS)
             .pointers([mean, inverse, running_mean, running_variance].map(|operand| operand.pointer))
             .pointers([partial, momentum.pointer])
             .sizes([pixels, channels, chunks.pixels, chunks.count])
             .floats([EPSILON as f32])
             .launch(PixelGrid::merging(channels).with_blocks(1, 1))?;
         launcher
-            .kernel(BATCH_NORM_FORWARD_F32)
+            .kernel(BATCH_NORM_FORWARD)
             .pointers([out, x, gamma, beta, mean, inverse].map(|operand| operand.pointer))
             .sizes([pixels, channels, out.stride, x.stride, grid.width])
             .launch(grid.over(pixels, 1))
@@ -295,17 +295,17 @@ impl OnCuda for BatchNormGradient {
         let (pixels, channels, chunks) = (x.positions(), x.channels(), Chunks::new(x.positions()));
         let grid = PixelGrid::new(channels, [&dx, &dgamma, &dbeta, &dout, &x, &gamma, &mean, &inverse]);
         launcher
-            .kernel(BATCH_NORM_BACKWARD_CHUNKS_F32)
+            .kernel(BATCH_NORM_BACKWARD_CHUNKS)
             .pointers([partial, dout.pointer, x.pointer, mean.pointer])
             .sizes([pixels, channels, dout.stride, x.stride, chunks.pixels, grid.width])
             .launch(grid.with_blocks(chunks.count, 1))?;
         launcher
-            .kernel(BATCH_NORM_BACKWARD_PARAMETERS_F32)
+            .kernel(BATCH_NORM_BACKWARD_PARAMETERS)
             .pointers([dgamma.pointer, dbeta.pointer, partial, inverse.pointer])
             .sizes([channels, chunks.count])
             .launch(PixelGrid::merging(channels).with_blocks(1, 1))?;
         launcher
-            .kernel(BATCH_NORM_BACKWARD_F32)
+            .kernel(BATCH_NORM_BACKWARD)
             .pointers([dx, dout, x, gamma, dgamma, dbeta, mean, inverse].map(|operand| operand.pointer))
             .sizes([pixels, channels, dx.stride, dout.stride, x.stride, grid.width])
             .launch(grid.over(pixels, 1))
@@ -319,7 +319,7 @@ impl OnCuda for BatchNormInference {
         let (pixels, channels) = (x.positions(), x.channels());
         let grid = PixelGrid::new(channels, [&out, &x, &gamma, &beta, &mean, &variance]);
         launcher
-            .kernel(BATCH_NORM_INFERENCE_F32)
+            .kernel(BATCH_NORM_INFERENCE)
             .pointers([out, x, gamma, beta, mean, variance].map(|operand| operand.pointer))
             .sizes([pixels, channels, out.stride, x.stride, grid.width])
             .floats([EPSILON as f32])

@@ -5,9 +5,9 @@ use super::sigmoid::sigmoid;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Launcher, OnCuda, PixelGrid};
-use crate::device::kernels::{CHANNEL_GATE_BACKWARD_F32, CHANNEL_GATE_FORWARD_F32};
+use crate::device::kernels::{CHANNEL_GATE_BACKWARD, CHANNEL_GATE_FORWARD};
 use crate::graph::{Graph, ValueId};
-use crate::tensor::Shape;
+use crate::tensor::{Shape, Storage};
 use crate::{Error, Result};
 
 /// `out[n] = sigmoid(x[n] + x[batch + n])`: the first half of `x` comes from the means, the second from the maxima.
@@ -78,7 +78,7 @@ impl OnCuda for ChannelGate {
         let (out, x) = (launcher.output(0), launcher.input(0));
         let (batch, channels) = (out.positions(), out.channels());
         launcher
-            .kernel(CHANNEL_GATE_FORWARD_F32)
+            .kernel(CHANNEL_GATE_FORWARD)
             .pointers([out.pointer, x.pointer])
             .sizes([batch, channels, out.shape.channels.count(), out.stride, x.stride])
             .launch(PixelGrid::single(channels).over(batch, 1))
@@ -90,7 +90,7 @@ impl OnCuda for ChannelGateGradient {
         let (dx, dout, out) = (launcher.output(0), launcher.input(0), launcher.input(1));
         let (batch, channels) = (out.positions(), out.channels());
         launcher
-            .kernel(CHANNEL_GATE_BACKWARD_F32)
+            .kernel(CHANNEL_GATE_BACKWARD)
             .pointers([dx.pointer, dout.pointer, out.pointer])
             .sizes([batch, channels, dx.stride, dout.stride, out.stride])
             .launch(PixelGrid::single(channels).over(batch, 1))
@@ -101,7 +101,7 @@ impl OnCuda for ChannelGateGradient {
 
 pub fn cases() -> Vec<Case> {
     let cases = [(1, 1), (2, 3), (3, 33)].into_iter().map(|(batch, channels)| {
-        let shape = Shape::image(2 * batch, 1, 1, channels);
+        let shape = Shape::image(2 * batch, 1, 1, channels).stored_in(Storage::Full);
         Case::new("channel_gate", [shape], |graph, inputs| graph.apply(ChannelGate, inputs))
     });
     cases.collect()

@@ -4,7 +4,7 @@ use super::case::Case;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{LaneGrid, Launcher, OnCuda};
-use crate::device::kernels::{CHANNEL_POOL_BACKWARD_F32, CHANNEL_POOL_FORWARD_F32};
+use crate::device::kernels::{CHANNEL_POOL_BACKWARD, CHANNEL_POOL_FORWARD};
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
@@ -102,7 +102,7 @@ impl OnCuda for ChannelPool {
         let (out, x) = (launcher.output(0), launcher.input(0));
         let grid = LaneGrid::new(x.channels(), [&x]);
         launcher
-            .kernel(CHANNEL_POOL_FORWARD_F32)
+            .kernel(CHANNEL_POOL_FORWARD)
             .pointers([out.pointer, x.pointer])
             .sizes([x.positions(), x.shape.channels.count(), out.stride, x.stride, grid.width])
             .launch(grid.over(x.positions()))
@@ -114,7 +114,7 @@ impl OnCuda for ChannelPoolGradient {
         let (dx, dout, x) = (launcher.output(0), launcher.input(0), launcher.input(1));
         let grid = LaneGrid::new(x.channels(), [&dx, &x]);
         launcher
-            .kernel(CHANNEL_POOL_BACKWARD_F32)
+            .kernel(CHANNEL_POOL_BACKWARD)
             .pointers([dx.pointer, dout.pointer, x.pointer])
             .sizes([x.positions(), x.shape.channels.count(), x.channels()])
             .sizes([dx.stride, dout.stride, x.stride, grid.width])

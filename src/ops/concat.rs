@@ -4,7 +4,7 @@ use super::case::Case;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Launcher, OnCuda, PixelGrid};
-use crate::device::kernels::CONCAT_COPY_F32;
+use crate::device::kernels::{CONCAT_COPY, CONCAT_COPY_FROM_FULL, CONCAT_COPY_TO_FULL, Element};
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
@@ -132,12 +132,21 @@ impl OnCuda for Copy {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (out, x) = (launcher.output(0), launcher.input(0));
         let (pixels, channels) = (out.positions(), out.channels());
-        let grid = PixelGrid::new(channels, [&out, &x]);
-        launcher
-            .kernel(CONCAT_COPY_F32)
-            .pointers([out.pointer, x.pointer])
-            .sizes([pixels, channels, x.channels(), out.stride, x.stride, grid.width])
-            .launch(grid.over(pixels, 1))
+        let pointers = [out.pointer, x.pointer];
+        if out.element() == x.element() {
+            let grid = PixelGrid::new(channels, [&out, &x]);
+            let launch = launcher.kernel(CONCAT_COPY).pointers(pointers);
+            let launch = launch.sizes([pixels, channels, x.channels(), out.stride, x.stride, grid.width]);
+            return launch.launch(grid.over(pixels, 1));
+        }
+        if out.element() == Element::F32 {
+            let launch = launcher.kernel(CONCAT_COPY_TO_FULL).pointers(pointers);
+            let launch = launch.sizes([pixels, channels, out.stride, x.stride]);
+            return launch.launch(PixelGrid::single(channels).over(pixels, 1));
+        }
+        let grid = PixelGrid::new(channels, [&out]);
+        let launch = launcher.kernel(CONCAT_COPY_FROM_FULL).pointers(pointers);
+        launch.sizes([pixels, channels, x.channels(), out.stride, x.stride]).launch(grid.over(pixels, 1))
     }
 }
 

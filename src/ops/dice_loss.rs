@@ -8,8 +8,7 @@ use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
 use crate::device::cuda::{Grid, Launcher, OnCuda, PixelGrid};
 use crate::device::kernels::{
-    DICE_LOSS_BACKWARD_F32, DICE_LOSS_FORWARD_CHUNKS_F32, DICE_LOSS_FORWARD_F32, dice_loss::CHUNK_PIXELS,
-    pixels::THREADS,
+    DICE_LOSS_BACKWARD, DICE_LOSS_FORWARD, DICE_LOSS_FORWARD_CHUNKS, dice_loss::CHUNK_PIXELS, pixels::THREADS,
 };
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
@@ -147,12 +146,12 @@ impl OnCuda for DiceLoss {
         assert!(prediction.is_dense() && target.is_dense(), "masks lie densely");
         let (batch, chunks, sums) = (prediction.shape.batch, chunks(prediction.shape), launcher.workspace());
         launcher
-            .kernel(DICE_LOSS_FORWARD_CHUNKS_F32)
+            .kernel(DICE_LOSS_FORWARD_CHUNKS)
             .pointers([sums, prediction.pointer, target.pointer])
             .sizes([prediction.shape.pixels()])
             .launch(Grid::new([chunks, 1, batch], THREADS))?;
         launcher
-            .kernel(DICE_LOSS_FORWARD_F32)
+            .kernel(DICE_LOSS_FORWARD)
             .pointers(outputs)
             .pointers([sums, weight.pointer])
             .sizes([batch, chunks])
@@ -168,7 +167,7 @@ impl OnCuda for DiceLossGradient {
         let inputs = [0, 1, 2, 3].map(|index| launcher.input(index).pointer);
         let pixels = target.shape.pixels();
         launcher
-            .kernel(DICE_LOSS_BACKWARD_F32)
+            .kernel(DICE_LOSS_BACKWARD)
             .pointers([dprediction.pointer])
             .pointers(inputs)
             .sizes([pixels])

@@ -5,7 +5,7 @@ use super::window::Window;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
 use crate::device::cuda::{Launcher, OnCuda, PixelGrid};
-use crate::device::kernels::{MAX_POOL_BACKWARD_F32, MAX_POOL_FORWARD_F32};
+use crate::device::kernels::{MAX_POOL_BACKWARD, MAX_POOL_FORWARD};
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
@@ -141,7 +141,7 @@ impl OnCuda for MaxPool {
         let (pixels, channels) = (out.positions(), out.channels());
         let grid = PixelGrid::new(channels, [&out, &x]);
         launcher
-            .kernel(MAX_POOL_FORWARD_F32)
+            .kernel(MAX_POOL_FORWARD)
             .pointers([out.pointer, x.pointer])
             .sizes([pixels, channels, out.stride, x.stride, grid.width])
             .sizes(window_sizes(self.window, x.shape, out.shape))
@@ -155,7 +155,7 @@ impl OnCuda for MaxPoolGradient {
         let (pixels, channels) = (x.positions(), x.channels());
         let grid = PixelGrid::new(channels, [&dx, &dout, &x]);
         launcher
-            .kernel(MAX_POOL_BACKWARD_F32)
+            .kernel(MAX_POOL_BACKWARD)
             .pointers([dx.pointer, dout.pointer, x.pointer])
             .sizes([pixels, channels, dx.stride, dout.stride, x.stride, grid.width])
             .sizes(window_sizes(self.window, x.shape, dout.shape))
@@ -173,7 +173,7 @@ pub fn cases() -> Vec<Case> {
         (half, Shape::image(2, 4, 6, 33)),
         (Window::square(3, 2, 1), Shape::image(2, 5, 6, 3)),
     ];
-    cases.push((Window::cube(2, 2, 0), Shape { batch: 2, spatial: [4, 2, 5], channels: Channels::new(3) }));
+    cases.push((Window::cube(2, 2, 0), Shape::volume(2, [4, 2, 5], Channels::new(3))));
     let cases = cases.into_iter().map(|(window, shape)| {
         Case::new("max_pool", [shape], move |graph, inputs| graph.apply(MaxPool { window }, inputs)).distinct()
     });

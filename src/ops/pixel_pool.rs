@@ -5,11 +5,11 @@ use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
 use crate::device::cuda::{Chunks, Launcher, OnCuda, PixelGrid};
 use crate::device::kernels::{
-    PIXEL_POOL_BACKWARD_CHUNKS_F32, PIXEL_POOL_BACKWARD_F32, PIXEL_POOL_BACKWARD_PLACE_F32,
-    PIXEL_POOL_FORWARD_CHUNKS_F32, PIXEL_POOL_FORWARD_F32,
+    PIXEL_POOL_BACKWARD, PIXEL_POOL_BACKWARD_CHUNKS, PIXEL_POOL_BACKWARD_PLACE, PIXEL_POOL_FORWARD,
+    PIXEL_POOL_FORWARD_CHUNKS,
 };
 use crate::graph::{Graph, ValueId};
-use crate::tensor::Shape;
+use crate::tensor::{Shape, Storage};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
@@ -28,7 +28,7 @@ impl Op for PixelPool {
         if !x.channels.is_single() {
             return Err(Error::shape("pixel_pool", "a concatenation has padding between its channels"));
         }
-        Ok(vec![Shape { batch: 2 * x.batch, spatial: [1; 3], channels: x.channels.clone() }])
+        Ok(vec![Shape::volume(2 * x.batch, [1; 3], x.channels.clone()).stored_in(Storage::Full)])
     }
 
     fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
@@ -179,12 +179,12 @@ impl OnCuda for PixelPool {
         let (batch, pixels, channels) = (x.shape.batch, x.shape.pixels(), x.channels());
         let (chunks, grid) = (Chunks::new(pixels), PixelGrid::new(channels, [&x]));
         launcher
-            .kernel(PIXEL_POOL_FORWARD_CHUNKS_F32)
+            .kernel(PIXEL_POOL_FORWARD_CHUNKS)
             .pointers([pooled, x.pointer])
             .sizes([pixels, channels, x.stride, chunks.pixels, grid.width])
             .launch(grid.with_blocks(chunks.count, batch))?;
         launcher
-            .kernel(PIXEL_POOL_FORWARD_F32)
+            .kernel(PIXEL_POOL_FORWARD)
             .pointers([out.pointer, pooled])
             .sizes([pixels, channels, out.stride, chunks.count])
             .launch(PixelGrid::merging(channels).with_blocks(1, batch))
@@ -204,17 +204,17 @@ impl OnCuda for PixelPoolGradient {
         let places = launcher.workspace();
         let place = places.offset(batch * chunks.count * channels);
         launcher
-            .kernel(PIXEL_POOL_BACKWARD_CHUNKS_F32)
+            .kernel(PIXEL_POOL_BACKWARD_CHUNKS)
             .pointers([places, x.pointer, out.pointer])
             .sizes([pixels, channels, x.stride, out.stride, chunks.pixels, grid.width])
             .launch(grid.with_blocks(chunks.count, batch))?;
         launcher
-            .kernel(PIXEL_POOL_BACKWARD_PLACE_F32)
+            .kernel(PIXEL_POOL_BACKWARD_PLACE)
             .pointers([place, places])
             .sizes([channels, chunks.count])
             .launch(PixelGrid::merging(channels).with_blocks(1, batch))?;
         launcher
-            .kernel(PIXEL_POOL_BACKWARD_F32)
+            .kernel(PIXEL_POOL_BACKWARD)
             .pointers([dx.pointer, dout.pointer, place])
             .sizes([pixels, channels, dx.stride, dout.stride, grid.width])
             .launch(grid.over(pixels, batch))

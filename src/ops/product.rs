@@ -5,11 +5,11 @@ use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
 use crate::device::cuda::{Chunks, LaneGrid, Launcher, OnCuda, PixelGrid};
 use crate::device::kernels::{
-    PRODUCT_BACKWARD_MAP_CHANNEL_CHUNKS_F32, PRODUCT_BACKWARD_MAP_CHANNEL_F32, PRODUCT_BACKWARD_MAP_PIXEL_F32,
-    PRODUCT_FORWARD_CHANNEL_F32, PRODUCT_FORWARD_PIXEL_F32,
+    PRODUCT_BACKWARD_MAP_CHANNEL, PRODUCT_BACKWARD_MAP_CHANNEL_CHUNKS, PRODUCT_BACKWARD_MAP_PIXEL,
+    PRODUCT_FORWARD_CHANNEL, PRODUCT_FORWARD_PIXEL,
 };
 use crate::graph::{Graph, ValueId};
-use crate::tensor::{Channels, Shape};
+use crate::tensor::{Channels, Shape, Storage};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
@@ -168,10 +168,8 @@ impl OnCuda for Product {
         let (out, x, map) = (launcher.output(0), launcher.input(0), launcher.input(1));
         // A factor a channel goes sample by sample.
         let (kernel, grid, samples) = match kind(x.shape, map.shape) {
-            Map::Pixel => (PRODUCT_FORWARD_PIXEL_F32, PixelGrid::new(x.channels(), [&out, &x]), 1),
-            Map::Channel => {
-                (PRODUCT_FORWARD_CHANNEL_F32, PixelGrid::new(x.channels(), [&out, &x, &map]), x.shape.batch)
-            }
+            Map::Pixel => (PRODUCT_FORWARD_PIXEL, PixelGrid::new(x.channels(), [&out, &x]), 1),
+            Map::Channel => (PRODUCT_FORWARD_CHANNEL, PixelGrid::new(x.channels(), [&out, &x, &map]), x.shape.batch),
         };
         let pixels = x.positions() / samples;
         launcher
@@ -198,19 +196,19 @@ impl OnCuda for ProductMapGradient {
         if kind(x.shape, &self.map) == Map::Pixel {
             let grid = LaneGrid::new(channels, [&dout, &x]);
             return launcher
-                .kernel(PRODUCT_BACKWARD_MAP_PIXEL_F32)
+                .kernel(PRODUCT_BACKWARD_MAP_PIXEL)
                 .pointers([dmap.pointer, dout.pointer, x.pointer])
                 .sizes([x.positions(), channels, dmap.stride, dout.stride, x.stride, grid.width])
                 .launch(grid.over(x.positions()));
         }
         let (chunks, grid, sums) = (Chunks::new(pixels), PixelGrid::new(channels, [&dout, &x]), launcher.workspace());
         launcher
-            .kernel(PRODUCT_BACKWARD_MAP_CHANNEL_CHUNKS_F32)
+            .kernel(PRODUCT_BACKWARD_MAP_CHANNEL_CHUNKS)
             .pointers([sums, dout.pointer, x.pointer])
             .sizes([pixels, channels, dout.stride, x.stride, chunks.pixels, grid.width])
             .launch(grid.with_blocks(chunks.count, batch))?;
         launcher
-            .kernel(PRODUCT_BACKWARD_MAP_CHANNEL_F32)
+            .kernel(PRODUCT_BACKWARD_MAP_CHANNEL)
             .pointers([dmap.pointer, sums])
             .sizes([channels, dmap.stride, chunks.count])
             .launch(PixelGrid::merging(channels).with_blocks(1, batch))
@@ -224,7 +222,7 @@ pub fn cases() -> Vec<Case> {
     for (batch, height, channels) in [(1, 1, 1), (2, 3, 3), (3, 5, 33), (1, 420, 9)] {
         let x = Shape::image(batch, height, 3, channels);
         let spatial = x.with_channels(Channels::new(1));
-        let channel = Shape { spatial: [1; 3], ..x.clone() };
+        let channel = Shape { spatial: [1; 3], ..x.clone() }.stored_in(Storage::Full);
         for map in [spatial, channel] {
             cases.push(Case::new("product", [x.clone(), map], |graph, inputs| graph.apply(Product, inputs)));
         }

@@ -5,7 +5,7 @@ use super::{Gradient, Op};
 use crate::Result;
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Elements, Launcher, OnCuda};
-use crate::device::kernels::{RELU_BACKWARD_F32, RELU_FORWARD_F32};
+use crate::device::kernels::{RELU_BACKWARD, RELU_FORWARD};
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
 
@@ -70,7 +70,7 @@ impl OnCuda for Relu {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let operands = [launcher.output(0), launcher.input(0)];
         let elements = Elements::new(&operands);
-        let kernel = launcher.kernel(RELU_FORWARD_F32).pointers(operands.map(|operand| operand.pointer));
+        let kernel = launcher.kernel(RELU_FORWARD).pointers(operands.map(|operand| operand.pointer));
         kernel.sizes(elements.sizes()).launch(elements.grid())
     }
 }
@@ -79,7 +79,7 @@ impl OnCuda for ReluGradient {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let operands = [launcher.output(0), launcher.input(0), launcher.input(1)];
         let elements = Elements::new(&operands);
-        let kernel = launcher.kernel(RELU_BACKWARD_F32).pointers(operands.map(|operand| operand.pointer));
+        let kernel = launcher.kernel(RELU_BACKWARD).pointers(operands.map(|operand| operand.pointer));
         kernel.sizes(elements.sizes()).launch(elements.grid())
     }
 }

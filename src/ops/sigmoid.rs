@@ -4,7 +4,7 @@ use super::case::Case;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Elements, Launcher, OnCuda};
-use crate::device::kernels::{SIGMOID_BACKWARD_F32, SIGMOID_FORWARD_F32};
+use crate::device::kernels::{SIGMOID_BACKWARD, SIGMOID_FORWARD};
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
 use crate::{Error, Result};
@@ -81,7 +81,7 @@ impl OnCuda for Sigmoid {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let operands = [launcher.output(0), launcher.input(0)];
         let elements = Elements::new(&operands);
-        let kernel = launcher.kernel(SIGMOID_FORWARD_F32).pointers(operands.map(|operand| operand.pointer));
+        let kernel = launcher.kernel(SIGMOID_FORWARD).pointers(operands.map(|operand| operand.pointer));
         kernel.sizes(elements.sizes()).launch(elements.grid())
     }
 }
@@ -90,7 +90,7 @@ impl OnCuda for SigmoidGradient {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let operands = [launcher.output(0), launcher.input(0), launcher.input(1)];
         let elements = Elements::new(&operands);
-        let kernel = launcher.kernel(SIGMOID_BACKWARD_F32).pointers(operands.map(|operand| operand.pointer));
+        let kernel = launcher.kernel(SIGMOID_BACKWARD).pointers(operands.map(|operand| operand.pointer));
         kernel.sizes(elements.sizes()).launch(elements.grid())
     }
 }

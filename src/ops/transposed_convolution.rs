@@ -5,8 +5,8 @@
 //! each input channel.
 
 use super::case::Case;
-use super::convolution::{BiasGradient, Convolution, ConvolutionWeightGradient, Weights};
-use super::convolution::{TILE_64X32, TILE_128X64, Tile};
+use super::convolution::{BiasGradient, Convolution, ConvolutionWeightGradient, Weights, weight_storage};
+use super::convolution::{TILE_64X32, TILE_128X64, Tile, any_kernel};
 use super::window::Window;
 use super::{Gradient, Op};
 use crate::device::cpu::operand::Span;
@@ -15,8 +15,9 @@ use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Launcher, OnCuda};
 use crate::device::kernels::matrix_tile::TILE_INNER;
 use crate::device::kernels::{
-    TRANSPOSED_CONVOLUTION_FORWARD_64X32_F32, TRANSPOSED_CONVOLUTION_FORWARD_128X64_F32,
-    TRANSPOSED_CONVOLUTION_FORWARD_ANY_F32,
+    Element, TRANSPOSED_CONVOLUTION_FORWARD_64X32, TRANSPOSED_CONVOLUTION_FORWARD_128X64,
+    TRANSPOSED_CONVOLUTION_FORWARD_ANY, TRANSPOSED_CONVOLUTION_FORWARD_ANY_FROM_FULL,
+    TRANSPOSED_CONVOLUTION_FORWARD_ANY_TO_FULL,
 };
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
@@ -39,7 +40,8 @@ impl TransposedConvolution {
 
     /// The weights' shape for inputs with these channels.
     pub fn weight_shape(&self, input: &Channels) -> Shape {
-        Shape::matrix(self.window().taps() * self.out.stored(), input.clone())
+        let shape = Shape::matrix(self.window().taps() * self.out.stored(), input.clone());
+        shape.stored_in(weight_storage(input, &self.out))
     }
 }
 
@@ -58,13 +60,16 @@ impl Op for TransposedConvolution {
             ));
         }
         let spatial = std::array::from_fn(|axis| x.spatial[axis] * self.kernel[axis]);
-        Ok(vec![Shape { batch: x.batch, spatial, channels: self.out.clone() }])
+        Ok(vec![Shape::volume(x.batch, spatial, self.out.clone())])
     }
 
     fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
         let (x, weight, dout) = (context.inputs[0], context.inputs[1], context.of(0));
-        let adjoint =
-            Convolution { window: self.window(), groups: 1, out: graph.shape(x).channels.clone(), relu: false };
+        let adjoint = Convolution {
+            window: self.window(),
+            out: graph.shape(x).channels.clone(),
+            ..Convolution::new(self.window(), 1)
+        };
         let weight_gradient = ConvolutionWeightGradient { window: self.window(), groups: 1 };
         Ok(vec![
             context.wanted[0].then(|| graph.apply_one(adjoint, &[dout, weight])).transpose()?,
@@ -142,16 +147,25 @@ impl OnCuda for TransposedConvolution {
         let (weight, bias) = (launcher.input(1).pointer, launcher.input(2).pointer);
         let (pixels, taps, inputs, outputs) = (x.positions(), self.window().taps(), x.channels(), out.channels());
         let aligned = out.is_aligned() && x.is_aligned() && weight.is_aligned() && bias.is_aligned();
-        let (kernel, grid) = if aligned && inputs.is_multiple_of(TILE_INNER) {
+        let full = out.element() == Element::F32 && x.element() == Element::F32;
+        let (kernel, grid) = if full && aligned && inputs.is_multiple_of(TILE_INNER) {
             let (tile, kernel) = match Tile::choose(pixels, taps * outputs, 1) {
-                TILE_64X32 => (TILE_64X32, TRANSPOSED_CONVOLUTION_FORWARD_64X32_F32),
-                _ => (TILE_128X64, TRANSPOSED_CONVOLUTION_FORWARD_128X64_F32),
+                TILE_64X32 => (TILE_64X32, TRANSPOSED_CONVOLUTION_FORWARD_64X32),
+                _ => (TILE_128X64, TRANSPOSED_CONVOLUTION_FORWARD_128X64),
             };
             (kernel, tile.grid(pixels, taps * outputs, 1, 1))
         } else {
             // Each tap's channels are rounded up to whole quads.
             let columns = taps * outputs.next_multiple_of(4);
-            (TRANSPOSED_CONVOLUTION_FORWARD_ANY_F32, TILE_64X32.grid(pixels, columns, 1, 1))
+            let kernel = any_kernel(
+                [out, x],
+                [
+                    TRANSPOSED_CONVOLUTION_FORWARD_ANY,
+                    TRANSPOSED_CONVOLUTION_FORWARD_ANY_FROM_FULL,
+                    TRANSPOSED_CONVOLUTION_FORWARD_ANY_TO_FULL,
+                ],
+            );
+            (kernel, TILE_64X32.grid(pixels, columns, 1, 1))
         };
         launcher
             .kernel(kernel)
@@ -173,7 +187,7 @@ pub fn cases() -> Vec<Case> {
         let x = Shape::image(batch, 3, 5, input);
         cases.push((op, x));
     }
-    let volume = Shape { batch: 2, spatial: [2, 3, 2], channels: Channels::new(3) };
+    let volume = Shape::volume(2, [2, 3, 2], Channels::new(3));
     cases.push((TransposedConvolution { kernel: [2, 2, 2], out: Channels::new(2) }, volume));
     let cases = cases.into_iter().map(|(op, x)| {
         let inputs = [x.clone(), op.weight_shape(&x.channels), Shape::vector(op.out.clone())];

@@ -132,7 +132,22 @@ impl Report {
             }
             text.push_str("\nDifferences are taken seed by seed; in brackets the 95% interval of their mean.\n");
         }
+        self.detections(&mut text);
         text
+    }
+
+    /// How well noisy masks are told from clean ones as training goes.
+    fn detections(&self, text: &mut String) {
+        let rows: Vec<(&RowReport, Vec<String>)> =
+            self.rows.iter().filter_map(|row| Some((row, row.auroc()?))).collect();
+        if rows.is_empty() {
+            return;
+        }
+        text.push_str("\n| AUROC of the detection after | 10% | 25% | 50% | 75% | 100% of the epochs |\n|---|---|---|---|---|---|\n");
+        for (row, auroc) in rows {
+            let _ = writeln!(text, "| {}, {}, {} | {} |", row.model, row.noise(), row.adl, auroc.join(" | "));
+        }
+        text.push_str("\nThe chance that a noisy mask ranks above a clean one, mean over seeds; 0.5 is guessing.\n");
     }
 
     /// A line for each trial.
@@ -183,6 +198,19 @@ impl RowReport {
             last_iou: estimate(|trial| trial.last.iou),
             trials: trials.to_vec(),
         }
+    }
+
+    /// The mean area under the curve after parts of the epochs.
+    fn auroc(&self) -> Option<Vec<String>> {
+        let parts = [0.1, 0.25, 0.5, 0.75, 1.0].map(|part| {
+            let at = |trial: &Trial| {
+                let epoch = (part * trial.auroc.len() as f64).round().max(1.0) as usize;
+                trial.auroc.get(epoch - 1).copied().flatten()
+            };
+            let values: Vec<f64> = self.trials.iter().filter_map(at).collect();
+            Estimate::of(&values).map(|estimate| format!("{:.2}", estimate.mean))
+        });
+        parts.into_iter().collect()
     }
 
     fn noise(&self) -> String {

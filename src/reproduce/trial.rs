@@ -6,7 +6,7 @@ use crate::data::{SliceSet, Split};
 use crate::device::Device;
 use crate::metrics::overlap::Counts;
 use crate::noise::{NoiseSettings, corrupt_slices};
-use crate::train::{Observer, Run, Settings};
+use crate::train::{EpochRecord, Observer, Run, RunFolder, Settings, checkpoints};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -20,6 +20,9 @@ pub struct Trial {
     pub best: Scores,
     pub last: Scores,
     pub seconds: f64,
+    /// How well noisy masks ranked above clean ones, epoch by epoch, where there is noise: the area under the curve.
+    #[serde(default)]
+    pub auroc: Vec<Option<f64>>,
 }
 
 /// How well the masks of the test cases are found, over all their pixels.
@@ -41,7 +44,7 @@ impl Scores {
 }
 
 /// Trains `row` into `folder` on `set`, which has clean masks and the test cases among its cases, and scores it on
-/// those; a trial that is there already is read. `settings` say all but the row's model, noise and strategy.
+/// those; a trial that is there already is read, one that was stopped goes on. `settings` say all but the row's model, noise and strategy.
 ///
 /// The noise hits training masks alone, at the size the network sees; the same seed gives the same noise to every
 /// row with the same amount of it.
@@ -56,16 +59,6 @@ pub fn run(
     folder: &Path,
     observer: &dyn Observer,
 ) -> Result<Trial> {
-    let result = folder.join("trial.json");
-    if result.exists() {
-        let text = std::fs::read_to_string(&result).map_err(Error::io(&result))?;
-        return serde_json::from_str(&text).map_err(|error| Error::file(&result, error.to_string()));
-    }
-    if folder.exists() {
-        // What is left of a trial that was stopped.
-        std::fs::remove_dir_all(folder).map_err(Error::io(folder))?;
-    }
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let settings = Settings {
         model: row.model.into(),
         adl: row.adl,
@@ -73,16 +66,43 @@ pub fn run(
         noise_overlap: row.noise.map(|noise| noise.overlap),
         ..settings.clone()
     };
+    let result = folder.join("trial.json");
+    if result.exists() {
+        return read(folder, &result, &settings);
+    }
+    // A trial that was stopped goes on.
+    let resume = !checkpoints(folder).is_empty();
+    let run_folder = if resume { RunFolder::resume(folder)? } else { RunFolder::create(folder)? };
     let (set, truth) = with_noise(row, &settings, set)?;
-    let mut run = Run::new(&settings, &set, Some(&truth), open_device, folder)?;
+    let mut run = Run::new(&settings, &set, Some(&truth), open_device, &run_folder)?;
+    if resume {
+        run.resume(false)?;
+    }
     let outcome = run.train(observer)?;
     let last = Scores::of(run.test(observer)?)?;
     run.load_best()?;
     let best = Scores::of(run.test(observer)?)?;
-    let trial = Trial { seed: settings.seed, best, last, seconds: outcome.seconds };
+    let records = EpochRecord::read_all(&run_folder.log())?;
+    let auroc = match row.noise {
+        Some(_) => records.iter().map(|record| record.detection.and_then(|detection| detection.auroc)).collect(),
+        None => Vec::new(),
+    };
+    let trial = Trial { seed: settings.seed, best, last, seconds: outcome.seconds, auroc };
     let text = serde_json::to_string_pretty(&trial).map_err(|error| Error::file(&result, error.to_string()))?;
     write_atomically(&result, |file| writeln!(file, "{text}"))?;
     Ok(trial)
+}
+
+/// Reads a trial that is done, which must be of the same settings.
+fn read(folder: &Path, result: &Path, settings: &Settings) -> Result<Trial> {
+    let config = folder.join("config.toml");
+    let text = std::fs::read_to_string(&config).map_err(Error::io(&config))?;
+    let before: Settings = toml::from_str(&text).map_err(|error| Error::file(&config, error.message()))?;
+    if before != *settings {
+        return Err(Error::file(folder, "was trained with other settings: give the same flags, or another --out"));
+    }
+    let text = std::fs::read_to_string(result).map_err(Error::io(result))?;
+    serde_json::from_str(&text).map_err(|error| Error::file(result, error.to_string()))
 }
 
 /// The set with the row's noise in its training masks, and which slices have it.

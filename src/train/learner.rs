@@ -87,6 +87,8 @@ impl Learner {
     /// # Errors
     /// If the device fails.
     pub fn estimate_statistics(&mut self, loader: &Loader) -> Result<()> {
+        // Or a run that was stopped after this would come to other bits when it does it again.
+        self.network.reset_statistics()?;
         for number in 0..STATISTICS_BATCHES {
             loader.fill(number % loader.batches(), &mut self.image, &mut self.target, &mut self.weight);
             self.network.write_batch(&self.statistics_step, &self.image, &self.target, &self.weight)?;

@@ -1,7 +1,11 @@
 //! Training: from a data set and settings to weights, epoch by epoch.
 
 pub mod adl;
+pub mod checkpoint;
+mod folder;
 mod learner;
+pub mod manifest;
+pub mod needs;
 mod record;
 mod review;
 mod run;
@@ -10,7 +14,9 @@ mod settings;
 mod state;
 pub mod suspects;
 
+pub use folder::{RunFolder, checkpoints};
 pub use learner::{Evaluated, Learner};
+pub use manifest::Manifest;
 pub use record::EpochRecord;
 pub use run::{Observer, Outcome, Run, Silent, Summary};
 pub use schedule::Schedule;

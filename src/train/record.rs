@@ -1,10 +1,10 @@
 //! What a run leaves behind while it goes: a line for each epoch in `log.jsonl`.
 
 use super::adl::{Detection, Noise};
+use crate::data::file::{append, write_atomically};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 /// One epoch, as a line of `log.jsonl`.
@@ -29,6 +29,9 @@ pub struct EpochRecord {
     /// How well that matches the truth, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detection: Option<Detection>,
+    /// Steps that changed nothing because a gradient was not finite: in fp16, while the scale of the loss settles.
+    #[serde(default)]
+    pub skipped_steps: u64,
     /// Training alone, validation apart.
     pub images_per_s: f64,
     /// All of the epoch.
@@ -39,11 +42,27 @@ impl EpochRecord {
     /// Appends the record to a log.
     ///
     /// # Errors
-    /// If the log cannot be written.
+    /// If the log cannot be written; it is then as it was.
     pub fn append_to(&self, log: &Path) -> Result<()> {
         let line = serde_json::to_string(self).map_err(|error| Error::file(log, error.to_string()))?;
-        let mut file = OpenOptions::new().create(true).append(true).open(log).map_err(Error::io(log))?;
-        file.write_all(format!("{line}\n").as_bytes()).map_err(Error::io(log))
+        append(log, &format!("{line}\n"))
+    }
+
+    /// Drops what a log has of epoch `epoch` and later ones, and a last line that is not whole.
+    ///
+    /// # Errors
+    /// If the log cannot be read or written.
+    pub fn drop_from(log: &Path, epoch: u64) -> Result<()> {
+        let text = match std::fs::read_to_string(log) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            text => text.map_err(Error::io(log))?,
+        };
+        let before = |line: &&str| serde_json::from_str(line).is_ok_and(|record: EpochRecord| record.epoch < epoch);
+        let kept: String = text.split_inclusive('\n').filter(before).collect();
+        if kept == text {
+            return Ok(());
+        }
+        write_atomically(log, |file| file.write_all(kept.as_bytes()))
     }
 
     /// All records of a log.

@@ -1,9 +1,10 @@
 //! A run's last look at its training masks: the suspects, and pictures of the first of them.
 
+use super::adl::displacement;
 use super::run::{Observer, Run};
 use super::suspects::{Review, Suspect, Unmarked, write_list};
 use crate::Result;
-use crate::data::file::write_atomically;
+use crate::data::file::{remove_all, write_atomically};
 use crate::data::{Geometry, Volume};
 use crate::preprocessing::THRESHOLD;
 use crate::report::{DISPLAY_WINDOW, overlay};
@@ -21,8 +22,8 @@ impl Run<'_> {
     /// If the device fails, a file cannot be written, or the observer stops it.
     pub fn review(&mut self, observer: &dyn Observer) -> Result<Review> {
         let review = self.look(observer)?;
-        write_list(&self.folder.join("suspects.csv"), &Suspect::COLUMNS, &review.suspects)?;
-        write_list(&self.folder.join("unmarked.csv"), &Unmarked::COLUMNS, &review.unmarked)?;
+        write_list(&self.folder.path().join("suspects.csv"), &Suspect::COLUMNS, &review.suspects)?;
+        write_list(&self.folder.path().join("unmarked.csv"), &Unmarked::COLUMNS, &review.unmarked)?;
         self.picture(&review.suspects[..review.suspects.len().min(PICTURED)], observer)?;
         Ok(review)
     }
@@ -39,7 +40,7 @@ impl Run<'_> {
                 true => review.suspects.push(Suspect {
                     case,
                     slice: slice.index,
-                    score: denoiser.displacement(&evaluated).into(),
+                    score: displacement(&evaluated, set.size).into(),
                     dice: 1.0 - f64::from(evaluated.loss),
                     pixels: count(evaluated.target),
                     predicted_pixels,
@@ -65,7 +66,9 @@ impl Run<'_> {
         };
         let slices: Vec<usize> = suspects.iter().map(place).collect();
         let loader = self.loader(&slices, 0, false);
-        let folder = self.folder.join("suspects");
+        let folder = self.folder.suspects();
+        // Of a review before this one, if the run went on with other settings.
+        remove_all(&folder, ".png")?;
         // The network's grid, a millimetre a pixel.
         let geometry = Geometry::axis_aligned([size, size, 1], [1.0; 3]);
         let mut pictures = suspects.iter().enumerate();

@@ -1,21 +1,18 @@
 //! A training run.
 
 use super::adl::Denoiser;
-use super::{EpochRecord, Learner, Settings, State};
+use super::manifest::{self, Manifest, Resumption};
+use super::{EpochRecord, Learner, RunFolder, Settings, State, checkpoint};
 use crate::data::file::write_atomically;
 use crate::data::{Cache, Dataset, Labels, Loader, SliceSet, Split};
 use crate::device::Device;
 use crate::metrics::overlap::Counts;
-use crate::model::weights;
+use crate::model::weights::{self, Weights};
 use crate::preprocessing::{Preprocessing, THRESHOLD};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::io::Write;
-use std::path::Path;
-use std::time::Instant;
-
-/// The file of a run's best weights.
-const BEST: &str = "best.safetensors";
+use std::time::{Duration, Instant};
 
 /// What a run is about to do, known before it starts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -26,6 +23,8 @@ pub struct Summary {
     pub train_slices: usize,
     pub validation_slices: usize,
     pub steps: u64,
+    /// Of these, done before by a run that goes on.
+    pub steps_done: u64,
     /// Floating-point operations of one step.
     pub operations_per_step: u64,
     /// Memory of parameters, moments, activations and gradients.
@@ -63,14 +62,23 @@ pub struct Outcome {
 /// A training run: networks, their data, and a folder for what it leaves.
 pub struct Run<'a> {
     pub(super) settings: &'a Settings,
-    pub(super) folder: &'a Path,
+    pub(super) folder: &'a RunFolder,
+    manifest: Manifest,
     pub(super) set: &'a SliceSet,
     pub(super) split: Split,
     pub(super) denoiser: Denoiser,
     /// The first is the one that validates and is kept.
     pub(super) learners: Vec<Learner>,
     pub(super) state: State,
+    /// The weights of the best epoch.
+    best: Option<Weights>,
+    /// How often, and when last, a checkpoint is saved within an epoch.
+    save_every: Duration,
+    saved: Instant,
 }
+
+/// How often a checkpoint is saved within an epoch unless told otherwise.
+const SAVE_EVERY: Duration = Duration::from_secs(600);
 
 impl<'a> Run<'a> {
     /// Loads the slices that `settings` ask for, into memory or by way of a cache. `progress` is called once for
@@ -107,7 +115,7 @@ impl<'a> Run<'a> {
         set: &'a SliceSet,
         truth: Option<&[bool]>,
         open_device: impl Fn() -> Result<Box<dyn Device<f32>>>,
-        folder: &'a Path,
+        folder: &'a RunFolder,
     ) -> Result<Self> {
         settings.check()?;
         // Test cases may be in the set, to be tested on, or not loaded at all.
@@ -119,8 +127,71 @@ impl<'a> Run<'a> {
         let learners: Result<Vec<Learner>> = (0..adl.learners() as u64)
             .map(|number| Learner::new(settings, open_device()?, learner_seed(settings, number)))
             .collect();
-        let state = State::new(adl.learners(), split.train.len());
-        Ok(Run { settings, folder, set, split, denoiser, learners: learners?, state })
+        let learners = learners?;
+        Ok(Run {
+            settings,
+            folder,
+            manifest: Manifest::new(settings, set, truth, &learners[0]),
+            set,
+            denoiser,
+            state: State::new(adl.learners(), split.train.len()),
+            split,
+            learners,
+            best: None,
+            save_every: SAVE_EVERY,
+            saved: Instant::now(),
+        })
+    }
+
+    /// Saves a checkpoint within an epoch whenever so much time has passed, besides that at its end.
+    pub fn save_every(&mut self, time: Duration) {
+        self.save_every = time;
+    }
+
+    /// Goes on where the newest checkpoint of the folder ends: what is later in the log is dropped, and the best
+    /// weights are those of then. If settings, data or device are otherwise, the epoch begins anew.
+    ///
+    /// # Errors
+    /// If there is no checkpoint or it is damaged, or if anything is otherwise and `allow_changes` is not given.
+    pub fn resume(&mut self, allow_changes: bool) -> Result<()> {
+        let newest = checkpoint::newest(self.folder.path())?;
+        let before = Manifest::read(self.folder.path())?;
+        let changes = self.manifest.changes_since(&before);
+        if !allow_changes {
+            manifest::refuse(self.folder.path(), &changes)?;
+        }
+        (self.state, self.best) = checkpoint::load(&newest, &mut self.learners, self.split.train.len())?;
+        for (learner, known) in self.learners.iter_mut().zip(&self.state.learners) {
+            learner.network.set_loss_scale(known.loss_scale);
+        }
+        if !changes.is_empty() {
+            (self.state.batch, self.state.loss_sum, self.state.images, self.state.skipped_steps) = (0, 0.0, 0, 0);
+        }
+        EpochRecord::drop_from(&self.folder.log(), self.state.epoch)?;
+        self.write_best()?;
+        self.write_settings()?;
+        self.manifest.resumed = before.resumed;
+        self.manifest.resumed.push(Resumption {
+            epoch: self.state.epoch,
+            batch: self.state.batch,
+            command: std::mem::replace(&mut self.manifest.command, before.command),
+            device: std::mem::replace(&mut self.manifest.device, before.device),
+            changes,
+        });
+        self.manifest.write(self.folder)
+    }
+
+    /// Leaves what is needed to go on from the very beginning.
+    fn begin(&mut self) -> Result<()> {
+        self.write_settings()?;
+        self.manifest.write(self.folder)?;
+        self.checkpoint()
+    }
+
+    fn checkpoint(&mut self) -> Result<()> {
+        checkpoint::save(self.folder, &mut self.learners, self.best.as_ref(), &self.state)?;
+        self.saved = Instant::now();
+        Ok(())
     }
 
     pub(super) fn loader(&self, chosen: &[usize], number: u64, augment: bool) -> Loader<'a> {
@@ -138,6 +209,7 @@ impl<'a> Run<'a> {
             train_slices: self.split.train.len(),
             validation_slices: self.split.validation.len(),
             steps: self.steps(),
+            steps_done: self.state.steps,
             operations_per_step: learners * learner.plan().operations,
             planned_bytes: learners * learner.network.planned_bytes(),
         }
@@ -147,23 +219,23 @@ impl<'a> Run<'a> {
         self.settings.epochs * self.split.train.len().div_ceil(self.settings.batch) as u64
     }
 
-    /// Trains all epochs. The best weights by validation Dice (the last, if nothing validates) are in
-    /// `best.safetensors`, a line for each epoch in `log.jsonl`, the settings in `config.toml`.
+    /// Trains all epochs, or those that are left. The best weights by validation Dice (the last, if nothing validates)
+    /// are in `best.safetensors`, a line for each epoch in `log.jsonl`, the settings in `config.toml`, what is needed
+    /// to repeat the run in `manifest.json`, and what is needed to go on in `last/`.
     ///
     /// # Errors
-    /// If the device fails, a file cannot be written, the loss is not a number, or the observer stops the run;
-    /// then, too, `best.safetensors` is there.
+    /// If the device fails, a file cannot be written, or the loss is not a number: the last checkpoint stays. If the
+    /// observer stops the run: all is saved, and `best.safetensors` is there.
     pub fn train(&mut self, observer: &dyn Observer) -> Result<Outcome> {
-        self.write_settings()?;
+        if self.manifest.resumed.is_empty() {
+            self.begin()?;
+        }
         observer.begin(&self.summary());
         let started = Instant::now();
         while self.state.epoch <= self.settings.epochs {
             let record = match self.epoch(observer) {
                 Err(Error::Interrupted { exit_code }) => {
-                    if self.state.best_epoch == 0 {
-                        self.estimate_statistics(&self.epoch_loaders())?;
-                        self.save()?;
-                    }
+                    self.interrupted()?;
                     return Err(Error::Interrupted { exit_code });
                 }
                 other => other?,
@@ -171,11 +243,14 @@ impl<'a> Run<'a> {
             let State { best_epoch, best_val_dice, .. } = self.state;
             let best = best_epoch == 0 || record.val_dice.is_none() || record.val_dice > best_val_dice;
             if best {
-                self.save()?;
+                self.best = Some(self.learners[0].network.weights()?);
+                self.write_best()?;
                 (self.state.best_epoch, self.state.best_val_dice) = (record.epoch, record.val_dice);
             }
-            record.append_to(&self.folder.join("log.jsonl"))?;
+            // In this order: a line that no checkpoint knows of is dropped when the run goes on.
+            record.append_to(&self.folder.log())?;
             self.state.epoch += 1;
+            self.checkpoint()?;
             observer.epoch(&record, best);
         }
         Ok(Outcome {
@@ -186,11 +261,31 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Saves where the run stands, and weights that can be used.
+    fn interrupted(&mut self) -> Result<()> {
+        // An epoch of which nothing is done begins anew: the checkpoint before it is there.
+        if self.state.batch > 0 {
+            self.checkpoint()?;
+        }
+        if self.best.is_none() {
+            self.estimate_statistics(&self.epoch_loaders())?;
+            self.best = Some(self.learners[0].network.weights()?);
+            self.write_best()?;
+        }
+        Ok(())
+    }
+
     /// Trains what is left of the epoch, and validates.
     fn epoch(&mut self, observer: &dyn Observer) -> Result<EpochRecord> {
         let started = Instant::now();
         if self.state.batch == 0 {
             self.denoiser.begin_epoch(self.state.epoch, &mut self.state.learners);
+        }
+        if self.state.learners.iter().any(|learner| learner.weights.iter().all(|&weight| weight == 0.0)) {
+            return Err(Error::Invalid(format!(
+                "--adl leaves no slice to train on in epoch {}: lower --noise-proportion, or add cases",
+                self.state.epoch
+            )));
         }
         let loaders = self.epoch_loaders();
         let trained_before = self.state.images;
@@ -210,10 +305,11 @@ impl<'a> Run<'a> {
             removed_total: self.denoiser.slices_left_out(learner).len() as u64,
             estimated_noise: self.denoiser.estimate(learner),
             detection: self.denoiser.detection(learner),
+            skipped_steps: self.state.skipped_steps,
             images_per_s: images as f64 / training,
             seconds: started.elapsed().as_secs_f64(),
         };
-        (self.state.batch, self.state.loss_sum, self.state.images) = (0, 0.0, 0);
+        (self.state.batch, self.state.loss_sum, self.state.images, self.state.skipped_steps) = (0, 0.0, 0, 0);
         Ok(record)
     }
 
@@ -243,8 +339,12 @@ impl<'a> Run<'a> {
             for ((learner, loader), known) in self.learners.iter_mut().zip(loaders).zip(&mut self.state.learners) {
                 let (losses, slices) = learner.train(loader, batch, learning_rate, step)?;
                 if !losses.batch.is_finite() {
+                    // The state that gave this loss may have been saved: its weights were numbers, but no good.
+                    checkpoint::remove_bad(self.folder, self.state.steps)?;
                     return Err(not_finite(self.set, epoch, slices));
                 }
+                known.loss_scale = learner.network.loss_scale();
+                self.state.skipped_steps += u64::from(losses.skipped);
                 self.denoiser.record(&mut known.records, slices.iter().copied().zip(losses.samples));
                 (loss, images) = (loss + f64::from(losses.batch), images + slices.len());
             }
@@ -253,6 +353,9 @@ impl<'a> Run<'a> {
             self.state.loss_sum += loss;
             self.state.images += images as u64;
             self.state.batch = batch + 1;
+            if self.saved.elapsed() >= self.save_every {
+                self.checkpoint()?;
+            }
             observer.batch(epoch, batch + 1, batches, images, loss);
         }
         Ok(learning_rate)
@@ -297,19 +400,19 @@ impl<'a> Run<'a> {
     /// # Errors
     /// If the file cannot be read or is not this network's.
     pub fn load_best(&mut self) -> Result<()> {
-        let path = self.folder.join(BEST);
+        let path = self.folder.best();
         let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
         weights::WeightsFile::new(&path, &bytes)?.load(&mut self.learners[0].network)
     }
 
-    /// Saves the weights as they are as the best ones.
-    fn save(&mut self) -> Result<()> {
+    fn write_best(&self) -> Result<()> {
+        let Some(best) = &self.best else { return Ok(()) };
         let preprocessing = Preprocessing { size: self.settings.size, window: self.settings.window };
-        weights::save(&mut self.learners[0].network, &preprocessing, &self.folder.join(BEST))
+        weights::write(&self.learners[0].network, best, &preprocessing, &self.folder.best())
     }
 
     fn write_settings(&self) -> Result<()> {
-        let path = self.folder.join("config.toml");
+        let path = self.folder.config();
         let text = toml::to_string(self.settings).map_err(|error| Error::file(&path, error.to_string()))?;
         write_atomically(&path, |file| file.write_all(text.as_bytes()))
     }

@@ -81,7 +81,7 @@ impl Settings {
         if low.is_nan() || high.is_nan() || low >= high {
             return Err(Error::Invalid(format!("window {low} to {high}: the lower end must be below the upper one")));
         }
-        self.noise()?;
+        self.adl.check(self.noise()?)?;
         Ok(model)
     }
 

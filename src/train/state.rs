@@ -1,6 +1,7 @@
 //! Where a run stands between two batches: with the weights and moments, all that continuing it needs.
 
 use super::adl::LossRecords;
+use crate::model::LossScale;
 use serde::{Deserialize, Serialize};
 
 /// A run's position and memory. Order and turns of the slices follow from the seed and the epoch.
@@ -15,6 +16,8 @@ pub struct State {
     /// Sum of the epoch's batch losses so far, and slices trained on.
     pub loss_sum: f64,
     pub images: u64,
+    /// Of the epoch's steps so far, those that changed nothing; see [`super::EpochRecord::skipped_steps`].
+    pub skipped_steps: u64,
     /// 0 before the first.
     pub best_epoch: u64,
     pub best_val_dice: Option<f64>,
@@ -28,18 +31,21 @@ pub struct LearnerState {
     pub records: LossRecords,
     /// The weight of each slice in this epoch; those of weight 0 are left out.
     pub weights: Vec<f32>,
+    /// What the loss is scaled by, where it is.
+    pub loss_scale: Option<LossScale>,
 }
 
 impl State {
     /// The beginning of a run with so many learners and training slices.
     pub fn new(learners: usize, slices: usize) -> Self {
-        let learner = LearnerState { records: LossRecords::new(slices), weights: vec![1.0; slices] };
+        let learner = LearnerState { records: LossRecords::new(slices), weights: vec![1.0; slices], loss_scale: None };
         State {
             epoch: 1,
             batch: 0,
             steps: 0,
             loss_sum: 0.0,
             images: 0,
+            skipped_steps: 0,
             best_epoch: 0,
             best_val_dice: None,
             learners: vec![learner; learners],

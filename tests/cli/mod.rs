@@ -2,6 +2,15 @@
 
 mod commands;
 mod evaluate;
+#[cfg(unix)]
+mod faults;
+#[cfg(unix)]
+mod kill;
+mod noisy;
+#[cfg(unix)]
+mod soak;
+#[cfg(unix)]
+mod survival;
 mod training;
 
 use assert_cmd::Command;

@@ -5,7 +5,7 @@ use rarunet_cuda::Result;
 use rarunet_cuda::device::Device;
 use rarunet_cuda::device::cpu::{Call, Cpu, OnCpu, Real};
 use rarunet_cuda::device::cuda::{Launcher, OnCuda, Padding, PixelGrid};
-use rarunet_cuda::device::kernels::CONCAT_COPY_F32;
+use rarunet_cuda::device::kernels::CONCAT_COPY;
 use rarunet_cuda::graph::Graph;
 use rarunet_cuda::ops::Op;
 use rarunet_cuda::tensor::Shape;
@@ -37,7 +37,7 @@ impl OnCuda for Stray {
         let (pixels, channels) = (out.positions() + self.more_pixels, x.shape.channels.count() + self.more_channels);
         // One element to the right, so that padding becomes what is no zero.
         launcher
-            .kernel(CONCAT_COPY_F32)
+            .kernel(CONCAT_COPY)
             .pointers([out.pointer.offset(self.more_channels), x.pointer])
             .sizes([pixels, channels - self.more_channels, channels, out.stride, x.stride, 1])
             .launch(PixelGrid::single(channels).over(pixels, 1))
@@ -61,7 +61,7 @@ fn message(op: Stray) -> Option<String> {
 #[test]
 fn cuda_check_finds_writes_outside_the_output() {
     let Some(message) = message(Stray { more_pixels: 1, more_channels: 0 }) else { return };
-    assert!(message.contains("stray: it wrote to element"), "{message}");
+    assert!(message.contains("stray: it wrote to byte"), "{message}");
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! Convolution at shapes that need each of its kernels, against the CPU in f64, whose gradients gradcheck answers for.
 //!
 //! All values are multiples of 1/8 up to 1, so that f32 sums of their products are exact as far as 2^18: results are
-//! equal, and nothing wrong can hide in rounding.
+//! equal, and nothing wrong can hide in rounding. In 16 bits, results are the exact ones rounded.
 
 use crate::emulator::{in_child, run_in_child};
-use rarunet_cuda::device::Device;
 use rarunet_cuda::device::cpu::{CpuDevice, Real};
 use rarunet_cuda::device::cuda::Padding;
+use rarunet_cuda::device::{Device, Precision};
 use rarunet_cuda::graph::{Graph, ValueId};
 use rarunet_cuda::ops::add::Add;
 use rarunet_cuda::ops::convolution::Convolution;
@@ -124,16 +124,24 @@ fn run<T: Real>(setup: &Setup, mut device: Box<dyn Device<T>>) -> Vec<Vec<f64>> 
     kept.iter().zip(&counts).map(read).collect()
 }
 
+/// In f32, bf16 and fp16; in a process of `run_in_child` not in fp16, whose code is that of bf16.
 fn check(setups: &[Setup]) {
     for setup in setups {
-        let Some(device) = super::open() else { return };
-        let found = run::<f32>(setup, Box::new(super::Checked(device, Padding::Zero)));
         let expected = run::<f64>(setup, Box::new(CpuDevice::new().unwrap()));
-        assert_eq!(found.len(), expected.len());
-        for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            let wrong = found.iter().zip(expected).filter(|(found, expected)| found != expected).count();
-            let what = ["out", "dx", "dweight", "dbias"][index];
-            assert_eq!(wrong, 0, "{:?} of {}: wrong elements of {} of {what}", setup.op, setup.x, found.len());
+        let precisions = [Precision::Bf16, Precision::F32, Precision::Fp16];
+        for precision in precisions.into_iter().take(if in_child() { 2 } else { 3 }) {
+            let Some(device) = super::open_in(precision) else { return };
+            let found = run::<f32>(setup, Box::new(super::Checked(device, Padding::Zero)));
+            assert_eq!(found.len(), expected.len());
+            let Built { graph, kept, .. } = setup.build();
+            for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let element = precision.element(graph.shape(kept[index]).storage);
+                let wrong = |(found, expected): &(&f64, &f64)| **found != f64::from(element.round(**expected as f32));
+                let wrong = found.iter().zip(expected).filter(wrong).count();
+                let what = ["out", "dx", "dweight", "dbias"][index];
+                let Setup { op, x, .. } = setup;
+                assert_eq!(wrong, 0, "{precision}, {op:?} of {x}: wrong elements of {} of {what}", found.len());
+            }
         }
     }
 }
@@ -152,7 +160,7 @@ fn sliced(setup: Setup) -> Setup {
 }
 
 fn volume(spatial: [usize; 3], channels: usize) -> Shape {
-    Shape { batch: 2, spatial, channels: Channels::new(channels) }
+    Shape::volume(2, spatial, Channels::new(channels))
 }
 
 fn relu(window: Window, out: usize, x: Shape) -> Setup {

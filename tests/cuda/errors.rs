@@ -52,7 +52,7 @@ fn answer() -> String {
     });
     match found {
         Ok((gpus, beyond)) => format!("{} GPUs: {}; {beyond}", gpus.len(), gpus.join("; ")),
-        Err(error) => format!("{error}; {}", CudaDevice::open(0).err().expect("nothing can be opened")),
+        Err(error) => format!("{error}; {}", CudaDevice::open(0, None).err().expect("nothing can be opened")),
     }
 }
 
@@ -75,7 +75,7 @@ fn cuda_a_process_uses_gpus_or_the_emulator() {
     if std::env::var_os("RARUNET_TEST_DEVICE").is_some() || open().is_none() {
         return;
     }
-    let message = CudaDevice::open(0).err().expect("the emulator is no GPU").to_string();
+    let message = CudaDevice::open(0, None).err().expect("the emulator is no GPU").to_string();
     assert!(message.contains("device cuda:0: this process uses the emulator"), "{message}");
     let name = open().unwrap().name();
     assert!(name.starts_with("emulator, CUDA emulator, compute capability "), "{name}");

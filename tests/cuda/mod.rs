@@ -8,7 +8,7 @@ mod errors;
 mod training;
 
 use rarunet_cuda::device::cuda::{CudaDevice, Padding};
-use rarunet_cuda::device::{Device, StepId, emulator};
+use rarunet_cuda::device::{Device, Precision, StepId, emulator};
 use rarunet_cuda::gradcheck;
 use rarunet_cuda::graph::{Graph, Region, ValueId};
 use rarunet_cuda::model::{Mode, Model, Network};
@@ -21,16 +21,21 @@ const TOLERANCE: f64 = 1e-5;
 
 /// The device that is tested; None, said on stderr, if there is none.
 pub fn open() -> Option<CudaDevice> {
+    open_in(Precision::F32)
+}
+
+/// As [`open`], in this precision.
+pub fn open_in(precision: Precision) -> Option<CudaDevice> {
     let device = match std::env::var("RARUNET_TEST_DEVICE") {
         Ok(name) => {
             let ordinal = name.strip_prefix("cuda:").and_then(|ordinal| ordinal.parse().ok());
-            CudaDevice::open(ordinal.expect("RARUNET_TEST_DEVICE is cuda:<number>"))
+            CudaDevice::open(ordinal.expect("RARUNET_TEST_DEVICE is cuda:<number>"), Some(precision))
         }
         Err(_) if emulator::LIBRARY.is_empty() => {
             eprintln!("skipped: no CUDA emulator in this build");
             return None;
         }
-        Err(_) => CudaDevice::emulator(),
+        Err(_) => CudaDevice::emulator(Some(precision)),
     };
     Some(device.unwrap())
 }
@@ -41,6 +46,9 @@ struct Checked(CudaDevice, Padding);
 impl Device<f32> for Checked {
     fn name(&self) -> String {
         self.0.name()
+    }
+    fn precision(&self) -> Precision {
+        self.0.precision()
     }
     fn allocate_state(&mut self, region: Region, count: usize) -> rarunet_cuda::Result<()> {
         self.0.allocate_state(region, count)
@@ -79,15 +87,15 @@ impl Device<f32> for Checked {
 
 /// Every op's cases: outputs and gradients, that kernels write nothing but their outputs and workspaces, and that
 /// padding stays zero.
-#[test]
-fn cuda_gradients() {
-    if open().is_none() {
+fn check_gradients(precision: Precision, tolerance: f64) {
+    if open_in(precision).is_none() {
         return;
     }
-    let checked =
-        || -> rarunet_cuda::Result<Box<dyn Device<f32>>> { Ok(Box::new(Checked(open().unwrap(), Padding::Zero))) };
+    let checked = || -> rarunet_cuda::Result<Box<dyn Device<f32>>> {
+        Ok(Box::new(Checked(open_in(precision).unwrap(), Padding::Zero)))
+    };
     let op = std::env::var("RARUNET_TEST_OP").ok();
-    let checks = gradcheck::run(checked, op.as_deref(), TOLERANCE, |case| eprintln!("{}", case.label())).unwrap();
+    let checks = gradcheck::run(checked, op.as_deref(), tolerance, |case| eprintln!("{}", case.label())).unwrap();
     for check in &checks {
         println!("{:24} {:3} cases, {:.2e}", check.op, check.cases, check.max_relative_error);
     }
@@ -95,11 +103,33 @@ fn cuda_gradients() {
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
+#[test]
+fn cuda_gradients() {
+    check_gradients(Precision::F32, TOLERANCE);
+}
+
+/// The norm of the difference over the norm, with inputs and results rounded to 8 bits.
+#[test]
+fn cuda_gradients_bf16() {
+    check_gradients(Precision::Bf16, 1e-2);
+}
+
+/// To 11 bits.
+#[test]
+fn cuda_gradients_fp16() {
+    check_gradients(Precision::Fp16, 2e-3);
+}
+
 /// Whole networks write nothing but outputs and workspaces, and padding stays zero, in each mode.
 #[test]
 fn cuda_networks_write_their_outputs_alone() {
-    for name in ["rar-unet", "dense-unet"] {
-        let Some(device) = open() else { return };
+    for (name, precision) in [
+        ("rar-unet", Precision::F32),
+        ("dense-unet", Precision::F32),
+        ("rar-unet", Precision::Bf16),
+        ("dense-unet", Precision::Fp16),
+    ] {
+        let Some(device) = open_in(precision) else { return };
         let model = Model::new(name, [8, 9, 10, 16, 24]).unwrap();
         let mut network = Network::new(model, Box::new(Checked(device, Padding::Zero))).unwrap();
         network.initialise(1).unwrap();

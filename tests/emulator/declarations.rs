@@ -4,7 +4,7 @@ use super::kernel_source::{Kernel, KernelFile, Parameter, rust_table, scan, scan
 
 fn kernel(name: &str, parameters: &[(&str, &'static str)]) -> Kernel {
     let parameters = parameters.iter().map(|(name, kind)| Parameter { name: name.to_string(), kind }).collect();
-    Kernel { name: name.into(), parameters }
+    Kernel { name: name.into(), parameters, f32_only: false }
 }
 
 #[test]
@@ -79,6 +79,7 @@ fn the_table_names_each_kernel_once() {
         path: format!("kernels/{stem}.cu").into(),
         kernels: vec![kernel("k_f32", &[("n", "I32")])],
         constants: vec![("THREADS".to_string(), 128)],
+        has_elements: false,
     };
     let table = rust_table(&[file("op")], &[], None).unwrap();
     assert!(table.contains("pub const K_F32: Kernel = Kernel { name: \"k_f32\", file: \"op\""), "{table}");

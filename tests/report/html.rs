@@ -11,6 +11,7 @@ const NASTY: &str = "<b>&\"'</script><script>alert(1)</script>";
 
 fn record(epoch: u64) -> EpochRecord {
     EpochRecord {
+        skipped_steps: 0,
         epoch,
         train_loss: 0.9 - epoch as f64 / 100.0,
         val_dice: (epoch != 2).then_some(0.7 + epoch as f64 / 1000.0),

@@ -1,8 +1,8 @@
 //! Adaptive denoising learning: equation 5, what each strategy leaves out, and how detection is judged.
 
 use rarunet_cuda::data::{Slice, SliceSet};
-use rarunet_cuda::train::adl::{Adl, Denoiser, Detection, Noise, auroc, removals, removals_until};
-use rarunet_cuda::train::{LearnerState, State};
+use rarunet_cuda::train::adl::{Adl, Denoiser, Detection, Noise, auroc, displacement, removals, removals_until};
+use rarunet_cuda::train::{Evaluated, LearnerState, State};
 
 const PAPER: [(Noise, f64); 4] = [
     (Noise { proportion: 0.75, overlap: 0.68 }, 7544.0),
@@ -163,4 +163,65 @@ fn detection_is_precision_recall_and_the_area_under_the_curve() {
     assert_eq!(auroc(vec![(1.0, true), (0.0, true)]), None);
     assert_eq!(auroc(vec![(1.0, true), (0.0, false)]), Some(1.0));
     assert_eq!(auroc(vec![(0.0, true), (1.0, false)]), Some(0.0));
+}
+
+/// Displacements of masks whose outlines lie `low` (right ones) or `high` (wrong ones) pixels off, give or take a
+/// quarter, and the Dice that right masks have with the prediction.
+fn scored(learner: &mut LearnerState, low: f32, high: f32, dice: f32) {
+    for i in (0..40).filter(|i| i % 4 != 3) {
+        let is_wrong = i % 4 == 1;
+        let spread = 1.0 + 0.25 * ((i * 7 % 11) as f32 / 5.0 - 1.0);
+        learner.records.displacement[i] = spread * if is_wrong { high } else { low };
+        learner.records.last[i] = if is_wrong { 0.4 } else { 1.0 - dice };
+    }
+}
+
+#[test]
+fn auto_leaves_out_the_masks_that_lie_apart() {
+    let (set, slices): (SliceSet, Vec<usize>) = (set(40), (0..40).collect());
+    let truth: Vec<bool> = (0..40).map(|slice| slice % 4 == 1).collect();
+    let denoiser = Denoiser::new(Adl::Auto, None, 10, 1, (&set, &slices), Some(&truth)).unwrap();
+    let mut learners = State::new(1, 40).learners;
+    let left_out = |learners: &mut Vec<LearnerState>, epoch| {
+        denoiser.begin_epoch(epoch, learners);
+        denoiser.slices_left_out(&learners[0])
+    };
+    assert!(left_out(&mut learners, 1).is_empty());
+    assert_eq!(denoiser.slices_to_score(&learners[0]), slices, "all masks are scored in every epoch");
+
+    scored(&mut learners[0], 0.3, 2.0, 0.9);
+    let wrong: Vec<usize> = (0..40).filter(|slice| slice % 4 == 1).collect();
+    assert_eq!(left_out(&mut learners, 5), wrong);
+    let estimate = denoiser.estimate(&learners[0]).unwrap();
+    assert!((estimate.proportion - 1.0 / 3.0).abs() < 1e-3 && (estimate.overlap - 0.6).abs() < 1e-3, "{estimate:?}");
+    let detection = denoiser.detection(&learners[0]).unwrap();
+    assert_eq!([detection.precision, detection.recall, detection.auroc], [Some(1.0); 3]);
+
+    // What it left out comes back when it no longer lies apart.
+    scored(&mut learners[0], 0.3, 0.3, 0.9);
+    assert!(left_out(&mut learners, 6).is_empty());
+    assert_eq!(denoiser.estimate(&learners[0]), None);
+    // And a network that has not learnt yet is not believed.
+    scored(&mut learners[0], 0.3, 2.0, 0.5);
+    assert!(left_out(&mut learners, 7).is_empty());
+}
+
+/// A shrunken and a grown mask whose outlines are equally far from the prediction's are equally suspicious, though
+/// the shrunken one has the higher loss.
+#[test]
+fn displacement_judges_masks_too_small_and_too_large_alike() {
+    let size = 40;
+    let disc = |radius: f64| -> Vec<f32> {
+        let inside = |i: usize| (i % size) as f64 - 19.5;
+        (0..size * size).map(|i| f32::from(u8::from(inside(i).hypot((i / size) as f64 - 19.5) <= radius))).collect()
+    };
+    let prediction = disc(10.0);
+    let score =
+        |target: &[f32]| displacement(&Evaluated { slice: 0, loss: 0.0, probabilities: &prediction, target }, size);
+    let [small, large] = [disc(8.0), disc(12.0)].map(|target| score(&target));
+    assert!((small / large - 1.0).abs() < 0.1, "{small} and {large}");
+    assert!((2.0..3.0).contains(&small), "two pixels off in each direction, outlines being counted in whole pixels");
+    assert_eq!(score(&prediction), 0.0);
+    assert_eq!(score(&disc(12.0)), large);
+    assert!(score(&vec![0.0; size * size]).is_finite(), "an empty mask has no outline");
 }

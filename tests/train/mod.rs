@@ -1,6 +1,7 @@
 //! Training, prediction and weights files, on tiny synthetic patients.
 
 mod adl;
+mod survival;
 
 use rarunet_cuda::data::phantom::{PhantomSettings, phantom};
 use rarunet_cuda::data::{Dataset, SliceSet, Volume, nifti, read_image, read_labels};
@@ -8,7 +9,7 @@ use rarunet_cuda::device::cpu::{CpuDevice, InstructionSet};
 use rarunet_cuda::model::weights::WeightsFile;
 use rarunet_cuda::model::{Model, Network};
 use rarunet_cuda::predict::{Predictor, mask};
-use rarunet_cuda::train::{EpochRecord, Observer, Outcome, Run, Schedule, Settings, Silent};
+use rarunet_cuda::train::{EpochRecord, Observer, Outcome, Run, RunFolder, Schedule, Settings, Silent};
 use rarunet_cuda::{Error, Result};
 use std::cell::Cell;
 use std::path::Path;
@@ -51,7 +52,7 @@ fn load(settings: &Settings, data: &Path) -> Result<SliceSet> {
 
 fn train(settings: &Settings, data: &Path, out: &Path, threads: usize, observer: &dyn Observer) -> Result<Outcome> {
     let set = load(settings, data)?;
-    Run::new(settings, &set, None, || Ok(device(threads)), out)?.train(observer)
+    Run::new(settings, &set, None, || Ok(device(threads)), &RunFolder::create(out)?)?.train(observer)
 }
 
 /// A record without what depends on the clock.

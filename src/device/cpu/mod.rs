@@ -12,10 +12,11 @@ pub use operand::{Call, Input, Output};
 pub use real::Real;
 pub use tile::InstructionSet;
 
-use super::{Device, StepId, Steps};
+use super::{Device, Precision, StepId, Steps};
 use crate::graph::{Graph, Region, ValueId};
 use crate::ops::Op;
 use crate::plan::{Location, Memory, Plan, shapes};
+use crate::resources;
 use crate::tensor::Shape;
 use crate::{Error, Result};
 use operand::Pointers;
@@ -127,6 +128,14 @@ impl<T: Real> Device<T> for CpuDevice<T> {
         format!("cpu, {} threads, {}", self.cpu.threads.current_num_threads(), self.cpu.tiles.name)
     }
 
+    fn kind(&self) -> String {
+        format!("cpu, {}", self.cpu.tiles.name)
+    }
+
+    fn precision(&self) -> Precision {
+        T::PRECISION
+    }
+
     fn allocate_state(&mut self, region: Region, count: usize) -> Result<()> {
         self.state[region as usize].grow(count)
     }
@@ -139,8 +148,8 @@ impl<T: Real> Device<T> for CpuDevice<T> {
                 T::code(&*ops[index]).workspace(&self.cpu, &inputs, &outputs)
             })
             .collect();
-        let plan = Plan::new(graph, keep, |index| needs[index]);
-        self.arena.grow(plan.arena)?;
+        let plan = Plan::new(graph, keep, |_| size_of::<T>(), |index| needs[index]);
+        self.arena.grow(plan.arena / size_of::<T>())?;
         Ok(self.steps.add(plan))
     }
 
@@ -219,10 +228,16 @@ impl<T: Real> Buffer<T> {
         let lines = (count * size_of::<T>()).div_ceil(size_of::<Line>());
         if lines > self.lines.len() {
             let more = lines - self.lines.len();
-            self.lines.try_reserve_exact(more).map_err(|_| {
-                let mib = (lines * size_of::<Line>()) >> 20;
-                device_error(format!("no room for the {mib} MiB that were planned: lower --batch, --size or --widths"))
-            })?;
+            // Asked first: a system may grant memory that it does not have, and end the process that uses it.
+            let free = resources::free_memory();
+            let fits = free.is_none_or(|free| (more * size_of::<Line>()) as u64 <= free);
+            if !fits || self.lines.try_reserve_exact(more).is_err() {
+                let planned = (lines * size_of::<Line>()) >> 20;
+                let free = free.map_or("too few".into(), |free| (free >> 20).to_string());
+                return Err(device_error(format!(
+                    "no room for the {planned} MiB that were planned: {free} MiB are free; lower --batch, --size or --widths"
+                )));
+            }
             self.lines.resize(lines, bytemuck::Zeroable::zeroed());
         }
         Ok(())

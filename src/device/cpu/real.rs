@@ -2,6 +2,7 @@
 
 use super::OnCpu;
 use super::tile::{InstructionSet, TileKernels, kernels_f32, kernels_f64};
+use crate::device::Precision;
 use crate::ops::Op;
 use std::fmt::{Debug, Display};
 use std::iter::Sum;
@@ -28,6 +29,7 @@ pub trait Real:
 {
     const ZERO: Self;
     const ONE: Self;
+    const PRECISION: Precision;
 
     fn from_f64(value: f64) -> Self;
     fn to_f64(self) -> f64;
@@ -42,10 +44,11 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($type:ty, $tiles:ident) => {
+    ($type:ty, $precision:ident, $tiles:ident) => {
         impl Real for $type {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
+            const PRECISION: Precision = Precision::$precision;
 
             fn from_f64(value: f64) -> Self {
                 value as $type
@@ -69,5 +72,5 @@ macro_rules! real {
     };
 }
 
-real!(f32, kernels_f32);
-real!(f64, kernels_f64);
+real!(f32, F32, kernels_f32);
+real!(f64, F64, kernels_f64);

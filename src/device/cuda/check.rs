@@ -1,10 +1,10 @@
 //! A step run with its kernels watched: each may write its outputs and its workspace, and nothing else.
 
-use super::{CudaDevice, Device, Memory, StepId};
+use super::{CudaDevice, Device, DeviceMemory, Memory, StepId};
 use crate::Result;
-use crate::graph::Region;
+use crate::device::Precision;
 use crate::plan::{Plan, PlannedNode};
-use crate::tensor::Shape;
+use crate::tensor::{Shape, Storage};
 
 /// What padded channels of images must hold after each op.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,8 +14,8 @@ pub enum Padding {
     Any,
 }
 
-/// What a device holds, by memory: the arena, then the regions of state.
-type Contents = Vec<Vec<f32>>;
+/// The bytes that a device holds, by memory: the arena, then the regions of state.
+type Contents = Vec<Vec<u8>>;
 
 fn index(memory: Memory) -> usize {
     match memory {
@@ -45,8 +45,9 @@ impl CudaDevice {
             let after = self.contents()?;
             let plan = self.plan(step);
             let node = &plan.nodes[position];
-            let stray = stray_write(plan, node, &before, &after);
-            let dirty = if padding == Padding::Zero { dirty_padding(plan, node, &after) } else { None };
+            let stray = stray_write(plan, node, self.precision, &before, &after);
+            let clean = padding == Padding::Any;
+            let dirty = if clean { None } else { dirty_padding(plan, node, self.precision, &after) };
             if let Some(complaint) = stray.or(dirty) {
                 let name = plan.graph.nodes()[node.index].op.name();
                 return Err(self.driver.message(format!("{name}: {complaint}")));
@@ -57,32 +58,38 @@ impl CudaDevice {
     }
 
     fn contents(&mut self) -> Result<Contents> {
-        let mut contents = vec![vec![0.0; self.arena.len()]];
-        self.arena.read(&self.driver, 0, &mut contents[0])?;
-        for region in Region::ALL {
-            let mut state = vec![0.0; self.state[region as usize].len()];
-            self.read_state(region, 0, &mut state)?;
-            contents.push(state);
-        }
-        Ok(contents)
+        let read = |memory: &DeviceMemory| -> Result<Vec<u8>> {
+            let mut bytes = vec![0; memory.len()];
+            memory.read(&self.driver, 0, &mut bytes)?;
+            Ok(bytes)
+        };
+        [&self.arena].into_iter().chain(&self.state).map(read).collect()
     }
 }
 
 /// Where a node wrote and must not.
-fn stray_write(plan: &Plan, planned: &PlannedNode, before: &Contents, after: &Contents) -> Option<String> {
+fn stray_write(
+    plan: &Plan,
+    planned: &PlannedNode,
+    precision: Precision,
+    before: &Contents,
+    after: &Contents,
+) -> Option<String> {
     let mut allowed: Vec<Vec<bool>> = after.iter().map(|memory| vec![false; memory.len()]).collect();
-    allowed[0][planned.workspace.clone()].fill(true);
+    let full = precision.element(Storage::Full).bytes();
+    allowed[0][planned.workspace.start * full..planned.workspace.end * full].fill(true);
     for &output in &plan.graph.nodes()[planned.index].outputs {
         let (location, shape) = (plan.location(output), plan.shape(output));
         for position in 0..shape.positions() {
-            let start = location.start + position * location.stride;
-            allowed[index(location.memory)][start..start + shape.channels.stored()].fill(true);
+            let bytes = precision.element(shape.storage).bytes();
+            let start = (location.start + position * location.stride) * bytes;
+            allowed[index(location.memory)][start..start + shape.channels.stored() * bytes].fill(true);
         }
     }
     for ((before, after), allowed) in before.iter().zip(after).zip(&allowed) {
-        let changed = before.iter().zip(after).map(|(before, after)| before.to_bits() != after.to_bits());
-        if let Some(element) = changed.zip(allowed).position(|(changed, &allowed)| changed && !allowed) {
-            return Some(format!("it wrote to element {element} of a memory, which is neither output nor workspace"));
+        let changed = before.iter().zip(after).map(|(before, after)| before != after);
+        if let Some(byte) = changed.zip(allowed).position(|(changed, &allowed)| changed && !allowed) {
+            return Some(format!("it wrote to byte {byte} of a memory, which is neither output nor workspace"));
         }
     }
     None
@@ -90,14 +97,16 @@ fn stray_write(plan: &Plan, planned: &PlannedNode, before: &Contents, after: &Co
 
 /// Which padded channel of a node's outputs is not zero. A vector of channels may hold anything where there is no
 /// channel: nobody reads it there.
-fn dirty_padding(plan: &Plan, planned: &PlannedNode, after: &Contents) -> Option<String> {
+fn dirty_padding(plan: &Plan, planned: &PlannedNode, precision: Precision, after: &Contents) -> Option<String> {
     for &output in &plan.graph.nodes()[planned.index].outputs {
         let (location, shape) = (plan.location(output), plan.shape(output));
         let padding = padding(shape);
         for position in (0..shape.positions()).filter(|_| shape.positions() > 1) {
-            let start = location.start + position * location.stride;
-            let pixel = after[index(location.memory)][start..].iter().zip(&padding);
-            let dirty = pixel.enumerate().find(|(_, (value, padding))| **padding && **value != 0.0);
+            let element = precision.element(shape.storage);
+            let start = (location.start + position * location.stride) * element.bytes();
+            let pixel = &after[index(location.memory)][start..start + padding.len() * element.bytes()];
+            let pixel = element.decode(pixel).into_iter().zip(&padding);
+            let dirty = pixel.enumerate().find(|(_, (value, padding))| **padding && *value != 0.0);
             if let Some((channel, _)) = dirty {
                 return Some(format!("padded channel {channel} of pixel {position} of its output is not zero"));
             }

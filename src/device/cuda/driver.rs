@@ -1,6 +1,7 @@
 //! Opening a driver and a device of it: what can be wrong there, and what is said about it.
 
-use crate::device::{emulator, kernels};
+use crate::device::kernels::{self, Element};
+use crate::device::{Precision, emulator};
 use crate::{Error, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result};
@@ -29,6 +30,30 @@ pub struct Description {
     pub memory: usize,
     /// The CUDA version that the driver supports, major and minor.
     pub driver: (i32, i32),
+}
+
+/// The first compute capability whose tensor cores know bf16.
+const AMPERE: (i32, i32) = (8, 0);
+
+impl Description {
+    /// The precision asked for, or the best for the tensor cores at hand: bf16, or fp16 where there is no bf16.
+    ///
+    /// # Errors
+    /// If the device does not compute in it.
+    pub fn precision(&self, wanted: Option<Precision>) -> Result<Precision> {
+        let ampere = self.capability >= AMPERE;
+        match wanted {
+            None if ampere => Ok(Precision::Bf16),
+            None => Ok(Precision::Fp16),
+            Some(Precision::F64) => Err(message(&self.device, "no f64: use --device cpu or --precision f32")),
+            Some(Precision::Bf16) if !ampere => {
+                let (major, minor) = self.capability;
+                let text = format!("no bf16 at compute capability {major}.{minor}: use --precision fp16 or f32");
+                Err(message(&self.device, text))
+            }
+            Some(precision) => Ok(precision),
+        }
+    }
 }
 
 impl fmt::Display for Description {
@@ -126,14 +151,15 @@ pub struct Driver {
     pub description: Description,
     pub context: Arc<CudaContext>,
     pub stream: Arc<CudaStream>,
-    /// By the name of the kernel file.
-    modules: HashMap<&'static str, Arc<CudaModule>>,
-    /// By the name of the kernel.
-    functions: HashMap<&'static str, CudaFunction>,
+    /// By the name of the kernel file, and what it was compiled for.
+    modules: HashMap<(&'static str, Option<Element>), Arc<CudaModule>>,
+    /// Likewise by the name of the kernel.
+    functions: HashMap<(&'static str, Option<Element>), CudaFunction>,
 }
 
 impl Driver {
-    pub fn open(ordinal: usize) -> Result<Self> {
+    /// Opens GPU `ordinal`, with the kernels for f32 and for `element`.
+    pub fn open(ordinal: usize, element: impl Fn(&Description) -> Result<Element>) -> Result<Self> {
         let description = describe(ordinal)?;
         let device = &description.device;
         if description.name.contains(EMULATOR_NAME) {
@@ -143,19 +169,21 @@ impl Driver {
             let message_text = "this build has no GPU code: run scripts/install-nvcc.sh and build again";
             return Err(message(device, message_text));
         }
-        Self::with(description, ordinal)
+        let element = element(&description)?;
+        Self::with(description, ordinal, element)
     }
 
-    pub fn emulator() -> Result<Self> {
+    pub fn emulator(element: impl Fn(&Description) -> Result<Element>) -> Result<Self> {
         emulator::open()?;
         let description = describe_as("emulator".into(), 0)?;
         if !description.name.contains(EMULATOR_NAME) {
             return Err(message("emulator", "this process uses GPUs, and a process uses one of the two"));
         }
-        Self::with(description, 0)
+        let element = element(&description)?;
+        Self::with(description, 0, element)
     }
 
-    fn with(description: Description, ordinal: usize) -> Result<Self> {
+    fn with(description: Description, ordinal: usize, element: Element) -> Result<Self> {
         let device = description.device.clone();
         let error = |what: &'static str| move |error| driver_error(&device, what, error);
         let context = CudaContext::new(ordinal).map_err(error.clone()("context"))?;
@@ -164,9 +192,11 @@ impl Driver {
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(error("stream"))?;
         let mut modules = HashMap::new();
-        for &(file, image) in kernels::IMAGES {
-            let module = context.load_module(Ptx::from_binary(image.to_vec()));
-            modules.insert(file, module.map_err(|error| module_error(&description, file, error))?);
+        let needed = [None, Some(Element::F32), Some(element)];
+        for image in kernels::IMAGES.iter().filter(|image| needed.contains(&image.element)) {
+            let module = context.load_module(Ptx::from_binary(image.bytes.to_vec()));
+            let module = module.map_err(|error| module_error(&description, image.file, error))?;
+            modules.insert((image.file, image.element), module);
         }
         Ok(Driver { description, context, stream, modules, functions: HashMap::new() })
     }
@@ -197,14 +227,15 @@ impl Driver {
         self.stream.synchronize().map_err(|error| self.error("a kernel failed", error))
     }
 
-    /// A kernel's function, found once.
-    pub fn function(&mut self, kernel: kernels::Kernel) -> Result<CudaFunction> {
-        if let Some(function) = self.functions.get(kernel.name) {
+    /// A kernel's function for tensors of `element`, found once.
+    pub fn function(&mut self, kernel: kernels::Kernel, element: Element) -> Result<CudaFunction> {
+        let element = kernels::compiled_for(kernel.file, element);
+        if let Some(function) = self.functions.get(&(kernel.name, element)) {
             return Ok(function.clone());
         }
-        let module = &self.modules[kernel.file];
-        let function = module.load_function(kernel.name).map_err(|error| self.error(kernel.name, error))?;
-        self.functions.insert(kernel.name, function.clone());
+        let (module, symbol) = (&self.modules[&(kernel.file, element)], kernel.symbol(element));
+        let function = module.load_function(&symbol).map_err(|error| self.error(&symbol, error))?;
+        self.functions.insert((kernel.name, element), function.clone());
         Ok(function)
     }
 }

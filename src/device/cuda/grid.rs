@@ -30,7 +30,7 @@ const MERGE_COLUMNS: usize = 32;
 /// along x cover all channels; along y, threads are as many as a block has room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PixelGrid {
-    /// Channels that a thread works on at once: 4 (16 bytes) or 1.
+    /// Channels that a thread works on at once: what 16 bytes have (4, or 8 of 16 bits), or 1.
     pub width: usize,
     columns: usize,
     rows: usize,
@@ -39,10 +39,16 @@ pub struct PixelGrid {
 }
 
 impl PixelGrid {
-    /// For operands with these many stored channels, four at once if all of them allow it.
+    /// For operands with these many stored channels, 16 bytes of the smallest elements at once if all of them allow it.
     pub fn new<'a>(channels: usize, operands: impl IntoIterator<Item = &'a Operand<'a>>) -> Self {
-        let wide = channels.is_multiple_of(4) && operands.into_iter().all(|operand| operand.is_aligned());
-        Self::with_width(channels, if wide { 4 } else { 1 })
+        let (mut width, mut aligned) = (4, true);
+        for operand in operands {
+            width = width.max(operand.wide());
+            aligned &= operand.is_aligned();
+        }
+        aligned &= channels.is_multiple_of(width);
+        assert!(aligned || width == 4, "tensors of 16-bit elements are aligned, and so are the vectors beside them");
+        Self::with_width(channels, if aligned { width } else { 1 })
     }
 
     /// A channel at a time.
@@ -77,7 +83,7 @@ impl PixelGrid {
 /// How threads share the channels of a pixel that are reduced: neighbouring lanes along x, pixels along y.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LaneGrid {
-    /// Channels that a thread works on at once: 4 (16 bytes) or 1.
+    /// As [`PixelGrid::width`].
     pub width: usize,
     lanes: usize,
 }
@@ -109,13 +115,13 @@ impl Elements {
     pub fn new(operands: &[Operand]) -> Self {
         let first = &operands[0];
         assert!(operands.iter().all(|operand| operand.shape == first.shape), "element-wise operands have one shape");
-        let elements = first.shape.elements();
+        let (elements, wide) = (first.shape.elements(), first.wide());
         if operands.iter().all(|operand| operand.is_dense() && operand.pointer.is_aligned())
-            && elements.is_multiple_of(4)
+            && elements.is_multiple_of(wide)
         {
             // Where all lie densely, any split into pixels will do; this one always allows 16 bytes at once.
-            let grid = PixelGrid::with_width(4, 4);
-            return Elements { pixels: elements / 4, channels: 4, strides: vec![4; operands.len()], grid };
+            let grid = PixelGrid::with_width(wide, wide);
+            return Elements { pixels: elements / wide, channels: wide, strides: vec![wide; operands.len()], grid };
         }
         let strides = operands.iter().map(|operand| operand.stride).collect();
         let grid = PixelGrid::new(first.channels(), operands);

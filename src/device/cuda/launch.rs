@@ -3,10 +3,11 @@
 use super::driver::Driver;
 use super::grid::Grid;
 use super::{MAX_ELEMENTS, span};
-use crate::device::kernels::{Kernel, Kind};
-use crate::graph::{Node, ValueId};
+use crate::device::Precision;
+use crate::device::kernels::{Element, Kernel, Kind};
+use crate::graph::{Node, Region, ValueId};
 use crate::plan::{Location, Memory, Plan, PlannedNode};
-use crate::tensor::Shape;
+use crate::tensor::{Shape, Storage};
 use crate::{Error, Result};
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 use cudarc::driver::{LaunchConfig, PushKernelArg};
@@ -37,29 +38,48 @@ pub trait OnCuda {
 pub(super) struct Addresses {
     pub arena: u64,
     pub state: [u64; 3],
+    /// The parameters' copies in what is stored in [`Storage::Reduced`].
+    pub copies: u64,
+    pub precision: Precision,
 }
 
 impl Addresses {
-    fn at(&self, location: Location) -> u64 {
+    fn at(&self, location: Location, storage: Storage, writable: bool) -> Pointer {
+        let element = self.precision.element(storage);
         let base = match location.memory {
             Memory::Arena => self.arena,
+            Memory::State(Region::Parameters) if element != Element::F32 => self.copies,
             Memory::State(region) => self.state[region as usize],
         };
-        base + (location.start * size_of::<f32>()) as u64
+        Pointer { address: base + (location.start * element.bytes()) as u64, element, writable }
+    }
+
+    /// The parameters' copies, and the parameters.
+    pub fn parameters(&self) -> [Pointer; 2] {
+        [Storage::Reduced, Storage::Full].map(|storage| {
+            let location = Location { memory: Memory::State(Region::Parameters), start: 0, stride: 0 };
+            self.at(location, storage, storage == Storage::Reduced)
+        })
     }
 }
 
-/// An f32 on the device, and whether the op may write there.
+/// A number on the device, and whether the op may write there.
 #[derive(Debug, Clone, Copy)]
 pub struct Pointer {
     address: u64,
+    element: Element,
     writable: bool,
 }
 
 impl Pointer {
     /// The pointer to `count` elements further on.
     pub fn offset(self, count: usize) -> Self {
-        Pointer { address: self.address + (count * size_of::<f32>()) as u64, ..self }
+        Pointer { address: self.address + (count * self.element.bytes()) as u64, ..self }
+    }
+
+    /// A pointer for a parameter that the kernel does not read, which is of f32.
+    pub fn unread(self) -> Self {
+        Pointer { element: Element::F32, ..self }
     }
 
     /// Whether 16 bytes can be read or written at once.
@@ -93,9 +113,20 @@ impl Operand<'_> {
         self.stride == self.channels()
     }
 
+    /// What it is stored in.
+    pub fn element(&self) -> Element {
+        self.pointer.element
+    }
+
+    /// Elements of 16 bytes.
+    pub fn wide(&self) -> usize {
+        16 / self.element().bytes()
+    }
+
     /// Whether each pixel starts at a multiple of 16 bytes and is a number of them long.
     pub fn is_aligned(&self) -> bool {
-        self.pointer.is_aligned() && self.stride.is_multiple_of(4) && self.channels().is_multiple_of(4)
+        let wide = self.wide();
+        self.pointer.is_aligned() && self.stride.is_multiple_of(wide) && self.channels().is_multiple_of(wide)
     }
 }
 
@@ -121,7 +152,7 @@ impl<'a> Launcher<'a> {
     fn operand(&self, value: ValueId, writable: bool) -> Operand<'a> {
         let (location, shape) = (self.plan.location(value), self.plan.shape(value));
         debug_assert!(span(shape, location.stride) <= MAX_ELEMENTS, "sizes were checked when the step was loaded");
-        Operand { pointer: Pointer { address: self.addresses.at(location), writable }, shape, stride: location.stride }
+        Operand { pointer: self.addresses.at(location, shape.storage, writable), shape, stride: location.stride }
     }
 
     /// How many inputs there are.
@@ -143,7 +174,12 @@ impl<'a> Launcher<'a> {
     pub fn workspace(&self) -> Pointer {
         let start = self.planned.workspace.start;
         let location = Location { memory: Memory::Arena, start, stride: 0 };
-        Pointer { address: self.addresses.at(location), writable: true }
+        self.addresses.at(location, Storage::Full, true)
+    }
+
+    /// What numbers the device computes with.
+    pub fn precision(&self) -> Precision {
+        self.addresses.precision
     }
 
     /// Major and minor compute capability.
@@ -158,7 +194,7 @@ impl<'a> Launcher<'a> {
 
     /// Begins a launch; the arguments follow in the order of the kernel's parameters.
     pub fn kernel(&mut self, kernel: Kernel) -> Launch<'_> {
-        Launch { driver: self.driver, op: self.node.op.name(), kernel, arguments: Vec::new(), shared: 0 }
+        Launch::new(self.driver, self.node.op.name(), kernel)
     }
 }
 
@@ -178,7 +214,11 @@ pub struct Launch<'a> {
     shared: usize,
 }
 
-impl Launch<'_> {
+impl<'a> Launch<'a> {
+    pub(super) fn new(driver: &'a mut Driver, op: &'static str, kernel: Kernel) -> Self {
+        Launch { driver, op, kernel, arguments: Vec::new(), shared: 0 }
+    }
+
     /// Pointers, outputs first.
     pub fn pointers(mut self, pointers: impl IntoIterator<Item = Pointer>) -> Self {
         self.arguments.extend(pointers.into_iter().map(Argument::Pointer));
@@ -216,8 +256,8 @@ impl Launch<'_> {
     /// If the arguments are not the kernel's, which is a bug in the op.
     pub fn launch(mut self, grid: Grid) -> Result<()> {
         self.convert_sizes()?;
-        self.check_arguments();
-        let function = self.driver.function(self.kernel)?;
+        let element = self.check_arguments();
+        let function = self.driver.function(self.kernel, element)?;
         let error = |driver: &Driver, error| driver.error(&format!("{}: {}", self.op, self.kernel.name), error);
         let shared = i32::try_from(self.shared).map_err(|_| self.size_error(self.shared))?;
         if self.shared > SHARED_BYTES {
@@ -268,19 +308,28 @@ impl Launch<'_> {
         }
     }
 
-    fn check_arguments(&self) {
+    /// Checks the arguments, and returns the element of those that are `Element` in the kernel.
+    fn check_arguments(&self) -> Element {
         let Kernel { name, parameters, .. } = self.kernel;
         assert_eq!(self.arguments.len(), parameters.len(), "{}: arguments of {name}", self.op);
+        let mut found = None;
         for (argument, parameter) in self.arguments.iter().zip(parameters) {
             let fits = match argument {
-                Argument::Pointer(pointer) => {
-                    parameter.kind == Kind::Input || parameter.kind == Kind::Output && pointer.writable
-                }
+                Argument::Pointer(pointer) => match parameter.kind {
+                    Kind::Input => pointer.element == Element::F32,
+                    Kind::Output => pointer.element == Element::F32 && pointer.writable,
+                    Kind::ElementInput | Kind::ElementOutput => {
+                        let same = *found.get_or_insert(pointer.element) == pointer.element;
+                        same && (parameter.kind == Kind::ElementInput || pointer.writable)
+                    }
+                    _ => false,
+                },
                 Argument::I32(_) => parameter.kind == Kind::I32,
                 Argument::F32(_) => parameter.kind == Kind::F32,
                 Argument::Size(_) => false,
             };
             assert!(fits, "{}: argument {} of {name} is {:?}", self.op, parameter.name, parameter.kind);
         }
+        found.unwrap_or(Element::F32)
     }
 }

@@ -14,22 +14,23 @@ pub enum Content {
     Lost,
 }
 
-/// What poison is made of: four of these bytes are an f32 that is not a number.
+/// What poison is made of: four of these bytes are an f32 that is not a number, two a 16-bit one.
 const POISON: u8 = 0xFF;
 
-/// Elements on the device, none at first.
-pub struct DeviceMemory(Option<CudaSlice<f32>>);
+/// Bytes on the device, none at first.
+pub struct DeviceMemory(Option<CudaSlice<u8>>);
 
 impl DeviceMemory {
     pub fn new() -> Self {
         DeviceMemory(None)
     }
 
+    /// How many bytes.
     pub fn len(&self) -> usize {
         self.0.as_ref().map_or(0, CudaSlice::len)
     }
 
-    /// The address of the first element, 0 if there is none.
+    /// The address of the first byte, 0 if there is none.
     pub fn address(&self) -> u64 {
         self.0.as_ref().map_or(0, |memory| {
             use cudarc::driver::DevicePtr;
@@ -37,7 +38,7 @@ impl DeviceMemory {
         })
     }
 
-    /// Makes room for `count` elements. Returns whether the memory moved.
+    /// Makes room for `count` bytes. Returns whether the memory moved.
     pub fn grow(&mut self, driver: &Driver, count: usize, content: Content) -> Result<bool> {
         if count <= self.len() {
             return Ok(false);
@@ -47,7 +48,7 @@ impl DeviceMemory {
             driver.synchronize()?;
         }
         // SAFETY: the memory is filled below before anybody reads it.
-        let allocated = unsafe { driver.stream.alloc::<f32>(count) };
+        let allocated = unsafe { driver.stream.alloc::<u8>(count) };
         let mut memory = allocated.map_err(|error| out_of_memory(driver, count, error))?;
         let error = |error| driver.error("memory", error);
         match (content, &self.0) {
@@ -69,21 +70,21 @@ impl DeviceMemory {
 
     /// Fills the memory with a pattern that is not a number.
     pub fn poison(&mut self, driver: &Driver) -> Result<()> {
-        let bytes = self.len() * size_of::<f32>();
+        let bytes = self.len();
         if bytes == 0 {
             return Ok(());
         }
         driver.bind()?;
-        // SAFETY: the memory has that many bytes, and any bytes are an f32.
+        // SAFETY: the memory has that many bytes.
         unsafe { result::memset_d8_async(self.address(), POISON, bytes, driver.stream.cu_stream()) }
             .map_err(|error| driver.error("memory", error))
     }
 
-    /// Copies `data` to the elements from `start` on.
+    /// Copies `data` to the bytes from `start` on.
     ///
     /// # Panics
-    /// If there are no such elements, which is a bug.
-    pub fn write(&mut self, driver: &Driver, start: usize, data: &[f32]) -> Result<()> {
+    /// If there are no such bytes, which is a bug.
+    pub fn write(&mut self, driver: &Driver, start: usize, data: &[u8]) -> Result<()> {
         if data.is_empty() {
             return Ok(());
         }
@@ -92,11 +93,11 @@ impl DeviceMemory {
         driver.stream.memcpy_htod(data, &mut part).map_err(|error| driver.error("copy to the device", error))
     }
 
-    /// Copies the elements from `start` on to `data`, when all that was launched before is done.
+    /// Copies the bytes from `start` on to `data`, when all that was launched before is done.
     ///
     /// # Panics
-    /// If there are no such elements, which is a bug.
-    pub fn read(&self, driver: &Driver, start: usize, data: &mut [f32]) -> Result<()> {
+    /// If there are no such bytes, which is a bug.
+    pub fn read(&self, driver: &Driver, start: usize, data: &mut [u8]) -> Result<()> {
         if data.is_empty() {
             return Ok(());
         }
@@ -115,7 +116,7 @@ fn out_of_memory(driver: &Driver, count: usize, error: DriverError) -> crate::Er
     let (free, total) = driver.context.mem_get_info().unwrap_or((0, 0));
     driver.message(format!(
         "no room for the {} MiB that were planned: {} of {} MiB are free; lower --batch, --size or --widths",
-        mib(count * size_of::<f32>()),
+        mib(count),
         mib(free),
         mib(total),
     ))

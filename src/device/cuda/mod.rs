@@ -15,10 +15,11 @@ pub use driver::Description;
 pub use grid::{Chunks, Elements, Grid, LaneGrid, PixelGrid};
 pub use launch::{Launch, Launcher, OnCuda, Operand, Pointer};
 
-use super::{Device, StepId, Steps};
+use super::kernels::{Element, ROUND_PARAMETERS};
+use super::{Device, Precision, StepId, Steps};
 use crate::graph::{Graph, Region, ValueId};
 use crate::plan::{Location, Memory, Plan, shapes};
-use crate::tensor::Shape;
+use crate::tensor::{CHANNEL_ALIGNMENT, Shape, Storage};
 use crate::{Error, Result};
 use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
@@ -28,6 +29,8 @@ use memory::DeviceMemory;
 
 /// Elements that one tensor may have, from its first to its last: kernels count them in 32 bits.
 const MAX_ELEMENTS: usize = i32::MAX as usize;
+/// Bytes of an element that is stored in full.
+const FULL: usize = size_of::<f32>();
 
 /// How a step is run next.
 enum Progress {
@@ -51,6 +54,9 @@ pub struct CudaDevice {
     progress: Vec<Progress>,
     arena: DeviceMemory,
     state: [DeviceMemory; 3],
+    /// Of the parameters, in what activations are stored in; made anew in each step.
+    copies: DeviceMemory,
+    precision: Precision,
     steps: Steps,
     driver: Driver,
 }
@@ -72,25 +78,35 @@ impl CudaDevice {
         driver::describe(ordinal)
     }
 
-    /// Opens GPU `ordinal`.
+    /// Opens GPU `ordinal`. Without a precision it computes in the best that tensor cores of its kind have.
     ///
     /// # Errors
-    /// If there is no driver, it is too old, there is no such GPU, or the build has no kernels for it.
-    pub fn open(ordinal: usize) -> Result<Self> {
-        Self::with(Driver::open(ordinal)?)
+    /// If there is no driver, it is too old, there is no such GPU, it does not compute in this precision, or the build
+    /// has no kernels for it.
+    pub fn open(ordinal: usize, precision: Option<Precision>) -> Result<Self> {
+        let choose = |description: &Description| description.precision(precision);
+        Self::with(Driver::open(ordinal, |found| Ok(choose(found)?.element(Storage::Reduced)))?, choose)
     }
 
     /// Opens the CUDA emulator. A process uses either GPUs or the emulator, whichever it opened first.
     ///
     /// # Errors
     /// If the build has no emulator, or the process uses GPUs.
-    pub fn emulator() -> Result<Self> {
-        Self::with(Driver::emulator()?)
+    pub fn emulator(precision: Option<Precision>) -> Result<Self> {
+        let choose = |description: &Description| description.precision(precision);
+        Self::with(Driver::emulator(|found| Ok(choose(found)?.element(Storage::Reduced)))?, choose)
     }
 
-    fn with(driver: Driver) -> Result<Self> {
-        let state = std::array::from_fn(|_| DeviceMemory::new());
-        Ok(CudaDevice { progress: Vec::new(), arena: DeviceMemory::new(), state, steps: Steps::default(), driver })
+    fn with(driver: Driver, choose: impl Fn(&Description) -> Result<Precision>) -> Result<Self> {
+        Ok(CudaDevice {
+            progress: Vec::new(),
+            arena: DeviceMemory::new(),
+            state: std::array::from_fn(|_| DeviceMemory::new()),
+            copies: DeviceMemory::new(),
+            precision: choose(&driver.description)?,
+            steps: Steps::default(),
+            driver,
+        })
     }
 
     /// Graphs hold addresses: where memory moved, they are captured again.
@@ -104,13 +120,34 @@ impl CudaDevice {
 
     /// Launches a step's nodes, or some of them, in order.
     fn launch(&mut self, step: StepId, nodes: std::ops::Range<usize>) -> Result<()> {
-        let addresses = Addresses { arena: self.arena.address(), state: self.state.each_ref().map(|s| s.address()) };
+        let addresses = Addresses {
+            arena: self.arena.address(),
+            state: self.state.each_ref().map(|s| s.address()),
+            copies: self.copies.address(),
+            precision: self.precision,
+        };
+        if nodes.start == 0 {
+            self.round_parameters(addresses)?;
+        }
         let plan = self.steps.get(step);
         for node in &plan.nodes[nodes] {
             let op = &*plan.graph.nodes()[node.index].op;
             op.launch(&mut Launcher::new(&mut self.driver, plan, node, addresses))?;
         }
         Ok(())
+    }
+
+    /// Copies the parameters into what activations are stored in.
+    fn round_parameters(&mut self, addresses: Addresses) -> Result<()> {
+        let count = self.copies.len() / self.precision.element(Storage::Reduced).bytes();
+        if count == 0 {
+            return Ok(());
+        }
+        let groups = count / CHANNEL_ALIGNMENT;
+        Launch::new(&mut self.driver, "parameters", ROUND_PARAMETERS)
+            .pointers(addresses.parameters())
+            .sizes([groups])
+            .launch(PixelGrid::single(1).over(groups, 1))
     }
 
     /// Captures a step: nothing runs.
@@ -133,6 +170,7 @@ impl CudaDevice {
         (plan.location(value), plan.shape(value).clone())
     }
 
+    /// The memory that a value is read from and written to; the copies of parameters are the device's own.
     fn memory(&mut self, memory: Memory) -> (&mut DeviceMemory, &Driver) {
         let memory = match memory {
             Memory::Arena => &mut self.arena,
@@ -176,8 +214,21 @@ impl Device<f32> for CudaDevice {
         self.driver.description.to_string()
     }
 
+    fn kind(&self) -> String {
+        self.driver.description.name.clone()
+    }
+
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn allocate_state(&mut self, region: Region, count: usize) -> Result<()> {
-        if self.state[region as usize].grow(&self.driver, count, memory::Content::Kept)? {
+        let mut moved = self.state[region as usize].grow(&self.driver, count * FULL, memory::Content::Kept)?;
+        if region == Region::Parameters && self.precision.is_reduced() {
+            let bytes = count.next_multiple_of(CHANNEL_ALIGNMENT) * self.precision.element(Storage::Reduced).bytes();
+            moved |= self.copies.grow(&self.driver, bytes, memory::Content::Kept)?;
+        }
+        if moved {
             self.forget_graphs();
         }
         Ok(())
@@ -190,7 +241,8 @@ impl Device<f32> for CudaDevice {
                 OnCuda::workspace(&*graph.nodes()[index].op, &inputs, &outputs)
             })
             .collect();
-        let plan = Plan::new(graph, keep, |index| needs[index]);
+        let precision = self.precision;
+        let plan = Plan::new(graph, keep, |storage| precision.element(storage).bytes(), |index| needs[index]);
         check_sizes(&plan)?;
         if self.arena.grow(&self.driver, plan.arena, memory::Content::Lost)? {
             self.forget_graphs();
@@ -200,8 +252,7 @@ impl Device<f32> for CudaDevice {
     }
 
     fn planned_bytes(&self) -> u64 {
-        let memories = self.state.iter().chain([&self.arena]);
-        memories.map(|memory| (memory.len() * size_of::<f32>()) as u64).sum()
+        self.state.iter().chain([&self.arena, &self.copies]).map(|memory| memory.len() as u64).sum()
     }
 
     fn plan(&self, step: StepId) -> &Plan {
@@ -211,13 +262,15 @@ impl Device<f32> for CudaDevice {
     fn write(&mut self, step: StepId, value: ValueId, data: &[f32]) -> Result<()> {
         let (location, shape) = self.place(step, value);
         assert_eq!(location.stride, shape.channels.stored(), "an input has a place of its own");
+        let element = self.precision.element(shape.storage);
         let (memory, driver) = self.memory(location.memory);
-        if is_plain(&shape, location.stride) {
-            return memory.write(driver, location.start, data);
+        let start = location.start * element.bytes();
+        if is_plain(&shape, location.stride) && element == Element::F32 {
+            return memory.write(driver, start, bytemuck::cast_slice(data));
         }
         let mut stored = vec![0.0; span(&shape, location.stride)];
         shape.scatter(data, &mut stored, location.stride);
-        memory.write(driver, location.start, &stored)
+        memory.write(driver, start, &element.encode(&stored))
     }
 
     fn run(&mut self, step: StepId) -> Result<()> {
@@ -248,22 +301,24 @@ impl Device<f32> for CudaDevice {
 
     fn read(&mut self, step: StepId, value: ValueId, data: &mut [f32]) -> Result<()> {
         let (location, shape) = self.place(step, value);
+        let element = self.precision.element(shape.storage);
         let (memory, driver) = self.memory(location.memory);
-        if is_plain(&shape, location.stride) {
-            return memory.read(driver, location.start, data);
+        let start = location.start * element.bytes();
+        if is_plain(&shape, location.stride) && element == Element::F32 {
+            return memory.read(driver, start, bytemuck::cast_slice_mut(data));
         }
-        let mut stored = vec![0.0; span(&shape, location.stride)];
-        memory.read(driver, location.start, &mut stored)?;
-        shape.gather(&stored, location.stride, data);
+        let mut stored = vec![0; span(&shape, location.stride) * element.bytes()];
+        memory.read(driver, start, &mut stored)?;
+        shape.gather(&element.decode(&stored), location.stride, data);
         Ok(())
     }
 
     fn write_state(&mut self, region: Region, start: usize, data: &[f32]) -> Result<()> {
-        self.state[region as usize].write(&self.driver, start, data)
+        self.state[region as usize].write(&self.driver, start * FULL, bytemuck::cast_slice(data))
     }
 
     fn read_state(&mut self, region: Region, start: usize, data: &mut [f32]) -> Result<()> {
-        self.state[region as usize].read(&self.driver, start, data)
+        self.state[region as usize].read(&self.driver, start * FULL, bytemuck::cast_slice_mut(data))
     }
 
     fn poison(&mut self) -> Result<()> {

@@ -4,9 +4,10 @@ use super::{BiasGradient, Convolution, ConvolutionInputGradient, ConvolutionWeig
 use crate::Result;
 use crate::device::cuda::{Grid, Launcher, OnCuda, Operand, Pointer};
 use crate::device::kernels::convolution::{
-    FEW_WEIGHTS_THREADS, NARROW_LANES, NARROW_OUTPUTS, NARROW_THREADS, SHALLOW_COLUMNS, SHALLOW_INNER, SHALLOW_PIXELS,
-    SHALLOW_THREADS, SUM_THREADS, VECTORS_PIXELS, VECTORS_THREADS,
+    BIAS_THREADS, FEW_WEIGHTS_THREADS, NARROW_LANES, NARROW_OUTPUTS, NARROW_THREADS, SHALLOW_COLUMNS, SHALLOW_INNER,
+    SHALLOW_PIXELS, SHALLOW_THREADS,
 };
+use crate::device::kernels::convolution_tile::{SUM_THREADS, VECTORS_PIXELS, VECTORS_THREADS};
 use crate::device::kernels::matrix_tile::{TILE_INNER, TILE_THREADS};
 use crate::device::kernels::*;
 use crate::tensor::{CHANNEL_ALIGNMENT, Shape};
@@ -97,12 +98,22 @@ impl Geometry {
 
 // ------------------------------------------------------------------ forward and input gradient
 
+/// Of the kernels for tensors of one element, for a source that is stored in full beside a target that is not, and the
+/// other way round: the one for this target (or `dout`) and source (or `x`).
+pub(in crate::ops) fn any_kernel([target, source]: [Operand; 2], [same, from_full, to_full]: [Kernel; 3]) -> Kernel {
+    match (target.element(), source.element()) {
+        (a, b) if a == b => same,
+        (_, Element::F32) => from_full,
+        _ => to_full,
+    }
+}
+
 /// The kernels of one direction, by what they are for.
 struct Kernels {
     tile_128x64: Kernel,
     tile_128x32: Kernel,
     tile_64x32: Kernel,
-    any: Kernel,
+    any: [Kernel; 3],
     shallow: Kernel,
     narrow: Kernel,
     narrow_deep: Option<Kernel>,
@@ -112,26 +123,30 @@ struct Kernels {
 }
 
 const FORWARD: Kernels = Kernels {
-    tile_128x64: CONVOLUTION_FORWARD_128X64_F32,
-    tile_128x32: CONVOLUTION_FORWARD_128X32_F32,
-    tile_64x32: CONVOLUTION_FORWARD_64X32_F32,
-    any: CONVOLUTION_FORWARD_ANY_F32,
-    shallow: CONVOLUTION_FORWARD_SHALLOW_F32,
-    narrow: CONVOLUTION_FORWARD_NARROW_F32,
-    narrow_deep: Some(CONVOLUTION_FORWARD_NARROW_DEEP_F32),
-    vectors: CONVOLUTION_FORWARD_VECTORS_F32,
+    tile_128x64: CONVOLUTION_FORWARD_128X64,
+    tile_128x32: CONVOLUTION_FORWARD_128X32,
+    tile_64x32: CONVOLUTION_FORWARD_64X32,
+    any: [CONVOLUTION_FORWARD_ANY, CONVOLUTION_FORWARD_ANY_FROM_FULL, CONVOLUTION_FORWARD_ANY_TO_FULL],
+    shallow: CONVOLUTION_FORWARD_SHALLOW,
+    narrow: CONVOLUTION_FORWARD_NARROW,
+    narrow_deep: Some(CONVOLUTION_FORWARD_NARROW_DEEP),
+    vectors: CONVOLUTION_FORWARD_VECTORS,
     vectors_columns: WARP,
 };
 
 const BACKWARD_INPUT: Kernels = Kernels {
-    tile_128x64: CONVOLUTION_BACKWARD_INPUT_128X64_F32,
-    tile_128x32: CONVOLUTION_BACKWARD_INPUT_128X32_F32,
-    tile_64x32: CONVOLUTION_BACKWARD_INPUT_64X32_F32,
-    any: CONVOLUTION_BACKWARD_INPUT_ANY_F32,
-    shallow: CONVOLUTION_BACKWARD_INPUT_SHALLOW_F32,
-    narrow: CONVOLUTION_BACKWARD_INPUT_NARROW_F32,
+    tile_128x64: CONVOLUTION_BACKWARD_INPUT_128X64,
+    tile_128x32: CONVOLUTION_BACKWARD_INPUT_128X32,
+    tile_64x32: CONVOLUTION_BACKWARD_INPUT_64X32,
+    any: [
+        CONVOLUTION_BACKWARD_INPUT_ANY,
+        CONVOLUTION_BACKWARD_INPUT_ANY_FROM_FULL,
+        CONVOLUTION_BACKWARD_INPUT_ANY_TO_FULL,
+    ],
+    shallow: CONVOLUTION_BACKWARD_INPUT_SHALLOW,
+    narrow: CONVOLUTION_BACKWARD_INPUT_NARROW,
     narrow_deep: None,
-    vectors: CONVOLUTION_BACKWARD_INPUT_VECTORS_F32,
+    vectors: CONVOLUTION_BACKWARD_INPUT_VECTORS,
     vectors_columns: VECTORS_THREADS / WARP,
 };
 
@@ -161,14 +176,24 @@ impl Correlation<'_> {
         let operands = self.source.is_aligned() && self.target.is_aligned();
         let parameters = self.weight.is_aligned() && self.bias.is_none_or(Pointer::is_aligned);
         let geometry = self.geometry.is_plain() && self.geometry.fits_bits();
-        operands && parameters && geometry && inputs.is_multiple_of(TILE_INNER) && outputs.is_multiple_of(4)
+        self.is_full()
+            && operands
+            && parameters
+            && geometry
+            && inputs.is_multiple_of(TILE_INNER)
+            && outputs.is_multiple_of(4)
+    }
+
+    /// Whether source and target are stored in full.
+    fn is_full(&self) -> bool {
+        [self.source, self.target].iter().all(|operand| operand.element() == Element::F32)
     }
 
     fn kernel(&self) -> (Kernel, Grid) {
         let (inputs, outputs) = self.channels();
         let pixels = self.geometry.pixels;
         let taps = self.geometry.window.taps();
-        if self.groups == 1 && self.geometry.is_pointwise() && pixels <= MOST_VECTORS {
+        if self.groups == 1 && self.is_full() && self.geometry.is_pointwise() && pixels <= MOST_VECTORS {
             let blocks = [outputs.div_ceil(self.kernels.vectors_columns), pixels.div_ceil(VECTORS_PIXELS), 1];
             return (self.kernels.vectors, Grid::new(blocks, VECTORS_THREADS));
         }
@@ -185,7 +210,8 @@ impl Correlation<'_> {
             return (self.kernels.shallow, Grid::new(blocks, SHALLOW_THREADS));
         }
         if !self.is_aligned() {
-            return (self.kernels.any, TILE_64X32.grid(pixels, outputs, self.groups, 1));
+            let kernel = any_kernel([self.target, self.source], self.kernels.any);
+            return (kernel, TILE_64X32.grid(pixels, outputs, self.groups, 1));
         }
         let tile = Tile::choose(pixels, outputs, self.groups);
         let kernel = match tile {
@@ -219,7 +245,7 @@ impl OnCuda for Convolution {
         let (out, x, weight) = (launcher.output(0), launcher.input(0), launcher.input(1));
         let has_bias = launcher.inputs() > 2;
         // Without a bias the kernel gets a pointer that it does not read.
-        let bias = if has_bias { launcher.input(2).pointer } else { weight.pointer };
+        let bias = if has_bias { launcher.input(2).pointer } else { weight.pointer.unread() };
         let correlation = Correlation {
             kernels: &FORWARD,
             geometry: Geometry::forward(self.window, x.shape, out.shape),
@@ -300,21 +326,32 @@ impl OnCuda for ConvolutionWeightGradient {
         let sums = Sums::new(launcher, dweight, parts);
         let inputs = rows / self.window.taps();
         let aligned = dout.is_aligned() && x.is_aligned() && sums.parts.is_aligned();
-        let aligned = aligned && inputs.is_multiple_of(4) && columns.is_multiple_of(4);
+        let full = dout.element() == Element::F32 && x.element() == Element::F32;
+        let aligned = full && aligned && inputs.is_multiple_of(4) && columns.is_multiple_of(4);
         let (kernel, grid) = if few {
             let blocks = [(rows * columns).div_ceil(FEW_WEIGHTS_THREADS), parts, 1];
-            (CONVOLUTION_BACKWARD_WEIGHT_FEW_F32, Grid::new(blocks, FEW_WEIGHTS_THREADS))
+            let kernels = [
+                CONVOLUTION_BACKWARD_WEIGHT_FEW,
+                CONVOLUTION_BACKWARD_WEIGHT_FEW_FULL_X,
+                CONVOLUTION_BACKWARD_WEIGHT_FEW_FULL_DOUT,
+            ];
+            (any_kernel([dout, x], kernels), Grid::new(blocks, FEW_WEIGHTS_THREADS))
         } else if aligned {
             let kernel = match tile {
-                TILE_128X64 => CONVOLUTION_BACKWARD_WEIGHT_128X64_F32,
-                TILE_128X32 => CONVOLUTION_BACKWARD_WEIGHT_128X32_F32,
-                _ => CONVOLUTION_BACKWARD_WEIGHT_64X32_F32,
+                TILE_128X64 => CONVOLUTION_BACKWARD_WEIGHT_128X64,
+                TILE_128X32 => CONVOLUTION_BACKWARD_WEIGHT_128X32,
+                _ => CONVOLUTION_BACKWARD_WEIGHT_64X32,
             };
             (kernel, tile.grid(rows, columns, self.groups, parts))
         } else {
             // Each tap's channels are rounded up to whole quads.
             let rows = self.window.taps() * inputs.next_multiple_of(4);
-            (CONVOLUTION_BACKWARD_WEIGHT_ANY_F32, TILE_64X32.grid(rows, columns, self.groups, parts))
+            let kernels = [
+                CONVOLUTION_BACKWARD_WEIGHT_ANY,
+                CONVOLUTION_BACKWARD_WEIGHT_ANY_FULL_X,
+                CONVOLUTION_BACKWARD_WEIGHT_ANY_FULL_DOUT,
+            ];
+            (any_kernel([dout, x], kernels), TILE_64X32.grid(rows, columns, self.groups, parts))
         };
         launcher
             .kernel(kernel)
@@ -349,10 +386,10 @@ impl OnCuda for BiasGradient {
         let parts = pixels.div_ceil(part_pixels);
         let sums = Sums::new(launcher, dbias, parts);
         launcher
-            .kernel(CONVOLUTION_BACKWARD_BIAS_F32)
+            .kernel(CONVOLUTION_BACKWARD_BIAS)
             .pointers([sums.parts, dout.pointer])
             .sizes([pixels, dout.channels(), dout.stride, part_pixels])
-            .launch(Grid::new([dout.channels().div_ceil(WARP), parts, 1], SUM_THREADS))?;
+            .launch(Grid::new([dout.channels().div_ceil(WARP), parts, 1], BIAS_THREADS))?;
         sums.launch(launcher)
     }
 }
@@ -378,7 +415,7 @@ impl Sums {
             return Ok(());
         }
         launcher
-            .kernel(CONVOLUTION_SUM_PARTS_F32)
+            .kernel(CONVOLUTION_SUM_PARTS)
             .pointers([self.out, self.parts])
             .sizes([self.count, self.part_count])
             .launch(Grid::new([self.count.div_ceil(WARP), 1, 1], SUM_THREADS))

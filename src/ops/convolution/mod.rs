@@ -8,14 +8,14 @@ mod cpu;
 mod cuda;
 
 pub(super) use cpu::Weights;
-pub(super) use cuda::{TILE_64X32, TILE_128X64, Tile};
+pub(super) use cuda::{TILE_64X32, TILE_128X64, Tile, any_kernel};
 
 use super::relu::ReluGradient;
 use super::window::Window;
 use super::{Gradient, Op};
 use crate::graph::{Graph, ValueId};
 use crate::ops::case::Case;
-use crate::tensor::{Channels, Shape};
+use crate::tensor::{Channels, Shape, Storage};
 use crate::{Error, Result};
 
 /// `out = convolution(x, weight) + bias`, or the ReLU of it. Inputs: `x`, `weight`, and `bias` if there is one.
@@ -26,12 +26,14 @@ pub struct Convolution {
     pub groups: usize,
     pub out: Channels,
     pub relu: bool,
+    /// Whether the output is stored in full, as the input is, however many channels it has: CBAM's shared MLP.
+    pub full: bool,
 }
 
 impl Convolution {
     /// A convolution to `out` channels, of one group, without ReLU.
     pub fn new(window: Window, out: usize) -> Self {
-        Convolution { window, groups: 1, out: Channels::new(out), relu: false }
+        Convolution { window, groups: 1, out: Channels::new(out), relu: false, full: false }
     }
 
     /// With ReLU.
@@ -39,10 +41,22 @@ impl Convolution {
         Convolution { relu: true, ..self }
     }
 
-    /// The weights' shape for inputs with these channels.
-    pub fn weight_shape(&self, input: &Channels) -> Shape {
-        weight_shape(self.window, self.groups, input, &self.out)
+    /// With input and output stored in full.
+    pub fn full(self) -> Self {
+        Convolution { full: true, ..self }
     }
+
+    /// The weights' shape for inputs with these channels. They are reduced where input and output are, for tensor cores.
+    pub fn weight_shape(&self, input: &Channels) -> Shape {
+        let storage = if self.full { Storage::Full } else { weight_storage(input, &self.out) };
+        weight_shape(self.window, self.groups, input, &self.out).stored_in(storage)
+    }
+}
+
+/// What weights between images of these channels are stored in.
+pub(super) fn weight_storage(input: &Channels, output: &Channels) -> Storage {
+    let reduced = [input, output].map(Storage::of_image) == [Storage::Reduced; 2];
+    if reduced { Storage::Reduced } else { Storage::Full }
 }
 
 fn weight_shape(window: Window, groups: usize, input: &Channels, output: &Channels) -> Shape {
@@ -80,7 +94,8 @@ impl Op for Convolution {
         if let Some(bias) = inputs.get(2).filter(|&&bias| *bias != Shape::vector(self.out.clone())) {
             return Err(error(format!("{} output channels cannot have a bias of {bias}", self.out.count())));
         }
-        Ok(vec![Shape { batch: x.batch, spatial, channels: self.out.clone() }])
+        let out = Shape::volume(x.batch, spatial, self.out.clone());
+        Ok(vec![if self.full { out.stored_in(Storage::Full) } else { out }])
     }
 
     fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
@@ -189,12 +204,16 @@ pub fn cases() -> Vec<Case> {
     cases.push(case(Convolution::new(Window::square(3, 2, 1), 5), Shape::image(2, 6, 7, 3)));
     cases.push(case(Convolution::new(Window::square(2, 2, 0), 5), Shape::image(1, 5, 6, 3)));
     cases.push(case(Convolution::new(Window::square(3, 1, 0), 9), Shape::image(1, 5, 4, 3)));
-    let volume = Shape { batch: 2, spatial: [3, 4, 5], channels: Channels::new(2) };
+    let volume = Shape::volume(2, [3, 4, 5], Channels::new(2));
     cases.push(case(Convolution::new(Window::cube(3, 1, 1), 3), volume.clone()));
     cases.push(case(Convolution::new(Window::cube(3, 2, 1), 3), volume));
     // Some pixels of the input meet no tap; and vectors.
     cases.push(case(Convolution::new(Window::square(2, 3, 1), 5), Shape::image(1, 7, 8, 3)));
     cases.push(case(Convolution::new(Window::same(1), 9).relu(), Shape::image(5, 1, 1, 33)));
+    for (input, output) in [(33, 4), (4, 33), (40, 9)] {
+        let x = Shape::image(6, 1, 1, input).stored_in(Storage::Full);
+        cases.push(case(Convolution::new(Window::same(1), output).full(), x));
+    }
     for groups in [2, 8] {
         let op = Convolution { groups, ..Convolution::new(Window::square(3, 2, 1), 16) };
         cases.push(case(op, Shape::image(2, 5, 4, 8)));

@@ -10,6 +10,9 @@ const LEAST_SCORES: usize = 16;
 /// (Ashman, Bird and Zepf, 1994.)
 const SEPARATION: f64 = 2.0;
 
+/// What a second component adds to the first one's mean and deviation: two of its own, and a weight.
+const MORE_PARAMETERS: f64 = 3.0;
+
 /// Scores of two kinds that stand apart.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mixture {
@@ -44,7 +47,7 @@ impl Component {
 
 impl Mixture {
     /// The two kinds among `scores`, if there are two: the mixture must explain the scores better than one normal
-    /// distribution does (by the Bayesian information criterion), and its components must stand apart.
+    /// distribution does (by Akaike's information criterion), and its components must stand apart.
     pub fn of(scores: &[f64]) -> Option<Self> {
         if scores.len() < LEAST_SCORES || scores.iter().any(|score| !score.is_finite()) {
             return None;
@@ -66,8 +69,7 @@ impl Mixture {
         };
         let gain =
             likelihood(&|score| low.density(score) + high.density(score)) - likelihood(&|score| one.density(score));
-        // Three parameters more.
-        (distance > SEPARATION && 2.0 * gain > 3.0 * (scores.len() as f64).ln()).then_some(mixture)
+        (distance > SEPARATION && gain > MORE_PARAMETERS).then_some(mixture)
     }
 
     fn fit(scores: &[f64], high_shares: &[f64]) -> Self {

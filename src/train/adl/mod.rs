@@ -17,6 +17,7 @@ use super::learner::Evaluated;
 use super::state::LearnerState;
 use crate::data::SliceSet;
 use crate::model::Loss;
+use crate::preprocessing::THRESHOLD;
 use crate::{Error, Result};
 use mixture::Mixture;
 use rand::SeedableRng;
@@ -84,9 +85,20 @@ impl Adl {
         }
     }
 
-    /// Whether it must be told how noisy the masks are.
-    fn needs_noise(self) -> bool {
-        !matches!(self, Adl::Off | Adl::Auto | Adl::Oracle | Adl::RobustDice)
+    /// Says whether the strategy is told enough.
+    ///
+    /// # Errors
+    /// If it must be told how noisy the masks are.
+    pub fn check(self, noise: Option<Noise>) -> Result<()> {
+        match self {
+            Adl::Off | Adl::Auto | Adl::Oracle | Adl::RobustDice => Ok(()),
+            _ if noise.is_some() => Ok(()),
+            _ => Err(Error::Invalid(format!(
+                "--adl {} must be told how noisy the masks are: give --noise-proportion and --noise-overlap, or take \
+                 --adl auto",
+                self.name()
+            ))),
+        }
     }
 
     /// The loss that trains.
@@ -101,6 +113,9 @@ impl Adl {
 /// Co-teaching leaves out its full share from this part of the epochs on, and rises to it in a straight line.
 const CO_TEACHING_RISE: f64 = 0.2;
 
+/// The Dice that predictions must reach with the masks believed right before the others are believed wrong.
+const RELIABLE_DICE: f64 = 0.75;
+
 /// Decides what each epoch of a run leaves out.
 pub struct Denoiser {
     adl: Adl,
@@ -111,8 +126,8 @@ pub struct Denoiser {
     slices: Vec<usize>,
     /// Those with foreground, as positions in `slices`.
     masks: Vec<usize>,
-    /// Pixels on the outline of each training slice's mask.
-    outlines: Vec<f32>,
+    /// Height and width of a slice.
+    size: usize,
     /// Whether each training slice's mask is noisy, if that is known.
     truth: Option<Vec<bool>>,
 }
@@ -130,11 +145,7 @@ impl Denoiser {
         (set, slices): (&SliceSet, &[usize]),
         truth: Option<&[bool]>,
     ) -> Result<Self> {
-        if adl.needs_noise() && noise.is_none() {
-            return Err(Error::Invalid(
-                "this --adl must be told how noisy the masks are: give --noise-proportion and --noise-overlap".into(),
-            ));
-        }
+        adl.check(noise)?;
         if adl == Adl::Oracle && truth.is_none() {
             return Err(Error::Invalid("--adl oracle needs the truth: a data set made by corrupt".into()));
         }
@@ -144,7 +155,7 @@ impl Denoiser {
             epochs,
             seed,
             slices: slices.to_vec(),
-            outlines: slices.iter().map(|&slice| outline(&set.slices[slice].mask, set.size)).collect(),
+            size: set.size,
             masks: (0..slices.len()).filter(|&i| set.slices[slices[i]].has_foreground).collect(),
             truth: truth.map(|truth| slices.iter().map(|&slice| truth[slice]).collect()),
         })
@@ -212,9 +223,21 @@ impl Denoiser {
         }
     }
 
-    /// The two kinds of masks, if the scores show two.
+    /// The two kinds of masks, if the scores show two and the predictions can be relied on: if they agree with the
+    /// masks of the better kind. Before a network has learnt, its errors come in two kinds as well.
     fn mixture(&self, records: &LossRecords) -> Option<Mixture> {
-        Mixture::of(&self.masks.iter().map(|&i| displacement_score(records, i)).collect::<Vec<f64>>())
+        let mixture = Mixture::of(&self.masks.iter().map(|&i| displacement_score(records, i)).collect::<Vec<f64>>())?;
+        (self.mean_dice(records, |score| 1.0 - mixture.is_high(score))? >= RELIABLE_DICE).then_some(mixture)
+    }
+
+    /// The mean Dice of the masks with what was predicted, each mask counting as much as `share` of its score.
+    fn mean_dice(&self, records: &LossRecords, share: impl Fn(f64) -> f64) -> Option<f64> {
+        let mut sums = [0.0; 2];
+        for &i in &self.masks {
+            let share = share(displacement_score(records, i));
+            sums = [sums[0] + share * (1.0 - f64::from(records.last[i])), sums[1] + share];
+        }
+        (sums[1] > 0.0).then(|| sums[0] / sums[1])
     }
 
     /// How noisy the masks seem, for the strategy that is not told: the share of them that lies apart, and their
@@ -222,13 +245,9 @@ impl Denoiser {
     pub fn estimate(&self, learner: &LearnerState) -> Option<Noise> {
         let records = &learner.records;
         let mixture = (self.adl == Adl::Auto).then(|| self.mixture(records)).flatten()?;
-        let (mut share, mut dice) = (0.0, 0.0);
-        for &i in &self.masks {
-            let is_noisy = mixture.is_high(displacement_score(records, i));
-            share += is_noisy;
-            dice += is_noisy * (1.0 - f64::from(records.last[i]));
-        }
-        Some(Noise { proportion: share / self.masks.len() as f64, overlap: dice / share })
+        let is_noisy = |score| mixture.is_high(score);
+        let share: f64 = self.masks.iter().map(|&i| is_noisy(displacement_score(records, i))).sum();
+        Some(Noise { proportion: share / self.masks.len() as f64, overlap: self.mean_dice(records, is_noisy)? })
     }
 
     /// The masks with foreground, the most suspicious first; equal ones in the data's order.
@@ -268,14 +287,7 @@ impl Denoiser {
     pub fn record_evaluated(&self, records: &mut LossRecords, evaluated: &Evaluated) {
         let position = self.position(evaluated.slice);
         records.last[position] = evaluated.loss;
-        records.displacement[position] = self.displacement(evaluated);
-    }
-
-    /// See [`LossRecords::displacement`].
-    pub fn displacement(&self, evaluated: &Evaluated) -> f32 {
-        let pairs = evaluated.probabilities.iter().zip(evaluated.target);
-        let difference: f64 = pairs.map(|(p, t)| f64::from((p - t).abs())).sum();
-        difference as f32 / self.outlines[self.position(evaluated.slice)].max(1.0)
+        records.displacement[position] = displacement(evaluated, self.size);
     }
 
     /// Where a slice stands among the training slices.
@@ -313,13 +325,21 @@ fn displacement_score(records: &LossRecords, i: usize) -> f64 {
     f64::from(records.displacement[i]).max(1e-3).ln()
 }
 
-/// Pixels of a square mask that have a neighbour (of four) outside it.
-fn outline(mask: &[u8], size: usize) -> f32 {
-    let is_inside = |x: usize, y: usize| x < size && y < size && mask[y * size + x] != 0;
-    let on_outline = |&pixel: &usize| {
+/// How far a slice's mask is from the prediction; see [`LossRecords::displacement`].
+pub fn displacement(evaluated: &Evaluated, size: usize) -> f32 {
+    let pairs = evaluated.probabilities.iter().zip(evaluated.target);
+    let difference: f64 = pairs.map(|(p, t)| f64::from((p - t).abs())).sum();
+    let outlines = outline(evaluated.target, size) + outline(evaluated.probabilities, size);
+    (2.0 * difference / outlines.max(1) as f64) as f32
+}
+
+/// Foreground pixels that have a neighbour (of four) outside the mask.
+fn outline(values: &[f32], size: usize) -> usize {
+    let is_inside = |x: usize, y: usize| x < size && y < size && values[y * size + x] >= THRESHOLD;
+    let is_on_outline = |&pixel: &usize| {
         let (x, y) = (pixel % size, pixel / size);
         let neighbours = [(x.wrapping_sub(1), y), (x + 1, y), (x, y.wrapping_sub(1)), (x, y + 1)];
-        mask[pixel] != 0 && !neighbours.iter().all(|&(x, y)| is_inside(x, y))
+        is_inside(x, y) && !neighbours.iter().all(|&(x, y)| is_inside(x, y))
     };
-    (0..mask.len()).filter(on_outline).count() as f32
+    (0..values.len()).filter(is_on_outline).count()
 }

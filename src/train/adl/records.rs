@@ -8,7 +8,8 @@ pub struct LossRecords {
     /// The Dice loss in the last epoch that saw the slice, whether it was trained on or only scored; 0 before.
     pub last: Vec<f32>,
     /// How far the mask's outline lies from the predicted one, on average, in pixels: what mask and probabilities
-    /// differ in, summed over the pixels, for each pixel of the mask's outline. Unlike the loss, it means the same
+    /// differ in, summed over the pixels, for each pixel of their outlines (the mean of both, so that masks too
+    /// large and too small are judged alike). Unlike the loss, it means the same
     /// for small masks as for large ones. 0 before a slice is scored.
     pub displacement: Vec<f32>,
     /// The epoch in which the cumulative reading removed the slice; 0 if it did not.

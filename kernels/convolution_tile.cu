@@ -1,0 +1,159 @@
+// Convolution of f32 in f32: matrix products where channels come by 8 and 4, at multiples of 16 bytes; a few vectors
+// times a matrix; and the sums of a gradient's parts.
+
+#include "correlation.cuh"
+#include "window.cuh"
+
+// ---- forward ----------------------------------------------------------------------------------------------------------
+
+#define FORWARD_PARAMETERS                                                                                       \
+  float* __restrict__ out,              /* [pixels, groups * outputs], stride out_stride */                      \
+      const float* __restrict__ x,      /* [source pixels, groups * inputs], stride x_stride */                  \
+      const float* __restrict__ weight, /* [taps * inputs, groups * outputs] */                                  \
+      const float* __restrict__ bias,   /* [groups * outputs]; not read where has_bias is 0 */                   \
+      GEOMETRY_PARAMETERS, int groups, int inputs, int outputs, int out_stride, int x_stride, int has_bias, int relu
+
+#define FORWARD_ARGUMENTS \
+  out, x, weight, bias, GEOMETRY, groups, inputs, outputs, out_stride, x_stride, has_bias, relu
+
+KERNEL_WITH_THREADS(convolution_forward_128x64, TILE_THREADS)(FORWARD_PARAMETERS) {
+  correlate<AlignedOperands<Tile128x64, false>>(FORWARD_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_forward_128x32, TILE_THREADS)(FORWARD_PARAMETERS) {
+  correlate<AlignedOperands<Tile128x32, false>>(FORWARD_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_forward_64x32, TILE_THREADS)(FORWARD_PARAMETERS) {
+  correlate<AlignedOperands<Tile64x32, false>>(FORWARD_ARGUMENTS);
+}
+
+// ---- input gradient ---------------------------------------------------------------------------------------------------
+
+#define BACKWARD_INPUT_PARAMETERS                                                                                \
+  float* __restrict__ dx,               /* [pixels, groups * outputs], stride dx_stride */                       \
+      const float* __restrict__ dout,   /* [source pixels, groups * inputs], stride dout_stride */               \
+      const float* __restrict__ weight, /* [taps * outputs, groups * inputs] */                                  \
+      GEOMETRY_PARAMETERS, int groups, int inputs, int outputs, int dx_stride, int dout_stride
+
+#define BACKWARD_INPUT_ARGUMENTS \
+  dx, dout, weight, nullptr, GEOMETRY, groups, inputs, outputs, dx_stride, dout_stride, 0, 0
+
+KERNEL_WITH_THREADS(convolution_backward_input_128x64, TILE_THREADS)(BACKWARD_INPUT_PARAMETERS) {
+  correlate<AlignedOperands<Tile128x64, true>>(BACKWARD_INPUT_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_backward_input_128x32, TILE_THREADS)(BACKWARD_INPUT_PARAMETERS) {
+  correlate<AlignedOperands<Tile128x32, true>>(BACKWARD_INPUT_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_backward_input_64x32, TILE_THREADS)(BACKWARD_INPUT_PARAMETERS) {
+  correlate<AlignedOperands<Tile64x32, true>>(BACKWARD_INPUT_ARGUMENTS);
+}
+
+// ---- few pixels: a matrix times vectors, CBAM's shared MLP ------------------------------------------------------------
+// 1x1 kernels of one group. Latency decides: a block has a few columns and divides the inner dimension among its
+// threads.
+
+constexpr int VECTORS_THREADS = 256;
+constexpr int VECTORS_WARPS = VECTORS_THREADS / WARP_SIZE;
+constexpr int VECTORS_PIXELS = 4;  // of a block: each weight is read once for them
+
+// Each lane has a column and each warp every eighth row of the weights. Grid: columns by 32; pixels by 4.
+KERNEL_WITH_THREADS(convolution_forward_vectors, VECTORS_THREADS)(
+    float* __restrict__ out,           // [pixels, outputs], stride out_stride
+    const float* __restrict__ x,       // [pixels, inputs], stride x_stride
+    const float* __restrict__ weight,  // [inputs, outputs]
+    const float* __restrict__ bias,    // [outputs]; not read where has_bias is 0
+    int pixels, int inputs, int outputs, int out_stride, int x_stride, int has_bias, int relu) {
+  __shared__ float partial[VECTORS_PIXELS][VECTORS_WARPS][WARP_SIZE];
+  const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
+  const int column = blockIdx.x * WARP_SIZE + lane, first = blockIdx.y * VECTORS_PIXELS;
+  float sums[VECTORS_PIXELS] = {};
+#pragma unroll 4
+  for (int row = warp; row < inputs; row += VECTORS_WARPS) {
+    const float factor = column < outputs ? weight[row * outputs + column] : 0.0f;
+#pragma unroll
+    for (int i = 0; i < VECTORS_PIXELS; ++i)
+      if (first + i < pixels) sums[i] = fmaf(x[(first + i) * x_stride + row], factor, sums[i]);
+  }
+#pragma unroll
+  for (int i = 0; i < VECTORS_PIXELS; ++i) partial[i][warp][lane] = sums[i];
+  __syncthreads();
+  const int pixel = first + warp;
+  if (warp >= VECTORS_PIXELS || pixel >= pixels || column >= outputs) return;
+  float sum = has_bias ? bias[column] : 0.0f;
+  for (int i = 0; i < VECTORS_WARPS; ++i) sum += partial[warp][i][lane];
+  out[pixel * out_stride + column] = rectify(sum, relu);
+}
+
+// Each warp has a row of the weights, which is a channel of dx. Grid: channels by 8; pixels by 4.
+KERNEL_WITH_THREADS(convolution_backward_input_vectors, VECTORS_THREADS)(
+    float* __restrict__ dx,            // [pixels, outputs], stride dx_stride
+    const float* __restrict__ dout,    // [pixels, inputs], stride dout_stride
+    const float* __restrict__ weight,  // [outputs, inputs]
+    int pixels, int inputs, int outputs, int dx_stride, int dout_stride) {
+  const int lane = threadIdx.x % WARP_SIZE, row = blockIdx.x * VECTORS_WARPS + threadIdx.x / WARP_SIZE;
+  const int first = blockIdx.y * VECTORS_PIXELS;
+  if (row >= outputs) return;
+  float sums[VECTORS_PIXELS] = {};
+#pragma unroll 4
+  for (int column = lane; column < inputs; column += WARP_SIZE) {
+    const float factor = weight[row * inputs + column];
+#pragma unroll
+    for (int i = 0; i < VECTORS_PIXELS; ++i)
+      if (first + i < pixels)
+        sums[i] = fmaf(dout[(first + i) * dout_stride + column], factor, sums[i]);
+  }
+#pragma unroll
+  for (int i = 0; i < VECTORS_PIXELS; ++i) {
+    const float sum = warp_sum(sums[i]);
+    if (lane == 0 && first + i < pixels) dx[(first + i) * dx_stride + row] = sum;
+  }
+}
+
+// ---- weight gradient --------------------------------------------------------------------------------------------------
+
+#define BACKWARD_WEIGHT_PARAMETERS                                                                               \
+  float* __restrict__ parts,          /* [parts, taps * inputs, groups * outputs] */                             \
+      const float* __restrict__ dout, /* [pixels, groups * outputs], stride dout_stride */                       \
+      const float* __restrict__ x,    /* [source pixels, groups * inputs], stride x_stride */                    \
+      GEOMETRY_PARAMETERS, int groups, int inputs, int outputs, int dout_stride, int x_stride, int part_rows
+
+#define BACKWARD_WEIGHT_ARGUMENTS parts, dout, x, GEOMETRY, groups, inputs, outputs, dout_stride, x_stride, part_rows
+
+KERNEL_WITH_THREADS(convolution_backward_weight_128x64, TILE_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
+  correlate_weights<Tile128x64, true>(BACKWARD_WEIGHT_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_backward_weight_128x32, TILE_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
+  correlate_weights<Tile128x32, true>(BACKWARD_WEIGHT_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_backward_weight_64x32, TILE_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
+  correlate_weights<Tile64x32, true>(BACKWARD_WEIGHT_ARGUMENTS);
+}
+
+// ---- the sums of parts ------------------------------------------------------------------------------------------------
+
+constexpr int SUM_THREADS = 256;
+
+// out[i] = the sum of parts[part][i]: each warp sums every eighth part. Grid: elements by 32.
+KERNEL_WITH_THREADS(convolution_sum_parts, SUM_THREADS)(
+    float* __restrict__ out,          // [count]
+    const float* __restrict__ parts,  // [part_count, count]
+    int count, int part_count) {
+  constexpr int warps = SUM_THREADS / WARP_SIZE;
+  __shared__ float sums[warps][WARP_SIZE];
+  const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
+  const int element = blockIdx.x * WARP_SIZE + lane;
+  float sum = 0.0f;
+  if (element < count)
+#pragma unroll 4
+    for (int part = warp; part < part_count; part += warps) sum += parts[part * count + element];
+  sums[warp][lane] = sum;
+  __syncthreads();
+  if (warp > 0 || element >= count) return;
+  for (int i = 1; i < warps; ++i) sum += sums[i][lane];
+  out[element] = sum;
+}
