@@ -7,8 +7,11 @@ use rarunet_cuda::model::weights::WeightsFile;
 use rarunet_cuda::train::Settings;
 use std::path::Path;
 
+/// Reads bytes, in a folder for files.
+pub type Reader = fn(&Path, &[u8]);
+
 /// The readers by the names of their corpora.
-pub const READERS: [(&str, fn(&Path, &[u8])); 5] =
+pub const READERS: [(&str, Reader); 5] =
     [("nifti", nifti), ("metaimage", metaimage), ("dicom", dicom), ("weights", weights), ("config", config)];
 
 pub fn nifti(folder: &Path, bytes: &[u8]) {
