@@ -17,6 +17,7 @@
 //! | [`model`] | the networks, their parameters and weights files, and a network on a device |
 //! | [`train`] | settings, the training loop, its log |
 //! | [`predict`] | inference on whole volumes |
+//! | [`reproduce`] | the paper's ablations, trained again on one data set |
 //! | [`preprocessing`] | what a slice goes through before a network |
 //! | [`data`] | scans, data sets, slices, batches, synthetic patients |
 //! | [`noise`] | masks made worse on purpose, to a wanted overlap |
