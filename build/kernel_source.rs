@@ -7,7 +7,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-/// What `Element` stands for: the ending of kernel names, and the variant of `Element` in src/device/kernels.rs.
+/// What `Element` stands for, the one of 32 bits first: the ending of kernel names, and the variant of `Element` in src/device/kernels.rs.
 pub const ELEMENTS: &[(&str, &str)] = &[("f32", "F32"), ("bf16", "Bf16"), ("f16", "F16")];
 
 /// A .cu or .cuh file, the kernels it declares and its constants.
@@ -18,6 +18,8 @@ pub struct KernelFile {
     pub constants: Vec<(String, u32)>,
     /// Whether it is compiled for each of [`ELEMENTS`].
     pub has_elements: bool,
+    /// Whether for those of 16 bits alone: it asserts `sizeof(Element) == 2`.
+    pub is_16bit: bool,
 }
 
 /// One kernel's declaration.
@@ -48,12 +50,14 @@ impl KernelFile {
         let is_header = path.extension().is_some_and(|extension| extension == "cuh");
         let kernels = if is_header { Vec::new() } else { scan(&(headers(path, &text)? + &text)).map_err(at)? };
         let has_elements = has_word(&without_comments(&text), "Element");
-        Ok(KernelFile { path: path.to_path_buf(), kernels, constants: scan_constants(&text), has_elements })
+        let is_16bit = text.contains("static_assert(sizeof(Element) == 2");
+        Ok(KernelFile { path: path.to_path_buf(), kernels, constants: scan_constants(&text), has_elements, is_16bit })
     }
 
     /// What the file is compiled for: each of [`ELEMENTS`], or nothing but f32.
     pub fn variants(&self) -> Vec<Option<(&'static str, &'static str)>> {
-        if self.has_elements { ELEMENTS.iter().copied().map(Some).collect() } else { vec![None] }
+        let skipped = usize::from(self.is_16bit);
+        if self.has_elements { ELEMENTS.iter().skip(skipped).copied().map(Some).collect() } else { vec![None] }
     }
 
     /// The names of the kernels that are compiled for one variant.

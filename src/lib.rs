@@ -27,6 +27,7 @@
 //! | [`cli`] | the commands |
 //! | [`gradcheck`] | every op against central differences |
 //! | [`checksum`], [`resources`] | SHA-256; how much memory and disk are free |
+//! | [`floors`] | what a step on a GPU costs at least |
 //! | [`error`] | the one error type |
 //!
 //! # A training step
@@ -66,6 +67,7 @@ pub mod cli;
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod floors;
 pub mod gradcheck;
 pub mod graph;
 pub mod metrics;

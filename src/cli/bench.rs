@@ -3,8 +3,9 @@
 use super::{device, flags, output};
 use crate::Result;
 use crate::device::Precision;
+use crate::floors::Floors;
 use crate::metrics::summary::quantile;
-use crate::model::{Mode, Network, Step};
+use crate::model::{Mode, Model, Network, Step};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -38,6 +39,10 @@ pub struct Args {
     /// Time inference
     #[arg(long)]
     infer: bool,
+    /// Time nothing: print what each kernel of the step moves and computes on a GPU, and the least time that takes on
+    /// some GPUs (in bf16 unless --precision says otherwise; no GPU is needed)
+    #[arg(long)]
+    plan: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -73,6 +78,9 @@ const WARM_UP: usize = 2;
 pub fn run(args: &Args) -> Result<()> {
     let model = flags::model(&args.model, args.widths)?;
     crate::preprocessing::check_size(args.size)?;
+    if args.plan {
+        return plan(args, &model);
+    }
     let mut network = Network::new(model, args.device.open()?)?;
     network.initialise(1)?;
     let mode = if args.infer { Mode::Evaluate } else { Mode::Train };
@@ -101,6 +109,22 @@ pub fn run(args: &Args) -> Result<()> {
         true => output::print_json(&report),
         false => output::print(&text(&report)),
     }
+}
+
+/// Prints what the step costs at least.
+fn plan(args: &Args, model: &Model) -> Result<()> {
+    let mode = if args.infer { Mode::Evaluate } else { Mode::Train };
+    let precision = args.device.precision.exactly().unwrap_or(Precision::Bf16);
+    let floors = Floors::new(model, mode, args.batch, args.size, precision)?;
+    if args.json {
+        return output::print_json(&floors);
+    }
+    let (gb, gib) = (floors.bytes as f64 / 1e9, floors.memory as f64 / f64::from(1 << 30));
+    let Floors { precision, batch, size, launches, .. } = floors;
+    let table = floors.table();
+    output::print(&format!(
+        "{batch} images of {size} x {size}, {precision}: {launches} launches, {gb:.2} GB of traffic, {gib:.2} GiB of memory\n\n{table}"
+    ))
 }
 
 /// The seconds of each step after those that warm up.

@@ -60,6 +60,17 @@ pub struct StepGraph {
     pub parameters: Vec<Parameter>,
 }
 
+impl StepGraph {
+    /// The values that are read after a run.
+    pub fn kept(&self) -> Vec<ValueId> {
+        if self.mode == Mode::Statistics {
+            return Vec::new();
+        }
+        let always = [self.prediction, self.loss, self.sample_losses];
+        always.into_iter().chain(self.gradients).chain(self.finite).collect()
+    }
+}
+
 /// Where each parameter starts in its region, by name.
 pub(super) type Starts = HashMap<String, usize>;
 

@@ -197,11 +197,7 @@ impl<T: Real> Network<T> {
             self.device.allocate_state(Region::Moments, 2 * stored_count(&self.parameters, Region::Parameters))?;
         }
         let graph = std::mem::take(&mut values.graph);
-        let mut keep = vec![values.prediction, values.loss, values.sample_losses];
-        keep.extend(values.gradients.into_iter().chain(values.finite));
-        if mode == Mode::Statistics {
-            keep.clear();
-        }
+        let keep = values.kept();
         let id = self.device.load(graph, &keep)?;
         Ok(Step { id, mode, batch, size, values })
     }

@@ -6,7 +6,7 @@
 
 use super::case::Case;
 use super::convolution::{BiasGradient, Convolution, ConvolutionWeightGradient, Weights, weight_storage};
-use super::convolution::{TILE_64X32, TILE_128X64, Tile, any_kernel};
+use super::convolution::{TILE_64X32, TILE_128X64, TensorProduct, Tile, any_kernel, tensor_form};
 use super::window::Window;
 use super::{Gradient, Op};
 use crate::device::cpu::operand::Span;
@@ -146,6 +146,9 @@ impl OnCuda for TransposedConvolution {
         let (out, x) = (launcher.output(0), launcher.input(0));
         let (weight, bias) = (launcher.input(1).pointer, launcher.input(2).pointer);
         let (pixels, taps, inputs, outputs) = (x.positions(), self.window().taps(), x.channels(), out.channels());
+        if let Some(form) = tensor_form(launcher, self.window(), 1, [out.shape, x.shape]) {
+            return TensorProduct { form, target: out, source: x, weight, bias: Some(bias) }.transposed(launcher);
+        }
         let aligned = out.is_aligned() && x.is_aligned() && weight.is_aligned() && bias.is_aligned();
         let full = out.element() == Element::F32 && x.element() == Element::F32;
         let (kernel, grid) = if full && aligned && inputs.is_multiple_of(TILE_INNER) {

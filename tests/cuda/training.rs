@@ -1,9 +1,9 @@
 //! Training on the CUDA device: as on the CPU, and the same bits each time.
 
 use crate::emulator::{in_child, run_in_child};
-use rarunet_cuda::device::Device;
 use rarunet_cuda::device::cpu::CpuDevice;
-use rarunet_cuda::model::{Losses, Mode, Model, Network};
+use rarunet_cuda::device::{Device, Precision};
+use rarunet_cuda::model::{LossScale, Losses, Mode, Model, Network};
 use std::collections::BTreeMap;
 
 const STEPS: usize = 20;
@@ -105,4 +105,53 @@ fn cuda_training_does_not_depend_on_the_order_of_threads() {
         let (passed, printed) = run_in_child(name, &variables);
         assert!(passed && printed.contains(&expected), "{order}, {expected}:\n{printed}");
     }
+}
+
+/// 16 bits change the losses by little, and training lowers them all the same.
+#[test]
+fn cuda_trains_in_16_bits() {
+    let Some(device) = super::open() else { return };
+    let (expected, _) = train(Box::new(device), STEPS);
+    for (precision, tolerance) in [(Precision::Bf16, 2e-2), (Precision::Fp16, 5e-3)] {
+        let (found, _) = train(Box::new(super::open_in(precision).unwrap()), STEPS);
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!(!found.skipped, "{precision}: a step was left out");
+            let error = (found.batch - expected.batch).abs() / expected.batch;
+            assert!(error <= tolerance, "{precision}: {} instead of {}", found.batch, expected.batch);
+        }
+        assert!(found[16].batch < found[0].batch, "{precision}: training lowers the loss");
+    }
+}
+
+/// Where a gradient is not finite nothing changes, and the scale of the loss is halved until all are.
+#[test]
+fn cuda_fp16_leaves_out_steps_that_overflow() {
+    let Some(device) = super::open_in(Precision::Fp16) else { return };
+    let mut network = Network::new(Model::new("rar-unet", [8, 9, 10, 16, 24]).unwrap(), Box::new(device)).unwrap();
+    network.initialise(7).unwrap();
+    let step = network.load(Mode::Train, BATCH, SIZE).unwrap();
+    let (image, target) = batch(BATCH * SIZE[0] * SIZE[1], 1);
+    network.set_loss_scale(Some(LossScale { scale: 2f64.powi(40), steps: 0 }));
+    let before = network.weights().unwrap();
+    let (mut scale, mut skipped) = (2f64.powi(40), 0);
+    loop {
+        network.write_batch(&step, &image, &target, &[1.0; BATCH]).unwrap();
+        let trained = |weights: &BTreeMap<String, Vec<f32>>| {
+            let trained = weights.iter().filter(|(name, _)| !name.contains("running"));
+            trained.map(|(_, values)| values.clone()).collect::<Vec<_>>()
+        };
+        let losses = network.train(&step, LEARNING_RATE, 1).unwrap();
+        let (now, before) = (trained(&network.weights().unwrap()), trained(&before));
+        assert_eq!(now == before, losses.skipped);
+        if !losses.skipped {
+            break;
+        }
+        skipped += 1;
+        scale /= 2.0;
+        assert_eq!(network.loss_scale().map(|loss_scale| loss_scale.scale), Some(scale));
+        assert!(skipped < 40, "some scale fits");
+    }
+    assert!(skipped > 0, "2^40 is too much");
+    let gradients = network.gradients(&step).unwrap();
+    assert!(gradients.values().flatten().all(|gradient| gradient.abs() < 10.0), "gradients are without the scale");
 }

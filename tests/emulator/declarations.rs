@@ -80,6 +80,7 @@ fn the_table_names_each_kernel_once() {
         kernels: vec![kernel("k_f32", &[("n", "I32")])],
         constants: vec![("THREADS".to_string(), 128)],
         has_elements: false,
+        is_16bit: false,
     };
     let table = rust_table(&[file("op")], &[], None).unwrap();
     assert!(table.contains("pub const K_F32: Kernel = Kernel { name: \"k_f32\", file: \"op\""), "{table}");

@@ -1,10 +1,10 @@
 //! What an op's CUDA code sees: its operands on the device, and how to launch a kernel on them.
 
-use super::driver::Driver;
+use super::driver::{Description, Driver};
 use super::grid::Grid;
 use super::{MAX_ELEMENTS, span};
 use crate::device::Precision;
-use crate::device::kernels::{Element, Kernel, Kind};
+use crate::device::kernels::{Element, Kernel, Kind, compiled_for};
 use crate::graph::{Node, Region, ValueId};
 use crate::plan::{Location, Memory, Plan, PlannedNode};
 use crate::tensor::{Shape, Storage};
@@ -44,21 +44,23 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    fn at(&self, location: Location, storage: Storage, writable: bool) -> Pointer {
+    /// The pointer to `count` elements.
+    fn at(&self, location: Location, storage: Storage, count: usize, writable: bool) -> Pointer {
         let element = self.precision.element(storage);
         let base = match location.memory {
             Memory::Arena => self.arena,
             Memory::State(Region::Parameters) if element != Element::F32 => self.copies,
             Memory::State(region) => self.state[region as usize],
         };
-        Pointer { address: base + (location.start * element.bytes()) as u64, element, writable }
+        let address = base + (location.start * element.bytes()) as u64;
+        Pointer { address, element, writable, bytes: count * element.bytes() }
     }
 
-    /// The parameters' copies, and the parameters.
-    pub fn parameters(&self) -> [Pointer; 2] {
+    /// The copies of so many parameters, and the parameters.
+    pub fn parameters(&self, count: usize) -> [Pointer; 2] {
         [Storage::Reduced, Storage::Full].map(|storage| {
             let location = Location { memory: Memory::State(Region::Parameters), start: 0, stride: 0 };
-            self.at(location, storage, storage == Storage::Reduced)
+            self.at(location, storage, count, storage == Storage::Reduced)
         })
     }
 }
@@ -69,6 +71,8 @@ pub struct Pointer {
     address: u64,
     element: Element,
     writable: bool,
+    /// Of all that it leads to.
+    bytes: usize,
 }
 
 impl Pointer {
@@ -79,7 +83,7 @@ impl Pointer {
 
     /// A pointer for a parameter that the kernel does not read, which is of f32.
     pub fn unread(self) -> Self {
-        Pointer { element: Element::F32, ..self }
+        Pointer { element: Element::F32, bytes: 0, ..self }
     }
 
     /// Whether 16 bytes can be read or written at once.
@@ -132,7 +136,7 @@ impl Operand<'_> {
 
 /// One run of an op: its operands, and the device.
 pub struct Launcher<'a> {
-    driver: &'a mut Driver,
+    sink: Sink<'a>,
     plan: &'a Plan,
     node: &'a Node,
     planned: &'a PlannedNode,
@@ -140,19 +144,18 @@ pub struct Launcher<'a> {
 }
 
 impl<'a> Launcher<'a> {
-    pub(super) fn new(
-        driver: &'a mut Driver,
-        plan: &'a Plan,
-        planned: &'a PlannedNode,
-        addresses: Addresses,
-    ) -> Launcher<'a> {
-        Launcher { driver, plan, node: &plan.graph.nodes()[planned.index], planned, addresses }
+    pub(super) fn new(sink: Sink<'a>, plan: &'a Plan, planned: &'a PlannedNode, addresses: Addresses) -> Launcher<'a> {
+        Launcher { sink, plan, node: &plan.graph.nodes()[planned.index], planned, addresses }
     }
 
     fn operand(&self, value: ValueId, writable: bool) -> Operand<'a> {
         let (location, shape) = (self.plan.location(value), self.plan.shape(value));
         debug_assert!(span(shape, location.stride) <= MAX_ELEMENTS, "sizes were checked when the step was loaded");
-        Operand { pointer: self.addresses.at(location, shape.storage, writable), shape, stride: location.stride }
+        Operand {
+            pointer: self.addresses.at(location, shape.storage, shape.elements(), writable),
+            shape,
+            stride: location.stride,
+        }
     }
 
     /// How many inputs there are.
@@ -174,7 +177,7 @@ impl<'a> Launcher<'a> {
     pub fn workspace(&self) -> Pointer {
         let start = self.planned.workspace.start;
         let location = Location { memory: Memory::Arena, start, stride: 0 };
-        self.addresses.at(location, Storage::Full, true)
+        self.addresses.at(location, Storage::Full, self.planned.workspace.len(), true)
     }
 
     /// What numbers the device computes with.
@@ -184,17 +187,58 @@ impl<'a> Launcher<'a> {
 
     /// Major and minor compute capability.
     pub fn capability(&self) -> (i32, i32) {
-        self.driver.description.capability
+        self.sink.description().capability
     }
 
     /// How many multiprocessors the device has. The order of a sum must not depend on it.
     pub fn multiprocessors(&self) -> usize {
-        self.driver.description.multiprocessors
+        self.sink.description().multiprocessors
     }
 
     /// Begins a launch; the arguments follow in the order of the kernel's parameters.
     pub fn kernel(&mut self, kernel: Kernel) -> Launch<'_> {
-        Launch::new(self.driver, self.node.op.name(), kernel)
+        Launch::new(self.sink.reborrow(), self.node.op.name(), kernel)
+    }
+}
+
+fn size_error(op: &'static str, size: usize) -> Error {
+    Error::shape(op, format!("{size} is more than CUDA kernels count to: lower --batch or --size"))
+}
+
+/// A launch that was planned and not done.
+#[derive(Debug, Clone)]
+pub struct PlannedLaunch {
+    pub op: &'static str,
+    /// The kernel's name, with its element.
+    pub kernel: String,
+    pub grid: Grid,
+    /// Bytes of dynamic shared memory of a block.
+    pub shared: usize,
+    /// Of all tensors that it reads or writes, each counted once.
+    pub bytes: u64,
+    /// Floating-point operations; those of an op of several launches are its first one's.
+    pub operations: u64,
+}
+
+/// Where launches go: to a device, or for one of this description into a list.
+pub(super) enum Sink<'a> {
+    Driver(&'a mut Driver),
+    List(&'a Description, &'a mut Vec<PlannedLaunch>),
+}
+
+impl Sink<'_> {
+    fn description(&self) -> &Description {
+        match self {
+            Sink::Driver(driver) => &driver.description,
+            Sink::List(description, _) => description,
+        }
+    }
+
+    fn reborrow(&mut self) -> Sink<'_> {
+        match self {
+            Sink::Driver(driver) => Sink::Driver(driver),
+            Sink::List(description, launches) => Sink::List(description, launches),
+        }
     }
 }
 
@@ -207,7 +251,7 @@ enum Argument {
 
 /// A launch of a kernel, argument by argument.
 pub struct Launch<'a> {
-    driver: &'a mut Driver,
+    sink: Sink<'a>,
     op: &'static str,
     kernel: Kernel,
     arguments: Vec<Argument>,
@@ -215,8 +259,8 @@ pub struct Launch<'a> {
 }
 
 impl<'a> Launch<'a> {
-    pub(super) fn new(driver: &'a mut Driver, op: &'static str, kernel: Kernel) -> Self {
-        Launch { driver, op, kernel, arguments: Vec::new(), shared: 0 }
+    pub(super) fn new(sink: Sink<'a>, op: &'static str, kernel: Kernel) -> Self {
+        Launch { sink, op, kernel, arguments: Vec::new(), shared: 0 }
     }
 
     /// Pointers, outputs first.
@@ -257,20 +301,31 @@ impl<'a> Launch<'a> {
     pub fn launch(mut self, grid: Grid) -> Result<()> {
         self.convert_sizes()?;
         let element = self.check_arguments();
-        let function = self.driver.function(self.kernel, element)?;
+        let blocks = self.dimensions(grid.blocks)?;
+        let threads = self.dimensions(grid.threads)?;
+        let driver: &mut Driver = match &mut self.sink {
+            Sink::Driver(driver) => driver,
+            Sink::List(_, launches) => {
+                let kernel = self.kernel.symbol(compiled_for(self.kernel.file, element));
+                let pointers = self.arguments.iter().filter_map(|argument| match argument {
+                    Argument::Pointer(pointer) => Some(pointer.bytes as u64),
+                    _ => None,
+                });
+                let (op, shared, bytes) = (self.op, self.shared, pointers.sum::<u64>());
+                launches.push(PlannedLaunch { op, kernel, grid, shared, bytes, operations: 0 });
+                return Ok(());
+            }
+        };
+        let function = driver.function(self.kernel, element)?;
         let error = |driver: &Driver, error| driver.error(&format!("{}: {}", self.op, self.kernel.name), error);
-        let shared = i32::try_from(self.shared).map_err(|_| self.size_error(self.shared))?;
+        let shared = i32::try_from(self.shared).map_err(|_| size_error(self.op, self.shared))?;
         if self.shared > SHARED_BYTES {
             function
                 .set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared)
-                .map_err(|e| error(self.driver, e))?;
+                .map_err(|e| error(driver, e))?;
         }
-        let config = LaunchConfig {
-            grid_dim: self.dimensions(grid.blocks)?,
-            block_dim: self.dimensions(grid.threads)?,
-            shared_mem_bytes: shared.unsigned_abs(),
-        };
-        let mut builder = self.driver.stream.launch_builder(&function);
+        let config = LaunchConfig { grid_dim: blocks, block_dim: threads, shared_mem_bytes: shared.unsigned_abs() };
+        let mut builder = driver.stream.launch_builder(&function);
         for argument in &self.arguments {
             match argument {
                 Argument::Pointer(pointer) => builder.arg(&pointer.address),
@@ -282,18 +337,14 @@ impl<'a> Launch<'a> {
         // SAFETY: the arguments are as many as the kernel's parameters and of their kinds. The pointers lead to the
         // operands of a planned node, which have room for what their shapes say, and which the op may write where the
         // kernel does; that the kernel keeps to them is what the op's author answers for and the tests look for.
-        unsafe { builder.launch(config) }.map_err(|e| error(self.driver, e))?;
+        unsafe { builder.launch(config) }.map_err(|e| error(driver, e))?;
         Ok(())
-    }
-
-    fn size_error(&self, size: usize) -> Error {
-        Error::shape(self.op, format!("{size} is more than CUDA kernels count to: lower --batch or --size"))
     }
 
     fn convert_sizes(&mut self) -> Result<()> {
         for index in 0..self.arguments.len() {
             if let Argument::Size(size) = self.arguments[index] {
-                self.arguments[index] = Argument::I32(i32::try_from(size).map_err(|_| self.size_error(size))?);
+                self.arguments[index] = Argument::I32(i32::try_from(size).map_err(|_| size_error(self.op, size))?);
             }
         }
         Ok(())
@@ -303,7 +354,7 @@ impl<'a> Launch<'a> {
         // What every GPU allows: blocks along y and z are counted in 16 bits.
         let limits = [i32::MAX as usize, 65535, 65535];
         match sizes.into_iter().zip(limits).find(|&(size, limit)| size > limit) {
-            Some((size, _)) => Err(self.size_error(size)),
+            Some((size, _)) => Err(size_error(self.op, size)),
             None => Ok((sizes[0] as u32, sizes[1] as u32, sizes[2] as u32)),
         }
     }

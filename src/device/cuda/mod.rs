@@ -9,11 +9,13 @@ mod driver;
 mod grid;
 mod launch;
 mod memory;
+mod planned;
 
 pub use check::Padding;
 pub use driver::Description;
 pub use grid::{Chunks, Elements, Grid, LaneGrid, PixelGrid};
-pub use launch::{Launch, Launcher, OnCuda, Operand, Pointer};
+pub use launch::{Launch, Launcher, OnCuda, Operand, PlannedLaunch, Pointer};
+pub use planned::{Planned, planned};
 
 use super::kernels::{Element, ROUND_PARAMETERS};
 use super::{Device, Precision, StepId, Steps};
@@ -24,7 +26,7 @@ use crate::{Error, Result};
 use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use driver::Driver;
-use launch::Addresses;
+use launch::{Addresses, Sink};
 use memory::DeviceMemory;
 
 /// Elements that one tensor may have, from its first to its last: kernels count them in 32 bits.
@@ -132,7 +134,7 @@ impl CudaDevice {
         let plan = self.steps.get(step);
         for node in &plan.nodes[nodes] {
             let op = &*plan.graph.nodes()[node.index].op;
-            op.launch(&mut Launcher::new(&mut self.driver, plan, node, addresses))?;
+            op.launch(&mut Launcher::new(Sink::Driver(&mut self.driver), plan, node, addresses))?;
         }
         Ok(())
     }
@@ -144,8 +146,8 @@ impl CudaDevice {
             return Ok(());
         }
         let groups = count / CHANNEL_ALIGNMENT;
-        Launch::new(&mut self.driver, "parameters", ROUND_PARAMETERS)
-            .pointers(addresses.parameters())
+        Launch::new(Sink::Driver(&mut self.driver), "parameters", ROUND_PARAMETERS)
+            .pointers(addresses.parameters(count))
             .sizes([groups])
             .launch(PixelGrid::single(1).over(groups, 1))
     }
@@ -188,6 +190,19 @@ fn is_plain(shape: &Shape, stride: usize) -> bool {
 /// Elements from the first to the last of a tensor.
 fn span(shape: &Shape, stride: usize) -> usize {
     (shape.positions() - 1) * stride + shape.channels.stored()
+}
+
+/// The plan of a graph for kernels in this precision.
+fn plan_for(graph: Graph, keep: &[ValueId], precision: Precision) -> Result<Plan> {
+    let needs: Vec<usize> = (0..graph.nodes().len())
+        .map(|index| {
+            let (inputs, outputs) = shapes(&graph, index);
+            OnCuda::workspace(&*graph.nodes()[index].op, &inputs, &outputs)
+        })
+        .collect();
+    let plan = Plan::new(graph, keep, |storage| precision.element(storage).bytes(), |index| needs[index]);
+    check_sizes(&plan)?;
+    Ok(plan)
 }
 
 /// Refuses tensors that kernels could not count in 32 bits.
@@ -235,15 +250,7 @@ impl Device<f32> for CudaDevice {
     }
 
     fn load(&mut self, graph: Graph, keep: &[ValueId]) -> Result<StepId> {
-        let needs: Vec<usize> = (0..graph.nodes().len())
-            .map(|index| {
-                let (inputs, outputs) = shapes(&graph, index);
-                OnCuda::workspace(&*graph.nodes()[index].op, &inputs, &outputs)
-            })
-            .collect();
-        let precision = self.precision;
-        let plan = Plan::new(graph, keep, |storage| precision.element(storage).bytes(), |index| needs[index]);
-        check_sizes(&plan)?;
+        let plan = plan_for(graph, keep, self.precision)?;
         if self.arena.grow(&self.driver, plan.arena, memory::Content::Lost)? {
             self.forget_graphs();
         }

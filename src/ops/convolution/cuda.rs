@@ -1,5 +1,6 @@
 //! Convolution on CUDA: which kernel of `kernels/convolution.cu` a shape gets, and with how many blocks.
 
+use super::tensor::{Form, TensorProduct, TensorWeights};
 use super::{BiasGradient, Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, Window};
 use crate::Result;
 use crate::device::cuda::{Grid, Launcher, OnCuda, Operand, Pointer};
@@ -16,6 +17,16 @@ use crate::tensor::{CHANNEL_ALIGNMENT, Shape};
 const WARP: usize = 32;
 /// Two blocks for each multiprocessor of the largest GPUs: with fewer, smaller tiles are better.
 const ENOUGH_BLOCKS: usize = 256;
+
+/// The form of a convolution that tensor cores do on this device.
+pub(in crate::ops) fn tensor_form(
+    launcher: &Launcher,
+    window: Window,
+    groups: usize,
+    images: [&Shape; 2],
+) -> Option<Form> {
+    if launcher.precision().is_reduced() { Form::of(window, groups, images) } else { None }
+}
 
 // ------------------------------------------------------------------ tiles
 
@@ -244,6 +255,11 @@ impl OnCuda for Convolution {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (out, x, weight) = (launcher.output(0), launcher.input(0), launcher.input(1));
         let has_bias = launcher.inputs() > 2;
+        if let Some(form) = tensor_form(launcher, self.window, self.groups, [x.shape, out.shape]) {
+            let bias = has_bias.then(|| launcher.input(2).pointer);
+            let product = TensorProduct { form, target: out, source: x, weight: weight.pointer, bias };
+            return product.forward(launcher, self.relu);
+        }
         // Without a bias the kernel gets a pointer that it does not read.
         let bias = if has_bias { launcher.input(2).pointer } else { weight.pointer.unread() };
         let correlation = Correlation {
@@ -262,6 +278,10 @@ impl OnCuda for Convolution {
 impl OnCuda for ConvolutionInputGradient {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (dx, dout, weight) = (launcher.output(0), launcher.input(0), launcher.input(1));
+        if let Some(form) = tensor_form(launcher, self.window, self.groups, [dx.shape, dout.shape]) {
+            let product = TensorProduct { form, target: dx, source: dout, weight: weight.pointer, bias: None };
+            return product.transposed(launcher);
+        }
         let correlation = Correlation {
             kernels: &BACKWARD_INPUT,
             geometry: Geometry::backward(self.window, dout.shape, dx.shape),
@@ -317,11 +337,20 @@ impl Division {
 impl OnCuda for ConvolutionWeightGradient {
     fn workspace(&self, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
         let Division { parts, .. } = Division::new(self, inputs[0], inputs[1]);
+        let form = Form::of(self.window, self.groups, [inputs[0], inputs[1]]);
+        // Whether tensor cores will do it depends on the device's precision.
+        let parts = form.map_or(parts, |form| parts.max(TensorWeights::new(form, inputs[0], inputs[1]).parts));
         if parts == 1 { 0 } else { parts * outputs[0].elements() }
     }
 
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (dweight, dout, x) = (launcher.output(0), launcher.input(0), launcher.input(1));
+        if let Some(form) = tensor_form(launcher, self.window, self.groups, [dout.shape, x.shape]) {
+            let weights = TensorWeights::new(form, dout.shape, x.shape);
+            let sums = Sums::new(launcher, dweight, weights.parts);
+            weights.launch(launcher, sums.parts, dout, x)?;
+            return sums.launch(launcher);
+        }
         let Division { rows, columns, few, tile, parts, part_rows } = Division::new(self, dout.shape, x.shape);
         let sums = Sums::new(launcher, dweight, parts);
         let inputs = rows / self.window.taps();

@@ -6,9 +6,11 @@
 
 mod cpu;
 mod cuda;
+mod tensor;
 
 pub(super) use cpu::Weights;
-pub(super) use cuda::{TILE_64X32, TILE_128X64, Tile, any_kernel};
+pub(super) use cuda::{TILE_64X32, TILE_128X64, Tile, any_kernel, tensor_form};
+pub(super) use tensor::TensorProduct;
 
 use super::relu::ReluGradient;
 use super::window::Window;

@@ -1,0 +1,593 @@
+// Convolution on tensor cores: kernels of 3x3 and 1x1 that keep the size, those whose stride is their size, transposed
+// convolution, and their gradients; of one group, of 16-bit elements with sums in fp32. The other convolutions are in
+// convolution.cu.
+//
+// The implicit matrix product moves no pixel twice for its taps: a block loads a patch of pixels with its border once, by
+// asynchronous copies, and each of the kernel's taps reads it at another offset. A warp's products have 16 rows: a row of
+// 16 pixels of the patch. Pixels in shared memory lie an odd number of 16 bytes apart, so that ldmatrix meets each bank
+// once at any offset, as a swizzle would have it, and all addresses in the inner loop are constants.
+
+#include "common.cuh"
+#include "tensor_core.cuh"
+
+static_assert(sizeof(Element) == 2, "tensor cores' products here are of 16 bits");
+
+// ---- sizes ------------------------------------------------------------------------------------------------------------
+
+constexpr int TENSOR_THREADS = 128;
+constexpr int WARPS = TENSOR_THREADS / WARP_SIZE;
+constexpr int PATCH_WIDTH = 16;  // an mma's rows
+constexpr int PIECE = 8;         // elements of 16 bytes
+constexpr int DEPTH = 16;        // source channels of a step: an mma's inner dimension
+
+__device__ __forceinline__ void multiply(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#ifdef ELEMENT_bf16
+  mma_m16n8k16_bf16(sums, a, b);
+#else
+  mma_m16n8k16_f16(sums, a, b);
+#endif
+}
+
+// Images are [n, height, width]; planes of a volume count as images.
+struct Image {
+  int height, width;
+};
+
+// A kernel whose stride is its size: each pixel of the small image is as many as this of the large one.
+struct Window {
+  int height, width;
+};
+
+// The first pixel of the large image that a pixel of the small one is.
+__device__ __forceinline__ int large_pixel(const Image& small, const Window& window, int image, int y, int x) {
+  return ((image * small.height + y) * window.height * small.width + x) * window.width;
+}
+
+// How many pixels further on a tap of the window is.
+__device__ __forceinline__ int window_offset(const Image& small, const Window& window, int tap) {
+  return tap / window.width * small.width * window.width + tap % window.width;
+}
+
+// Where a patch begins.
+struct Patch {
+  int image, y, x;
+
+  __device__ __forceinline__ Patch(int index, int rows, const Image& size) {
+    const int across = (size.width + PATCH_WIDTH - 1) / PATCH_WIDTH, down = (size.height + rows - 1) / rows;
+    const int row = index / across;
+    x = (index - row * across) * PATCH_WIDTH;
+    image = row / down;
+    y = (row - image * down) * rows;
+  }
+
+  // The next one.
+  __device__ __forceinline__ void advance(int rows, const Image& size) {
+    x += PATCH_WIDTH;
+    if (x < size.width) return;
+    x = 0;
+    y += rows;
+    if (y < size.height) return;
+    y = 0;
+    ++image;
+  }
+};
+
+__device__ __forceinline__ bool is_inside(int at, int size) {
+  return static_cast<unsigned>(at) < static_cast<unsigned>(size);
+}
+
+// ---- the matrix product of forward and input gradient -----------------------------------------------------------------
+// Rows are target pixels, columns target channels, and the inner dimension is (source channels by 16, tap, 16 channels).
+// The weights, as convolution.cu has them: forward [tap][source][target]; transposed, for the input gradient,
+// [tap, counted from the last][target][source].
+//
+// For the 1x1 kernels, source or target may be the large image of a window. If the source is, its taps are more of the
+// inner dimension, before the channels; if the target is, (tap, channel) are the columns, of which `outputs` are all.
+
+template <int kernel_, int rows_per_warp_, int columns_, int stages_, bool transposed_> struct Tile {
+  static constexpr int kernel = kernel_, rows_per_warp = rows_per_warp_, columns = columns_, stages = stages_;
+  static constexpr bool transposed = transposed_;
+  static constexpr int taps = kernel * kernel, border = kernel / 2;
+  static constexpr int rows = WARPS * rows_per_warp;
+  static constexpr int source_width = PATCH_WIDTH + kernel - 1, source_rows = rows + kernel - 1;
+  // Elements from one line to the next: an odd number of pieces.
+  static constexpr int pixel_pitch = DEPTH + PIECE;
+  static constexpr int weight_pitch = transposed ? DEPTH + PIECE : columns + PIECE;
+  static constexpr int weight_lines = taps * (transposed ? columns : DEPTH);  // lines of DEPTH or `columns` elements
+  static constexpr int source_elements = source_rows * source_width * pixel_pitch;
+  static constexpr int stage_elements = source_elements + weight_lines * weight_pitch;
+  // Pieces that a thread copies in a step.
+  static constexpr int source_pieces = source_rows * source_width * (DEPTH / PIECE);
+  static constexpr int pieces_per_line = (transposed ? DEPTH : columns) / PIECE;
+  static constexpr int weight_pieces = weight_lines * pieces_per_line;
+  static constexpr int source_copies = (source_pieces + TENSOR_THREADS - 1) / TENSOR_THREADS;
+  static constexpr int weight_copies = (weight_pieces + TENSOR_THREADS - 1) / TENSOR_THREADS;
+
+  using Sums = float[rows_per_warp][columns / 8][4];
+};
+
+// What a thread copies into shared memory, step by step.
+template <class T> struct Copies {
+  const Element *source, *weight;
+  const Element *first_source, *first_weight;  // of the first tap
+  const Image& size;
+  const Window& window;
+  int inputs, outputs, source_stride, tap = 0;
+  int source_offsets[T::source_copies];
+  unsigned source_valid = 0;  // a bit for each copy
+  int source_channel, weight_channel, weight_tap, weight_step, channel = 0;
+  bool has_column;
+
+  __device__ __forceinline__ Copies(const Element* source, const Element* weight, const Image& size,
+                                    const Window& window, const Patch& patch, int first_column, int inputs, int outputs,
+                                    int source_stride)
+      : source(source), first_source(source), size(size), window(window), inputs(inputs), outputs(outputs),
+        source_stride(source_stride) {
+    const int thread = threadIdx.x;
+    source_channel = thread % (DEPTH / PIECE) * PIECE;
+#pragma unroll
+    for (int i = 0; i < T::source_copies; ++i) {
+      const int pixel = (thread + i * TENSOR_THREADS) / (DEPTH / PIECE);
+      const int y = patch.y - T::border + pixel / T::source_width, x = patch.x - T::border + pixel % T::source_width;
+      const bool valid =
+          pixel < T::source_rows * T::source_width && is_inside(y, size.height) && is_inside(x, size.width);
+      const int place = T::kernel == 1 ? large_pixel(size, window, patch.image, y, x)
+                                       : (patch.image * size.height + y) * size.width + x;
+      source_offsets[i] = valid ? place * source_stride + source_channel : 0;
+      source_valid |= static_cast<unsigned>(valid) << i;
+    }
+    // A thread's copies of weights are of one line of each tap, or of every second one: TENSOR_THREADS is a multiple of
+    // the pieces of a tap, or half of it.
+    constexpr int tap_pieces = T::weight_pieces / T::taps;
+    static_assert(tap_pieces % TENSOR_THREADS == 0 || TENSOR_THREADS % tap_pieces == 0, "whole taps");
+    const int line = thread / T::pieces_per_line % (tap_pieces / T::pieces_per_line);
+    const int piece = thread % T::pieces_per_line * PIECE;
+    weight_tap = thread / tap_pieces;
+    weight_channel = T::transposed ? piece : line;
+    const int column = first_column + (T::transposed ? line : piece);
+    has_column = column < outputs;
+    const int tap = T::transposed ? T::taps - 1 - weight_tap : weight_tap;
+    this->weight = weight + (T::transposed ? (tap * outputs + column) * inputs + weight_channel
+                                           : (tap * inputs + weight_channel) * outputs + column);
+    first_weight = this->weight;
+    weight_step = TENSOR_THREADS / tap_pieces * inputs * outputs;
+    if (T::transposed) weight_step = -weight_step;
+  }
+
+  // Begins the copies of the next step's channels.
+  __device__ __forceinline__ void operator()(Element* stage) {
+    const int thread = threadIdx.x;
+    const bool has_channel = channel + source_channel < inputs;
+    Element* to = stage + thread / (DEPTH / PIECE) * T::pixel_pitch + source_channel;
+#pragma unroll
+    for (int i = 0; i < T::source_copies; ++i) {
+      const int pixels = TENSOR_THREADS / (DEPTH / PIECE);
+      if ((i + 1) * TENSOR_THREADS <= T::source_pieces || thread + i * TENSOR_THREADS < T::source_pieces)
+        cp_async_or_zero<16>(to + i * pixels * T::pixel_pitch, source + source_offsets[i],
+                             has_channel && source_valid >> i & 1);
+    }
+    source += DEPTH;
+    const bool valid = has_column && channel + weight_channel < inputs;
+    to = stage + T::source_elements + thread / T::pieces_per_line * T::weight_pitch +
+         thread % T::pieces_per_line * PIECE;
+    const Element* from = weight;
+#pragma unroll
+    for (int i = 0; i < T::weight_copies; ++i) {
+      const int lines = TENSOR_THREADS / T::pieces_per_line;
+      if ((i + 1) * TENSOR_THREADS <= T::weight_pieces || thread + i * TENSOR_THREADS < T::weight_pieces)
+        cp_async_or_zero<16>(to + i * lines * T::weight_pitch, from, valid);
+      from += weight_step;
+    }
+    weight += T::transposed ? DEPTH : DEPTH * outputs;
+    channel += DEPTH;
+    if (T::kernel > 1 || channel < inputs) return;
+    channel = 0;
+    ++tap;
+    source = first_source + window_offset(size, window, tap) * source_stride;
+    weight = first_weight + tap * inputs * outputs;
+  }
+};
+
+// Adds the products of a step. The taps of a column of the kernel read the same rows of pixels, which are loaded once.
+template <class T> __device__ __forceinline__ void multiply_step(typename T::Sums& sums, const Element* stage) {
+  const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
+  const Element* pixels = stage + (warp * T::rows_per_warp * T::source_width + lane % 16) * T::pixel_pitch +
+                          lane / 16 * PIECE;
+  const Element* weights = stage + T::source_elements +
+                           (T::transposed ? (lane % 8 + lane / 16 * 8) * T::weight_pitch + lane / 8 % 2 * PIECE
+                                          : lane % 16 * T::weight_pitch + lane / 16 * PIECE);
+#pragma unroll
+  for (int dx = 0; dx < T::kernel; ++dx) {
+    unsigned a[T::rows_per_warp + T::kernel - 1][4];
+#pragma unroll
+    for (int row = 0; row < T::rows_per_warp + T::kernel - 1; ++row)
+      ldmatrix_x4(a[row], pixels + (row * T::source_width + dx) * T::pixel_pitch);
+#pragma unroll
+    for (int dy = 0; dy < T::kernel; ++dy) {
+      const int tap = dy * T::kernel + dx;
+#pragma unroll
+      for (int column = 0; column < T::columns; column += 16) {
+        unsigned pair[4];
+        if constexpr (T::transposed)
+          ldmatrix_x4(pair, weights + (tap * T::columns + column) * T::weight_pitch);
+        else
+          ldmatrix_x4_trans(pair, weights + tap * DEPTH * T::weight_pitch + column);
+        const unsigned b[2][2] = {{pair[0], pair[1]}, {pair[2], pair[3]}};
+#pragma unroll
+        for (int row = 0; row < T::rows_per_warp; ++row)
+#pragma unroll
+          for (int j = 0; j < 2; ++j) multiply(sums[row][column / 8 + j], a[row + dy], b[j]);
+      }
+    }
+  }
+}
+
+// Adds the bias, rectifies, and writes the warp's pixels, by 16 bytes, by way of shared memory.
+template <class T>
+__device__ __forceinline__ void write_sums(Element* target, const typename T::Sums& sums, Element* shared,
+                                           const float* bias, const Image& size, const Window& window,
+                                           const Patch& patch, int first_column, int outputs, int target_stride,
+                                           int has_bias, int relu) {
+  constexpr int pitch = T::columns + PIECE, pixels = T::rows_per_warp * PATCH_WIDTH;
+  static_assert(WARPS * pixels * pitch <= T::stages * T::stage_elements, "the sums have room where the operands were");
+  const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
+  Element* own = shared + warp * pixels * pitch;
+  const int channels = T::kernel == 1 ? outputs / (window.height * window.width) : outputs;
+#pragma unroll
+  for (int n = 0; n < T::columns / 8; ++n) {
+    const int column = n * 8 + lane % 4 * 2;
+    float added[2] = {0.0f, 0.0f};
+    if (has_bias && first_column + column < outputs) {
+      const int channel = T::kernel == 1 ? (first_column + column) % channels : first_column + column;
+      added[0] = bias[channel];
+      added[1] = bias[channel + 1];
+    }
+#pragma unroll
+    for (int row = 0; row < T::rows_per_warp; ++row)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float pair[2] = {sums[row][n][2 * half] + added[0], sums[row][n][2 * half + 1] + added[1]};
+#pragma unroll
+        for (int k = 0; k < 2; ++k) pair[k] = relu && pair[k] < 0.0f ? 0.0f : pair[k];
+        Element* to = own + (row * PATCH_WIDTH + half * 8 + lane / 4) * pitch + column;
+        to[0] = from_float<Element>(pair[0]);
+        to[1] = from_float<Element>(pair[1]);
+      }
+  }
+  __syncwarp();
+  constexpr int pieces = T::columns / PIECE;
+#pragma unroll
+  for (int i = lane; i < pixels * pieces; i += WARP_SIZE) {
+    const int pixel = i / pieces, column = i % pieces * PIECE;
+    const int y = patch.y + warp * T::rows_per_warp + pixel / PATCH_WIDTH, x = patch.x + pixel % PATCH_WIDTH;
+    if (y >= size.height || x >= size.width || first_column + column >= outputs) continue;
+    int place = (patch.image * size.height + y) * size.width + x, channel = first_column + column;
+    if (T::kernel == 1) {
+      const int tap = channel / channels;
+      place = large_pixel(size, window, patch.image, y, x) + window_offset(size, window, tap);
+      channel -= tap * channels;
+    }
+    store16(target + place * target_stride + channel, load16(own + pixel * pitch + column));
+  }
+}
+
+// Grid: patches; target channels in tiles.
+template <class T>
+__device__ __forceinline__ void correlate(Element* target, const Element* source, const Element* weight,
+                                          const float* bias, const Image& size, const Window& source_window,
+                                          const Window& target_window, int inputs, int outputs, int target_stride,
+                                          int source_stride, int has_bias, int relu) {
+  DYNAMIC_SHARED(Element, shared);
+  const Patch patch(blockIdx.x, T::rows, size);
+  const int first_column = blockIdx.y * T::columns;
+  Copies<T> copy(source, weight, size, source_window, patch, first_column, inputs, outputs, source_stride);
+  int steps = (inputs + DEPTH - 1) / DEPTH;
+  if (T::kernel == 1) steps *= source_window.height * source_window.width;
+  typename T::Sums sums = {};
+#pragma unroll
+  for (int step = 0; step < T::stages - 1; ++step) {
+    if (step < steps) copy(shared + step * T::stage_elements);
+    cp_async_commit();
+  }
+  Element *stage = shared, *free_stage = shared + (T::stages - 1) * T::stage_elements;
+  Element* const end = shared + T::stages * T::stage_elements;
+  for (int step = 0; step < steps; ++step) {
+    cp_async_wait<T::stages - 2>();
+    __syncthreads();  // the step's operands are there for all, and nobody reads the stage that is filled next
+    if (step + T::stages - 1 < steps) copy(free_stage);
+    cp_async_commit();
+    multiply_step<T>(sums, stage);
+    stage = stage + T::stage_elements == end ? shared : stage + T::stage_elements;
+    free_stage = free_stage + T::stage_elements == end ? shared : free_stage + T::stage_elements;
+  }
+  __syncthreads();
+  write_sums<T>(target, sums, shared, bias, size, target_window, patch, first_column, outputs, target_stride, has_bias,
+                relu);
+}
+
+// ---- forward ----------------------------------------------------------------------------------------------------------
+// Kernels are named by their window, and by the pixels and channels of a block.
+
+#define FORWARD_PARAMETERS                                                                                     \
+  Element* __restrict__ out,              /* [n * height * width, outputs], stride out_stride */               \
+      const Element* __restrict__ x,      /* [n * height * width, inputs], or of the large image; stride x_stride */ \
+      const Element* __restrict__ weight, /* [taps * inputs, outputs] */                                       \
+      const float* __restrict__ bias,     /* [outputs]; not read where has_bias is 0 */                        \
+      int height, int width, int window_height, int window_width, int inputs, int outputs, int out_stride,     \
+      int x_stride, int has_bias, int relu
+
+#define FORWARD_ARGUMENTS                                                                                           \
+  out, x, weight, bias, {height, width}, {window_height, window_width}, {1, 1}, inputs, outputs, out_stride, x_stride, \
+      has_bias, relu
+
+KERNEL_WITH_THREADS(convolution_forward_3x3_512x32, TENSOR_THREADS)(FORWARD_PARAMETERS) {
+  correlate<Tile<3, 8, 32, 2, false>>(FORWARD_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_forward_3x3_256x64, TENSOR_THREADS)(FORWARD_PARAMETERS) {
+  correlate<Tile<3, 4, 64, 2, false>>(FORWARD_ARGUMENTS);
+}
+
+// For small images, and for sm_75, whose blocks have 64 KB of shared memory.
+KERNEL_WITH_THREADS(convolution_forward_3x3_256x32, TENSOR_THREADS)(FORWARD_PARAMETERS) {
+  correlate<Tile<3, 4, 32, 2, false>>(FORWARD_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_forward_1x1_256x32, TENSOR_THREADS)(FORWARD_PARAMETERS) {
+  correlate<Tile<1, 4, 32, 4, false>>(FORWARD_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_forward_1x1_256x64, TENSOR_THREADS)(FORWARD_PARAMETERS) {
+  correlate<Tile<1, 4, 64, 4, false>>(FORWARD_ARGUMENTS);
+}
+
+// ---- input gradient ---------------------------------------------------------------------------------------------------
+
+// Transposed convolution is the 1x1 kernels', whose target is the large image of its window.
+
+#define BACKWARD_INPUT_PARAMETERS                                                                              \
+  Element* __restrict__ dx,               /* [n * height * width, outputs], or of the large image; stride dx_stride */ \
+      const Element* __restrict__ dout,   /* [n * height * width, inputs], stride dout_stride */               \
+      const Element* __restrict__ weight, /* [taps * outputs, inputs] */                                       \
+      const float* __restrict__ bias,     /* [outputs of a tap]; not read where has_bias is 0 */               \
+      int height, int width, int window_height, int window_width, int inputs, int outputs, int dx_stride,      \
+      int dout_stride, int has_bias
+
+#define BACKWARD_INPUT_ARGUMENTS                                                                                  \
+  dx, dout, weight, bias, {height, width}, {1, 1}, {window_height, window_width}, inputs, outputs, dx_stride, dout_stride, \
+      has_bias, 0
+
+KERNEL_WITH_THREADS(convolution_backward_input_3x3_512x32, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
+  correlate<Tile<3, 8, 32, 2, true>>(BACKWARD_INPUT_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_backward_input_3x3_256x64, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
+  correlate<Tile<3, 4, 64, 2, true>>(BACKWARD_INPUT_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_backward_input_3x3_256x32, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
+  correlate<Tile<3, 4, 32, 2, true>>(BACKWARD_INPUT_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_backward_input_1x1_256x32, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
+  correlate<Tile<1, 4, 32, 4, true>>(BACKWARD_INPUT_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_backward_input_1x1_256x64, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
+  correlate<Tile<1, 4, 64, 4, true>>(BACKWARD_INPUT_ARGUMENTS);
+}
+
+// ---- weight gradient --------------------------------------------------------------------------------------------------
+// Rows are input channels, columns output channels, a product for each tap; the inner dimension is the pixels, of which
+// an mma takes a row of 16. A block goes over the patches of its part, and each part's sums go to a matrix of their own,
+// for convolution_sum_parts, or to the gradient itself if there is one part. A warp has 16 input and 32 output channels;
+// where there are 32 output channels or fewer, two warps share them and the patch's pixels. The input's pixels are read
+// from shared memory once for all taps of a column of the kernel, as its rows pass by.
+// Grid: input channels in tiles, for the 1x1 kernels for each tap of the window whose large image x is; output channels in
+// tiles; parts.
+
+constexpr int WEIGHT_PATCH_ROWS = 8;
+constexpr int WEIGHT_INPUTS = 32;  // input channels of a block
+
+template <int kernel_, int columns_> struct WeightTile {
+  static constexpr int kernel = kernel_, columns = columns_, taps = kernel * kernel, border = kernel / 2;
+  static constexpr int halves = 64 / columns;  // into which the patch's rows are divided among warps
+  static constexpr int rows_per_warp = WEIGHT_PATCH_ROWS / halves;
+  static constexpr int x_width = PATCH_WIDTH + kernel - 1, x_rows = WEIGHT_PATCH_ROWS + kernel - 1;
+  static constexpr int x_pitch = WEIGHT_INPUTS + PIECE, dout_pitch = columns + PIECE;
+  static constexpr int x_elements = x_rows * x_width * x_pitch;
+  static constexpr int stage_elements = x_elements + WEIGHT_PATCH_ROWS * PATCH_WIDTH * dout_pitch;
+
+  using Sums = float[taps][4][4];
+};
+
+// What a thread copies into shared memory, patch by patch: a column of pixels, or every second pixel of one.
+template <class T> struct WeightCopies {
+  static constexpr int x_threads = T::x_width * (WEIGHT_INPUTS / PIECE);
+  static constexpr int dout_rows = TENSOR_THREADS / (T::columns / PIECE) / PATCH_WIDTH;  // that all threads copy at once
+  static_assert(x_threads <= TENSOR_THREADS, "all columns at once");
+  const Element *dout, *x;
+  const Image& size;
+  const Window& window;
+  int dout_stride, x_stride;
+  bool has_input, has_output;
+  Patch patch;
+
+  __device__ __forceinline__ WeightCopies(const Element* dout, const Element* x, const Image& size, const Window& window,
+                                          int first_patch, int tap, int first_input, int inputs, int outputs,
+                                          int dout_stride, int x_stride)
+      : size(size), window(window), dout_stride(dout_stride), x_stride(x_stride),
+        patch(first_patch, WEIGHT_PATCH_ROWS, size) {
+    const int thread = threadIdx.x;
+    const int input = first_input + thread % (WEIGHT_INPUTS / PIECE) * PIECE;
+    const int output = blockIdx.y * T::columns + thread % (T::columns / PIECE) * PIECE;
+    has_input = input < inputs;
+    has_output = output < outputs;
+    this->x = x + window_offset(size, window, tap) * x_stride + input;
+    this->dout = dout + output;
+  }
+
+  // Begins the copies of the next patch. Where there is nothing to copy, addresses mean nothing.
+  __device__ __forceinline__ void operator()(Element* stage) {
+    const int thread = threadIdx.x;
+    if (thread < x_threads) {
+      const int column = thread / (WEIGHT_INPUTS / PIECE), at = patch.x + column - T::border;
+      const int place = T::kernel == 1 ? large_pixel(size, window, patch.image, patch.y, at)
+                                       : (patch.image * size.height + patch.y - T::border) * size.width + at;
+      const int step = (T::kernel == 1 ? window.height * size.width * window.width : size.width) * x_stride;
+      const bool valid = has_input && is_inside(at, size.width);
+      Element* to = stage + column * T::x_pitch + thread % (WEIGHT_INPUTS / PIECE) * PIECE;
+      const Element* from = x + static_cast<ptrdiff_t>(place) * x_stride;
+#pragma unroll
+      for (int row = 0; row < T::x_rows; ++row) {
+        cp_async_or_zero<16>(to + row * T::x_width * T::x_pitch, from,
+                             valid && is_inside(patch.y - T::border + row, size.height));
+        from += step;
+      }
+    }
+    const int pixel = thread / (T::columns / PIECE), at = patch.x + pixel % PATCH_WIDTH, y = patch.y + pixel / PATCH_WIDTH;
+    const bool valid = has_output && at < size.width;
+    Element* to = stage + T::x_elements + pixel * T::dout_pitch + thread % (T::columns / PIECE) * PIECE;
+    const Element* from =
+        dout + static_cast<ptrdiff_t>((patch.image * size.height + y) * size.width + at) * dout_stride;
+#pragma unroll
+    for (int row = 0; row < WEIGHT_PATCH_ROWS; row += dout_rows) {
+      cp_async_or_zero<16>(to + row * PATCH_WIDTH * T::dout_pitch, from, valid && y + row < size.height);
+      from += dout_rows * size.width * dout_stride;
+    }
+    patch.advance(WEIGHT_PATCH_ROWS, size);
+  }
+};
+
+// The places of a warp: its first input and output channel in the block's tile, and its part of the patch's rows.
+template <class T> struct WeightWarp {
+  int input, output, half;
+
+  __device__ __forceinline__ WeightWarp() {
+    const int warp = threadIdx.x / WARP_SIZE;
+    input = warp / 2 * 16;
+    output = T::halves == 1 ? warp % 2 * 32 : 0;
+    half = T::halves == 1 ? 0 : warp % 2;
+  }
+};
+
+// Adds the products of a patch.
+template <class T>
+__device__ __forceinline__ void multiply_patch(typename T::Sums& sums, const Element* stage, const WeightWarp<T>& warp) {
+  const int lane = threadIdx.x % WARP_SIZE, first_row = warp.half * T::rows_per_warp;
+  const Element* x = stage + (first_row * T::x_width + lane % 8 + lane / 16 * 8) * T::x_pitch + warp.input +
+                     lane / 8 % 2 * PIECE;
+  const Element* dout = stage + T::x_elements + (first_row * PATCH_WIDTH + lane % 16) * T::dout_pitch + warp.output +
+                        lane / 16 * PIECE;
+  unsigned a[T::kernel][T::kernel][4];  // of the rows that the kernel covers now, for each of its columns
+#pragma unroll
+  for (int row = 0; row < T::rows_per_warp + T::kernel - 1; ++row) {
+#pragma unroll
+    for (int dx = 0; dx < T::kernel; ++dx)
+      ldmatrix_x4_trans(a[row % T::kernel][dx], x + (row * T::x_width + dx) * T::x_pitch);
+    const int out_row = row - (T::kernel - 1);
+    if (out_row < 0) continue;
+    unsigned b[4][2];
+#pragma unroll
+    for (int n = 0; n < 4; n += 2) {
+      unsigned pair[4];
+      ldmatrix_x4_trans(pair, dout + out_row * PATCH_WIDTH * T::dout_pitch + n * 8);
+      b[n][0] = pair[0], b[n][1] = pair[1], b[n + 1][0] = pair[2], b[n + 1][1] = pair[3];
+    }
+#pragma unroll
+    for (int dy = 0; dy < T::kernel; ++dy)
+#pragma unroll
+      for (int dx = 0; dx < T::kernel; ++dx)
+#pragma unroll
+        for (int n = 0; n < 4; ++n)
+          multiply(sums[dy * T::kernel + dx][n], a[(out_row + dy) % T::kernel][dx], b[n]);
+  }
+}
+
+// Adds what the warps of the second half of the rows have to the first ones' sums.
+template <class T>
+__device__ __forceinline__ void add_halves(typename T::Sums& sums, Element* shared, const WeightWarp<T>& warp) {
+  static_assert(TENSOR_THREADS / 2 * sizeof(typename T::Sums) <= 2 * T::stage_elements * sizeof(Element), "there is room");
+  // One value after the other for all threads, so that neighbours are in other banks.
+  float* own = reinterpret_cast<float*>(shared) + threadIdx.x / (2 * WARP_SIZE) * WARP_SIZE + threadIdx.x % WARP_SIZE;
+  __syncthreads();  // the last patch was read
+  for (int pass = 0; pass < 2; ++pass) {
+    if (warp.half != pass) {
+#pragma unroll
+      for (int i = 0; i < T::taps * 16; ++i) {
+        float& value = sums[i / 16][i / 4 % 4][i % 4];
+        float* slot = own + i * (TENSOR_THREADS / 2);
+        if (pass == 0) *slot = value;
+        else value += *slot;
+      }
+    }
+    __syncthreads();
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void correlate_weights(float* parts, const Element* dout, const Element* x, const Image& size,
+                                                  const Window& window, int inputs, int outputs, int dout_stride,
+                                                  int x_stride, int patches, int part_patches) {
+  DYNAMIC_SHARED(Element, shared);
+  const int input_tiles = (inputs + WEIGHT_INPUTS - 1) / WEIGHT_INPUTS, first_tap = blockIdx.x / input_tiles;
+  const int first_input = (blockIdx.x - first_tap * input_tiles) * WEIGHT_INPUTS;
+  const int begin = blockIdx.z * part_patches, end = min(begin + part_patches, patches);
+  WeightCopies<T> copy(dout, x, size, window, begin, first_tap, first_input, inputs, outputs, dout_stride, x_stride);
+  const WeightWarp<T> warp;
+  typename T::Sums sums = {};
+  copy(shared);
+  cp_async_commit();
+  for (int patch = begin; patch < end; ++patch) {
+    cp_async_wait<0>();
+    __syncthreads();  // the patch is there for all, and nobody reads the one before
+    if (patch + 1 < end) copy(shared + (patch + 1 - begin) % 2 * T::stage_elements);
+    cp_async_commit();
+    multiply_patch<T>(sums, shared + (patch - begin) % 2 * T::stage_elements, warp);
+  }
+  if constexpr (T::halves == 2) {
+    add_halves<T>(sums, shared, warp);
+    if (warp.half == 1) return;
+  }
+  const int lane = threadIdx.x % WARP_SIZE;
+#pragma unroll
+  for (int tap = 0; tap < T::taps; ++tap)
+#pragma unroll
+    for (int n = 0; n < 4; ++n)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int input = first_input + warp.input + half * 8 + lane / 4;
+        const int output = blockIdx.y * T::columns + warp.output + n * 8 + lane % 4 * 2;
+        if (input >= inputs || output >= outputs) continue;
+        const int taps = T::kernel == 1 ? window.height * window.width : T::taps;
+        float* to = parts + ((blockIdx.z * taps + first_tap + tap) * inputs + input) * outputs + output;
+        *reinterpret_cast<float2*>(to) = make_float2(sums[tap][n][2 * half], sums[tap][n][2 * half + 1]);
+      }
+}
+
+#define BACKWARD_WEIGHT_PARAMETERS                                                                             \
+  float* __restrict__ parts,            /* [parts, taps * inputs, outputs] */                                  \
+      const Element* __restrict__ dout, /* [n * height * width, outputs], stride dout_stride */                \
+      const Element* __restrict__ x,    /* [n * height * width, inputs], or of the large image; stride x_stride */ \
+      int height, int width, int window_height, int window_width, int inputs, int outputs, int dout_stride,    \
+      int x_stride, int patches, int part_patches
+
+#define BACKWARD_WEIGHT_ARGUMENTS                                                                                 \
+  parts, dout, x, {height, width}, {window_height, window_width}, inputs, outputs, dout_stride, x_stride, patches, \
+      part_patches
+
+KERNEL_WITH_THREADS(convolution_backward_weight_3x3_32x64, TENSOR_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
+  correlate_weights<WeightTile<3, 64>>(BACKWARD_WEIGHT_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_backward_weight_3x3_32x32, TENSOR_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
+  correlate_weights<WeightTile<3, 32>>(BACKWARD_WEIGHT_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_backward_weight_1x1_32x64, TENSOR_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
+  correlate_weights<WeightTile<1, 64>>(BACKWARD_WEIGHT_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_backward_weight_1x1_32x32, TENSOR_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
+  correlate_weights<WeightTile<1, 32>>(BACKWARD_WEIGHT_ARGUMENTS);
+}

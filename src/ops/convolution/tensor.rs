@@ -1,0 +1,268 @@
+//! Convolution on tensor cores: which kernel of `kernels/convolution_tensor.cu` a shape gets, and with how many blocks.
+
+use super::Window;
+use crate::Result;
+use crate::device::cuda::{Grid, Launcher, Operand, Pointer};
+use crate::device::kernels::convolution_tensor::{
+    DEPTH, PATCH_WIDTH, PIECE, TENSOR_THREADS, WEIGHT_INPUTS, WEIGHT_PATCH_ROWS,
+};
+use crate::device::kernels::*;
+use crate::tensor::{Shape, Storage};
+
+/// Fewer blocks leave multiprocessors of large GPUs idle: smaller tiles are better then.
+const ENOUGH_BLOCKS: usize = 128;
+/// Bytes of a 16-bit element.
+const ELEMENT: usize = 2;
+
+// ------------------------------------------------------------------ which convolutions
+
+/// What tensor cores have kernels for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::ops) enum Form {
+    /// 3x3, keeping the size.
+    Same3,
+    /// 1x1, or any window whose stride is its size, between a large and a small image: height and width.
+    Patches([usize; 2]),
+}
+
+impl Form {
+    /// The form of a convolution of one group, if both of its images are stored in 16 bits where anything is.
+    pub(in crate::ops) fn of(window: Window, groups: usize, images: [&Shape; 2]) -> Option<Form> {
+        let Window { kernel, stride, padding } = window;
+        let reduced = images.iter().all(|shape| shape.storage == Storage::Reduced);
+        if groups > 1 || !reduced || kernel[0] != 1 || stride[0] != 1 || padding[0] != 0 {
+            return None;
+        }
+        match (kernel, stride, padding) {
+            ([1, 3, 3], [1, 1, 1], [0, 1, 1]) => Some(Form::Same3),
+            // The windows cover the large image.
+            (kernel, stride, [0, 0, 0])
+                if kernel == stride && images.iter().any(|small| covers(images, small, kernel)) =>
+            {
+                Some(Form::Patches([kernel[1], kernel[2]]))
+            }
+            _ => None,
+        }
+    }
+
+    fn window(self) -> [usize; 2] {
+        match self {
+            Form::Same3 => [1, 1],
+            Form::Patches(window) => window,
+        }
+    }
+
+    fn taps(self) -> usize {
+        match self {
+            Form::Same3 => 9,
+            Form::Patches([height, width]) => height * width,
+        }
+    }
+}
+
+/// Whether each image is the small one or as large as its windows.
+fn covers(images: [&Shape; 2], small: &Shape, kernel: [usize; 3]) -> bool {
+    let large = std::array::from_fn(|axis| small.spatial[axis] * kernel[axis]);
+    let [a, b] = images.map(|image| image.spatial);
+    (a, b) == (small.spatial, large) || (a, b) == (large, small.spatial)
+}
+
+/// Patches of so many rows that cover an image.
+fn patches(image: &Shape, rows: usize) -> usize {
+    let [depth, height, width] = image.spatial;
+    image.batch * depth * height.div_ceil(rows) * width.div_ceil(PATCH_WIDTH)
+}
+
+// ------------------------------------------------------------------ forward and input gradient
+
+/// A block's rows and columns, and the stages of its shared memory: `Tile` in the kernels.
+struct Tile {
+    forward: Kernel,
+    backward_input: Kernel,
+    kernel: usize,
+    rows: usize,
+    columns: usize,
+    stages: usize,
+}
+
+const SAME_512X32: Tile = Tile {
+    forward: CONVOLUTION_FORWARD_3X3_512X32,
+    backward_input: CONVOLUTION_BACKWARD_INPUT_3X3_512X32,
+    kernel: 3,
+    rows: 32,
+    columns: 32,
+    stages: 2,
+};
+const SAME_256X64: Tile = Tile {
+    forward: CONVOLUTION_FORWARD_3X3_256X64,
+    backward_input: CONVOLUTION_BACKWARD_INPUT_3X3_256X64,
+    kernel: 3,
+    rows: 16,
+    columns: 64,
+    stages: 2,
+};
+const SAME_256X32: Tile = Tile {
+    forward: CONVOLUTION_FORWARD_3X3_256X32,
+    backward_input: CONVOLUTION_BACKWARD_INPUT_3X3_256X32,
+    kernel: 3,
+    rows: 16,
+    columns: 32,
+    stages: 2,
+};
+const PATCHES_256X32: Tile = Tile {
+    forward: CONVOLUTION_FORWARD_1X1_256X32,
+    backward_input: CONVOLUTION_BACKWARD_INPUT_1X1_256X32,
+    kernel: 1,
+    rows: 16,
+    columns: 32,
+    stages: 4,
+};
+const PATCHES_256X64: Tile = Tile {
+    forward: CONVOLUTION_FORWARD_1X1_256X64,
+    backward_input: CONVOLUTION_BACKWARD_INPUT_1X1_256X64,
+    kernel: 1,
+    rows: 16,
+    columns: 64,
+    stages: 4,
+};
+
+impl Tile {
+    fn choose(form: Form, small: &Shape, columns: usize, capability: (i32, i32)) -> &'static Tile {
+        // Half of a wide tile would compute nothing.
+        let narrow = (1..=32).contains(&(columns % 64));
+        if let Form::Patches(_) = form {
+            return if narrow { &PATCHES_256X32 } else { &PATCHES_256X64 };
+        }
+        let blocks = patches(small, SAME_256X64.rows) * columns.div_ceil(SAME_256X64.columns);
+        // The larger tiles take more shared memory than blocks of sm_75 have.
+        if capability < (8, 0) || blocks < ENOUGH_BLOCKS {
+            &SAME_256X32
+        } else if !narrow {
+            &SAME_256X64
+        } else if small.spatial[1] > SAME_256X32.rows {
+            &SAME_512X32
+        } else {
+            &SAME_256X32
+        }
+    }
+
+    /// Bytes of shared memory of a block.
+    fn shared(&self, transposed: bool) -> usize {
+        let source = (self.rows + self.kernel - 1) * (PATCH_WIDTH + self.kernel - 1) * (DEPTH + PIECE);
+        let tap = if transposed { self.columns * (DEPTH + PIECE) } else { DEPTH * (self.columns + PIECE) };
+        self.stages * (source + self.kernel * self.kernel * tap) * ELEMENT
+    }
+}
+
+/// A product of source pixels and weights.
+pub(in crate::ops) struct TensorProduct<'a> {
+    pub form: Form,
+    pub target: Operand<'a>,
+    pub source: Operand<'a>,
+    pub weight: Pointer,
+    pub bias: Option<Pointer>,
+}
+
+impl TensorProduct<'_> {
+    /// Forward: the source may be the large image.
+    pub(in crate::ops) fn forward(&self, launcher: &mut Launcher, relu: bool) -> Result<()> {
+        let columns = self.target.channels();
+        let tile = Tile::choose(self.form, self.target.shape, columns, launcher.capability());
+        self.launch(launcher, tile, tile.forward, self.target.shape, columns, &[self.bias.is_some(), relu])
+    }
+
+    /// The input gradient, or transposed convolution: the target may be the large image.
+    pub(in crate::ops) fn transposed(&self, launcher: &mut Launcher) -> Result<()> {
+        let columns = self.target.channels() * self.form.window().iter().product::<usize>();
+        let tile = Tile::choose(self.form, self.source.shape, columns, launcher.capability());
+        self.launch(launcher, tile, tile.backward_input, self.source.shape, columns, &[self.bias.is_some()])
+    }
+
+    fn launch(
+        &self,
+        launcher: &mut Launcher,
+        tile: &Tile,
+        kernel: Kernel,
+        small: &Shape,
+        columns: usize,
+        flags: &[bool],
+    ) -> Result<()> {
+        let transposed = kernel == tile.backward_input;
+        let blocks = [patches(small, tile.rows), columns.div_ceil(tile.columns), 1];
+        let launch = launcher
+            .kernel(kernel)
+            .pointers([self.target.pointer, self.source.pointer, self.weight])
+            // Without a bias the kernel gets a pointer that it does not read.
+            .pointers([self.bias.unwrap_or(self.weight.unread())])
+            .sizes([small.spatial[1], small.spatial[2]])
+            .sizes(self.form.window())
+            .sizes([self.source.channels(), columns, self.target.stride, self.source.stride])
+            .shared(tile.shared(transposed));
+        flags.iter().fold(launch, |launch, &flag| launch.flag(flag)).launch(Grid::new(blocks, TENSOR_THREADS))
+    }
+}
+
+// ------------------------------------------------------------------ weight gradient
+
+/// Blocks to make of all parts: two for each multiprocessor of the largest GPUs.
+const PART_BLOCKS: usize = 264;
+/// Patches of a part at least, which pay for writing and adding its sums.
+const PART_PATCHES: usize = 4;
+/// All parts' sums together have at most this many elements, 64 MiB, if there are several.
+const PART_ELEMENTS: usize = 1 << 24;
+
+/// The weight gradient's tiles and parts; by shape alone, as the order of the sum depends on them. `dout` is the small
+/// image, `x` the large one.
+pub(in crate::ops) struct TensorWeights {
+    form: Form,
+    columns: usize,
+    /// Tiles of taps and input channels, and of output channels.
+    tiles: [usize; 2],
+    patches: usize,
+    part_patches: usize,
+    pub parts: usize,
+}
+
+impl TensorWeights {
+    pub(in crate::ops) fn new(form: Form, dout: &Shape, x: &Shape) -> Self {
+        let (inputs, outputs) = (x.channels.stored(), dout.channels.stored());
+        let columns = if (1..=32).contains(&(outputs % 64)) { 32 } else { 64 };
+        let taps = form.window().iter().product::<usize>();
+        let tiles = [taps * inputs.div_ceil(WEIGHT_INPUTS), outputs.div_ceil(columns)];
+        let patches = patches(dout, WEIGHT_PATCH_ROWS);
+        let elements = form.taps() * inputs * outputs;
+        let most_parts = patches.div_ceil(PART_PATCHES).min((PART_ELEMENTS / elements).max(1));
+        let parts = PART_BLOCKS.div_ceil(tiles[0] * tiles[1]).min(most_parts);
+        let part_patches = patches.div_ceil(parts);
+        TensorWeights { form, columns, tiles, patches, part_patches, parts: patches.div_ceil(part_patches) }
+    }
+
+    /// Launches the kernel that writes each part's sums.
+    pub(in crate::ops) fn launch(
+        &self,
+        launcher: &mut Launcher,
+        parts: Pointer,
+        dout: Operand,
+        x: Operand,
+    ) -> Result<()> {
+        // On sm_75 a block has not enough shared memory for 64 columns.
+        let columns = if launcher.capability() < (8, 0) { 32 } else { self.columns };
+        let (kernel, size) = match (self.form, columns) {
+            (Form::Same3, 32) => (CONVOLUTION_BACKWARD_WEIGHT_3X3_32X32, 3),
+            (Form::Same3, _) => (CONVOLUTION_BACKWARD_WEIGHT_3X3_32X64, 3),
+            (Form::Patches(_), 32) => (CONVOLUTION_BACKWARD_WEIGHT_1X1_32X32, 1),
+            (Form::Patches(_), _) => (CONVOLUTION_BACKWARD_WEIGHT_1X1_32X64, 1),
+        };
+        let pixels = (WEIGHT_PATCH_ROWS + size - 1) * (PATCH_WIDTH + size - 1);
+        let operands = pixels * (WEIGHT_INPUTS + PIECE) + WEIGHT_PATCH_ROWS * PATCH_WIDTH * (columns + PIECE);
+        let [_, height, width] = dout.shape.spatial;
+        launcher
+            .kernel(kernel)
+            .pointers([parts, dout.pointer, x.pointer])
+            .sizes([height, width])
+            .sizes(self.form.window())
+            .sizes([x.channels(), dout.channels(), dout.stride, x.stride, self.patches, self.part_patches])
+            .shared(2 * operands * ELEMENT)
+            .launch(Grid::new([self.tiles[0], dout.channels().div_ceil(columns), self.parts], TENSOR_THREADS))
+    }
+}
