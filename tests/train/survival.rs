@@ -22,13 +22,23 @@ impl Observer for StopAfter {
     }
 }
 
+/// Longer than any run here: checkpoints are saved at the end of an epoch and where a run is stopped.
+const HOUR: Duration = Duration::from_secs(3600);
+
 /// Begins or goes on with a run in `out`.
-fn run(settings: &Settings, data: &Path, out: &Path, threads: usize, observer: &dyn Observer) -> Result<()> {
+fn run(
+    settings: &Settings,
+    data: &Path,
+    out: &Path,
+    threads: usize,
+    save_every: Duration,
+    observer: &dyn Observer,
+) -> Result<()> {
     let set = load(settings, data)?;
     let resume = !checkpoints(out).is_empty();
     let folder = if resume { RunFolder::resume(out)? } else { RunFolder::create(out)? };
     let mut run = Run::new(settings, &set, None, || Ok(device(threads)), &folder)?;
-    run.save_every(Duration::ZERO);
+    run.save_every(save_every);
     if resume {
         run.resume(false)?;
     }
@@ -53,43 +63,45 @@ fn a_stopped_run_goes_on_to_the_same_bits() {
         adl: Adl::CoTeaching,
         noise_proportion: Some(0.5),
         noise_overlap: Some(0.5),
+        epochs: 2,
         size: 16,
-        batch: 3,
+        batch: 4,
         ..settings()
     };
+    let run = |out: &Path, threads, observer: &dyn Observer| run(&settings, &data, out, threads, HOUR, observer);
     let whole = folder.path().join("whole");
-    run(&settings, &data, &whole, 1, &Silent).unwrap();
+    run(&whole, 1, &Silent).unwrap();
     let expected = left(&whole);
-    assert_eq!((expected.0.len(), expected.1.len()), (3, 3));
-    assert!(expected.1[2].removed_total > 0, "masks are left out: {:?}", expected.1);
+    assert!(expected.1[1].removed_total > 0, "masks are left out: {:?}", expected.1);
 
     let mut stops = 0;
     for questions in 0.. {
         let out = folder.path().join(format!("stopped{questions}"));
-        let mut result = run(&settings, &data, &out, 2, &StopAfter(Cell::new(questions)));
+        let mut result = run(&out, 2, &StopAfter(Cell::new(questions)));
         let stopped = result.is_err();
         while let Err(error) = result {
             assert!(matches!(error, Error::Interrupted { exit_code: 143 }), "{error}");
             stops += 1;
-            // And again, a little later.
-            result = run(&settings, &data, &out, 1, &StopAfter(Cell::new(questions + 5)));
+            // And again, later.
+            result = run(&out, 1, &StopAfter(Cell::new(questions + 9)));
         }
         let found = left(&out);
         assert_eq!(found.1, expected.1, "stopped after {questions} questions");
-        for (number, (found, expected)) in found.0.iter().zip(&expected.0).enumerate() {
+        // The newest checkpoint and the best weights: which checkpoint is the one before depends on the stops.
+        for file in [0, 2] {
             let tensors = |bytes| safetensors::SafeTensors::deserialize(bytes).unwrap();
-            for (name, tensor) in tensors(expected).tensors() {
-                let same = tensors(found).tensor(&name).is_ok_and(|found| found.data() == tensor.data());
-                assert!(same, "{name} in file {number}, stopped after {questions} questions");
+            for (name, tensor) in tensors(&expected.0[file]).tensors() {
+                let same = tensors(&found.0[file]).tensor(&name).is_ok_and(|found| found.data() == tensor.data());
+                assert!(same, "{name} in file {file}, stopped after {questions} questions");
             }
+            assert!(found.0[file] == expected.0[file], "file {file}, stopped after {questions} questions");
         }
-        assert!(found == expected, "stopped after {questions} questions");
         if !stopped {
             break;
         }
         std::fs::remove_dir_all(&out).unwrap();
     }
-    assert!(stops > 20, "{stops} stops");
+    assert!(stops > 10, "{stops} stops");
 }
 
 /// Five runs at one seed, on one, two and four threads: weights, moments, records and log.
@@ -100,7 +112,7 @@ fn five_runs_are_bit_equal_on_one_two_and_four_threads() {
     write_dataset(&data, 3);
     let run = |name: &str, threads| {
         let out = folder.path().join(name);
-        run(&settings(), &data, &out, threads, &Silent).unwrap();
+        run(&settings(), &data, &out, threads, HOUR, &Silent).unwrap();
         left(&out)
     };
     let expected = run("first", 1);
@@ -132,7 +144,7 @@ fn a_flipped_byte_is_detected() {
     write_dataset(&data, 3);
     let settings = Settings { model: "unet".into(), epochs: 1, ..settings() };
     let out = folder.path().join("run");
-    run(&settings, &data, &out, 1, &Silent).unwrap();
+    run(&settings, &data, &out, 1, HOUR, &Silent).unwrap();
 
     let path = out.join("best.safetensors");
     let bytes = std::fs::read(&path).unwrap();
@@ -164,7 +176,7 @@ fn a_diverged_run_keeps_its_last_good_checkpoint() {
     write_dataset(&data, 3);
     let settings = Settings { learning_rate: 1e30, ..settings() };
     let out = folder.path().join("run");
-    let message = run(&settings, &data, &out, 1, &Silent).unwrap_err().to_string();
+    let message = run(&settings, &data, &out, 1, Duration::ZERO, &Silent).unwrap_err().to_string();
     assert!(message.contains("lower --learning-rate"), "{message}");
     for path in checkpoints(&out) {
         let bytes = std::fs::read(&path).unwrap();
