@@ -102,8 +102,12 @@ impl RunFolder {
         let folder = RunFolder { path: path.to_path_buf(), _lock: lock };
         create_folder(&folder.last())?;
         remove_all(path, PARTIAL)?;
-        remove_all(&folder.last(), PARTIAL)?;
-        remove_all(&folder.suspects(), PARTIAL)?;
+        for entry in std::fs::read_dir(path).map_err(Error::io(path))? {
+            let inner = entry.map_err(Error::io(path))?.path();
+            if inner.is_dir() {
+                remove_all(&inner, PARTIAL)?;
+            }
+        }
         Ok(folder)
     }
 
