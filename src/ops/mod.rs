@@ -27,6 +27,7 @@ pub mod convolution;
 pub mod dice_loss;
 pub mod max_pool;
 pub mod pixel_pool;
+mod pooled_loss;
 pub mod product;
 pub mod relu;
 pub mod robust_dice_loss;
