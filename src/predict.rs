@@ -5,7 +5,7 @@ use crate::data::{Fit, Reorientation, Volume};
 use crate::device::Device;
 use crate::model::weights::WeightsFile;
 use crate::model::{Mode, Network, Step};
-use crate::preprocessing::{Preprocessing, THRESHOLD};
+use crate::preprocessing::{Preprocessing, is_foreground};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::path::Path;
@@ -51,12 +51,12 @@ impl Predictor {
         self.each_voxel(path, image, progress, |probability| probability)
     }
 
-    /// 1 where the probability is at least [`THRESHOLD`], else 0; in a quarter of the memory.
+    /// 1 where the probability is that of foreground, else 0; in a quarter of the memory.
     ///
     /// # Errors
     /// As [`Predictor::probabilities`].
     pub fn mask(&mut self, path: &Path, image: &Volume<f32>, progress: impl Fn(usize)) -> Result<Volume<u8>> {
-        self.each_voxel(path, image, progress, foreground)
+        self.each_voxel(path, image, progress, |probability| u8::from(is_foreground(probability)))
     }
 
     /// What `convert` makes of each voxel's probability. Besides the image and the result a few slices are held.
@@ -95,12 +95,8 @@ impl Predictor {
     }
 }
 
-fn foreground(probability: f32) -> u8 {
-    u8::from(probability >= THRESHOLD)
-}
-
-/// 1 where a probability is at least [`THRESHOLD`], else 0.
+/// 1 where a probability is that of foreground, else 0.
 pub fn mask(probabilities: &Volume<f32>) -> Volume<u8> {
-    let voxels = probabilities.voxels.iter().map(|&probability| foreground(probability)).collect();
+    let voxels = probabilities.voxels.iter().map(|&probability| u8::from(is_foreground(probability))).collect();
     Volume { geometry: probabilities.geometry.clone(), voxels }
 }

@@ -5,8 +5,10 @@ use crate::{Error, Result};
 /// Height and width of what goes through a network must be multiples of this: it halves them four times.
 pub const SIZE_MULTIPLE: usize = 16;
 
-/// Probabilities from here on are foreground.
-pub const THRESHOLD: f32 = 0.5;
+/// Whether a probability (or a mask's 0 or 1) is foreground: from 0.5 on.
+pub fn is_foreground(probability: f32) -> bool {
+    probability >= 0.5
+}
 
 /// What a scan goes through before a network; it belongs to the network's weights.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -5,9 +5,9 @@ use super::train::Display;
 use super::{flags, output, phantom};
 use crate::data::file::write_atomically;
 use crate::data::phantom::PhantomSettings;
-use crate::data::{Dataset, Labels, SliceSet};
+use crate::data::{Dataset, SliceSet};
 use crate::reproduce::{Report, Row, Table, Trial};
-use crate::train::{Schedule, Settings};
+use crate::train::{Run, Schedule, Settings};
 use crate::{Error, Result, reproduce};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -148,14 +148,10 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// All cases, those to test on as well.
 fn load(settings: &Settings, data: &Path) -> Result<SliceSet> {
-    let labels = match settings.labels.is_empty() {
-        true => Labels::default(),
-        false => settings.labels.parse()?,
-    };
     let dataset = Dataset::open(data)?;
-    let cases = dataset.cases_without(&[])?;
-    let progress = output::Progress::new("load", cases.len(), "cases");
-    SliceSet::load(&dataset, &cases, settings.size, settings.window, &labels, || progress.advance(1))
+    let settings = Settings { test_cases: Vec::new(), ..settings.clone() };
+    let progress = output::Progress::new("load", dataset.cases_without(&[])?.len(), "cases");
+    Run::load_slices(&settings, &dataset, None, || progress.advance(1))
 }
 
 fn write(out: &Path, table: Table, report: &Report) -> Result<()> {

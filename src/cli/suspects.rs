@@ -29,7 +29,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let suspects = Suspect::read_all(&args.run.join("suspects.csv"))?;
+    let suspects = Suspect::read_all(&args.run.join(Suspect::FILE))?;
     let truth = args.against.as_deref().map(Truth::read).transpose()?;
     let detection =
         truth.map(|truth| against_truth(&suspects, |suspect| truth.is_noisy(&suspect.case, suspect.slice), None));

@@ -119,10 +119,7 @@ impl Args {
     fn settings(&self) -> Result<Settings> {
         let mut settings = match &self.config {
             None => Settings::default(),
-            Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-                toml::from_str(&text).map_err(|error| Error::file(path, error.message()))?
-            }
+            Some(path) => Settings::read(path)?,
         };
         fn set<T: Clone>(setting: &mut T, flag: &Option<T>) {
             if let Some(value) = flag {

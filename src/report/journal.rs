@@ -6,7 +6,7 @@ use super::validation::{Predicted, Validation};
 use super::{RunFiles, spread};
 use crate::Result;
 use crate::data::SliceSet;
-use crate::preprocessing::{HounsfieldWindow, THRESHOLD};
+use crate::preprocessing::{HounsfieldWindow, is_foreground};
 use crate::tensorboard::EventWriter;
 use crate::train::{EpochRecord, Summary};
 use std::path::Path;
@@ -56,7 +56,7 @@ impl<'a> Journal<'a> {
 
     /// A validation slice (an index into the set) has these probabilities.
     pub fn validated(&mut self, slice: usize, probabilities: &[f32]) {
-        let mask = probabilities.iter().map(|&probability| u8::from(probability >= THRESHOLD)).collect();
+        let mask = probabilities.iter().map(|&probability| u8::from(is_foreground(probability))).collect();
         self.predicted.push(Predicted { slice, mask });
     }
 

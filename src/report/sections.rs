@@ -6,6 +6,7 @@ use super::palette::{PREDICTION, REFERENCE, hexadecimal};
 use super::validation::{ValidatedCase, Validation};
 use super::{CasePictures, Suspects, escape};
 use crate::metrics::Metric;
+use crate::train::suspects::Suspect;
 use std::fmt::Write as _;
 
 /// A table's cell.
@@ -120,8 +121,8 @@ pub(super) fn suspects(html: &mut String, suspects: &Suspects) -> std::fmt::Resu
     writeln!(html, "<section aria-labelledby=\"suspects\">\n<h2 id=\"suspects\">Masks to look at</h2>")?;
     writeln!(
         html,
-        "<p>Training masks, the most likely wrong first: those with which the network agrees least, compared with masks \
-         of like size. Correct them, or leave them out, and train again.</p>"
+        "<p>Training masks, the most likely wrong first: those whose outline lies farthest from the one that the network \
+         predicts. Correct them, or leave them out, and train again.</p>"
     )?;
     if !suspects.pictures.is_empty() {
         writeln!(html, "<div class=\"gallery\">")?;
@@ -135,15 +136,30 @@ pub(super) fn suspects(html: &mut String, suspects: &Suspects) -> std::fmt::Resu
         }
         writeln!(html, "</div>")?;
     }
-    let columns: Vec<(&str, &str)> = suspects.columns.iter().map(|column| (column.as_str(), "")).collect();
-    let cell = |text: &String| match text.parse::<f64>() {
-        Ok(value) if value.is_finite() => Cell::Number(value, text.clone()),
-        _ => Cell::Text(text.clone()),
+    let columns = [
+        ("case", ""),
+        ("slice", "axial, from 0 at the feet"),
+        ("score", "mean distance between the mask's outline and the predicted one, in pixels the network sees"),
+        ("dice", "of the mask with the prediction"),
+        ("pixels", "of the mask"),
+        ("predicted pixels", ""),
+        ("times left out", "epochs in which the mask was left out"),
+    ];
+    let row = |mask: &Suspect| {
+        vec![
+            Cell::Text(mask.case.clone()),
+            Cell::whole(mask.slice),
+            Cell::Number(mask.score, format!("{:.2}", mask.score)),
+            Cell::Number(mask.dice, format!("{:.4}", mask.dice)),
+            Cell::whole(mask.pixels as usize),
+            Cell::whole(mask.predicted_pixels as usize),
+            Cell::whole(mask.times_left_out as usize),
+        ]
     };
-    let rows: Vec<Vec<Cell>> = suspects.rows.iter().take(LISTED).map(|row| row.iter().map(cell).collect()).collect();
-    let caption = match suspects.rows.len() > LISTED {
-        true => format!("The first {LISTED} of {}; suspects.csv has all.", suspects.rows.len()),
-        false => format!("{} masks, worst first.", suspects.rows.len()),
+    let rows: Vec<Vec<Cell>> = suspects.masks.iter().take(LISTED).map(row).collect();
+    let caption = match suspects.masks.len() > LISTED {
+        true => format!("The first {LISTED} of {}; suspects.csv has all.", suspects.masks.len()),
+        false => format!("{} masks, worst first.", suspects.masks.len()),
     };
     sortable(html, &caption, &columns, &rows)?;
     writeln!(html, "</section>")

@@ -95,10 +95,7 @@ pub fn run(
 
 /// Reads a trial that is done, which must be of the same settings.
 fn read(folder: &Path, result: &Path, settings: &Settings) -> Result<Trial> {
-    let config = folder.join("config.toml");
-    let text = std::fs::read_to_string(&config).map_err(Error::io(&config))?;
-    let before: Settings = toml::from_str(&text).map_err(|error| Error::file(&config, error.message()))?;
-    if before != *settings {
+    if Settings::read(&folder.join("config.toml"))? != *settings {
         return Err(Error::file(folder, "was trained with other settings: give the same flags, or another --out"));
     }
     let text = std::fs::read_to_string(result).map_err(Error::io(result))?;

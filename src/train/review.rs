@@ -6,7 +6,7 @@ use super::suspects::{Review, Suspect, Unmarked, write_list};
 use crate::Result;
 use crate::data::file::{remove_all, write_atomically};
 use crate::data::{Geometry, Volume};
-use crate::preprocessing::THRESHOLD;
+use crate::preprocessing::is_foreground;
 use crate::report::{DISPLAY_WINDOW, overlay};
 use std::io::Write;
 
@@ -22,7 +22,7 @@ impl Run<'_> {
     /// If the device fails, a file cannot be written, or the observer stops it.
     pub fn review(&mut self, observer: &dyn Observer) -> Result<Review> {
         let review = self.look(observer)?;
-        write_list(&self.folder.path().join("suspects.csv"), &Suspect::COLUMNS, &review.suspects)?;
+        write_list(&self.folder.path().join(Suspect::FILE), &Suspect::COLUMNS, &review.suspects)?;
         write_list(&self.folder.path().join("unmarked.csv"), &Unmarked::COLUMNS, &review.unmarked)?;
         self.picture(&review.suspects[..review.suspects.len().min(PICTURED)], observer)?;
         Ok(review)
@@ -34,7 +34,7 @@ impl Run<'_> {
         let mut review = Review::default();
         self.learners[0].evaluate(&loader, &|| observer.stop(), |evaluated| {
             let slice = &set.slices[evaluated.slice];
-            let count = |values: &[f32]| values.iter().filter(|&&value| value >= THRESHOLD).count() as u64;
+            let count = |values: &[f32]| values.iter().filter(|&&value| is_foreground(value)).count() as u64;
             let (case, predicted_pixels) = (set.cases[slice.case].clone(), count(evaluated.probabilities));
             match slice.has_foreground {
                 true => review.suspects.push(Suspect {
@@ -76,14 +76,13 @@ impl Run<'_> {
             let slice = &set.slices[evaluated.slice];
             let (rank, suspect) = pictures.next().expect("a slice for each suspect");
             let mask = |values: &[f32]| {
-                Volume::new(geometry.clone(), values.iter().map(|&value| u8::from(value >= THRESHOLD)).collect())
+                Volume::new(geometry.clone(), values.iter().map(|&value| u8::from(is_foreground(value))).collect())
             };
             let image = Volume::new(geometry.clone(), slice.image.to_vec())?;
             let (given, predicted) = (mask(evaluated.target)?, mask(evaluated.probabilities)?);
             let grey = DISPLAY_WINDOW.map(|hounsfield| window.apply(hounsfield));
             let picture = overlay(&image, Some(&given), Some(&predicted), 0, grey)?;
-            let name = format!("{:03}-{}-{}.png", rank + 1, suspect.case, suspect.slice);
-            write_atomically(&folder.join(name), |file| file.write_all(&picture))
+            write_atomically(&folder.join(suspect.picture(rank)), |file| file.write_all(&picture))
         })
     }
 }

@@ -8,7 +8,7 @@ use crate::data::{Cache, Dataset, Labels, Loader, SliceSet, Split};
 use crate::device::Device;
 use crate::metrics::overlap::Counts;
 use crate::model::weights::{self, Weights};
-use crate::preprocessing::{Preprocessing, THRESHOLD};
+use crate::preprocessing::{Preprocessing, is_foreground};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::io::Write;
@@ -436,7 +436,7 @@ fn counts(
     let mut total = None;
     learner.evaluate(loader, stop, |evaluated| {
         tell(evaluated.slice, evaluated.probabilities);
-        let foreground = |values: &[f32]| values.iter().map(|&value| value >= THRESHOLD).collect::<Vec<bool>>();
+        let foreground = |values: &[f32]| values.iter().map(|&value| is_foreground(value)).collect::<Vec<bool>>();
         let counts = Counts::of(&foreground(evaluated.probabilities), &foreground(evaluated.target))?;
         total = Some(total.map_or(counts, |total: Counts| total + counts));
         Ok(())

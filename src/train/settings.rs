@@ -6,6 +6,7 @@ use crate::model::{Model, PAPER_WIDTHS};
 use crate::preprocessing::{HounsfieldWindow, check_size};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// A run's settings; the defaults are the paper's (section 3.1).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,6 +63,15 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Reads a `config.toml`; what it does not say is as by default.
+    ///
+    /// # Errors
+    /// If it cannot be read, or says what is no setting.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        toml::from_str(&text).map_err(|error| Error::file(path, error.message()))
+    }
+
     /// Checks what can be checked without data, and returns the model.
     ///
     /// # Errors

@@ -52,7 +52,14 @@ pub fn write_list<T: Serialize>(path: &Path, columns: &[&str], list: &[T]) -> Re
 }
 
 impl Suspect {
+    /// The list's name in a run's folder.
+    pub const FILE: &str = "suspects.csv";
     pub const COLUMNS: [&str; 7] = ["case", "slice", "score", "dice", "pixels", "predicted_pixels", "times_left_out"];
+
+    /// The name of the picture of the one that is `rank`-th from 0.
+    pub fn picture(&self, rank: usize) -> String {
+        format!("{:03}-{}-{}.png", rank + 1, self.case, self.slice)
+    }
 
     /// Reads `suspects.csv`.
     ///

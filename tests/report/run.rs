@@ -200,7 +200,9 @@ fn several_runs_stand_side_by_side() {
 fn suspects_are_listed_with_what_is_seen_of_them() {
     let folder = tempfile::tempdir().unwrap();
     written(folder.path(), "unet");
-    std::fs::write(folder.path().join("suspects.csv"), "case,slice,score\n\"a,1\",2,0.9\n<b>,1,0.5\n").unwrap();
+    let columns = "case,slice,score,dice,pixels,predicted_pixels,times_left_out";
+    let masks = format!("{columns}\n\"a,1\",2,0.9,0.5,3,4,5\n<b>,1,0.5,0.25,1,2,0\n");
+    std::fs::write(folder.path().join("suspects.csv"), masks).unwrap();
     std::fs::create_dir(folder.path().join("suspects")).unwrap();
     std::fs::write(folder.path().join("suspects/001-a,1-2.png"), b"\x89PNG").unwrap();
     std::fs::write(folder.path().join("manifest.json"), r#"{"device": {"name": "cpu"}, "seeds": [1, 2]}"#).unwrap();
@@ -208,13 +210,14 @@ fn suspects_are_listed_with_what_is_seen_of_them() {
     for part in [
         "Masks to look at",
         "<figcaption>1. a,1, slice 2</figcaption>",
-        "<td data-value=\"0.9\">0.9</td>",
+        "<td data-value=\"0.9\">0.90</td>",
+        "&lt;b&gt;",
         "<th scope=\"row\">device.name</th><td>cpu</td>",
         "<th scope=\"row\">seeds</th><td>[1,2]</td>",
     ] {
         assert!(html.contains(part), "{part}");
     }
-    std::fs::write(folder.path().join("suspects.csv"), "case,slice,score\na,1\n").unwrap();
+    std::fs::write(folder.path().join("suspects.csv"), format!("{columns}\na,1\n")).unwrap();
     let message = RunFiles::read(folder.path()).unwrap_err().to_string();
     assert!(message.contains("suspects.csv") && message.contains("line: 2"), "{message}");
     let message = RunFiles::read(&folder.path().join("validation")).unwrap_err().to_string();

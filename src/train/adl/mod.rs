@@ -17,7 +17,7 @@ use super::learner::Evaluated;
 use super::state::LearnerState;
 use crate::data::SliceSet;
 use crate::model::Loss;
-use crate::preprocessing::THRESHOLD;
+use crate::preprocessing::is_foreground;
 use crate::{Error, Result};
 use mixture::Mixture;
 use rand::SeedableRng;
@@ -335,7 +335,7 @@ pub fn displacement(evaluated: &Evaluated, size: usize) -> f32 {
 
 /// Foreground pixels that have a neighbour (of four) outside the mask.
 fn outline(values: &[f32], size: usize) -> usize {
-    let is_inside = |x: usize, y: usize| x < size && y < size && values[y * size + x] >= THRESHOLD;
+    let is_inside = |x: usize, y: usize| x < size && y < size && is_foreground(values[y * size + x]);
     let is_on_outline = |&pixel: &usize| {
         let (x, y) = (pixel % size, pixel / size);
         let neighbours = [(x.wrapping_sub(1), y), (x + 1, y), (x, y.wrapping_sub(1)), (x, y + 1)];
