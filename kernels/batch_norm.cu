@@ -244,7 +244,7 @@ KERNEL_WITH_THREADS(batch_norm_backward_parameters, THREADS)(
 template <int width>
 static __device__ void differentiate(Element* dx, const Element* dout, const Element* x, const float* gamma,
                                      const float* dgamma, const float* dbeta, const float* mean, const float* inverse,
-                                     int pixels, int channels, int dx_stride, int dout_stride, int x_stride) {
+                                     int pixels, int channels, int dx_stride, int dout_stride, int x_stride, int mask) {
   const int c = first_channel<width>();
   if (c >= channels) return;
   const Group<width> center = load<width>(mean + c), inverses = load<width>(inverse + c);
@@ -263,8 +263,10 @@ static __device__ void differentiate(Element* dx, const Element* dout, const Ele
       [&](int p, const GroupPair<width>& pair) {
         Group<width> result;
 #pragma unroll
-        for (int k = 0; k < width; ++k)
-          result[k] = factor[k] * pair.a[k] + (slope[k] * (pair.b[k] - center[k]) + offset[k]);
+        for (int k = 0; k < width; ++k) {
+          const float gradient = factor[k] * pair.a[k] + (slope[k] * (pair.b[k] - center[k]) + offset[k]);
+          result[k] = mask && !(pair.b[k] > 0.0f) ? 0.0f : gradient;
+        }
         store(dx + p * dx_stride + c, result);
       });
 }
@@ -278,11 +280,12 @@ KERNEL_WITH_THREADS(batch_norm_backward, THREADS)(
     const float* dbeta,    // [channels]
     const float* mean,     // [channels]
     const float* inverse,  // [channels]
-    int pixels, int channels, int dx_stride, int dout_stride, int x_stride, int width) {
+    int pixels, int channels, int dx_stride, int dout_stride, int x_stride, int width,
+    int mask) {  // 0 or 1: whether dx is zero where x is
   if (is_wide<Element>(width))
     differentiate<WIDE<Element>>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride, dout_stride,
-                     x_stride);
+                     x_stride, mask);
   else
     differentiate<1>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride, dout_stride,
-                     x_stride);
+                     x_stride, mask);
 }

@@ -5,6 +5,7 @@
 
 use crate::ops::add::Add;
 use crate::ops::concat::{Concat, Copy, Slice};
+use crate::ops::relu::ReluGradient;
 use crate::ops::{Gradient, Op};
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
@@ -188,10 +189,16 @@ impl Graph {
         for index in (0..self.nodes.len()).rev() {
             let node = &self.nodes[index];
             let (op, inputs, outputs) = (node.op.clone(), node.inputs.clone(), node.outputs.clone());
-            let output_gradients: Vec<_> = outputs.iter().map(|output| gradients.get(output).copied()).collect();
+            let mut output_gradients: Vec<_> = outputs.iter().map(|output| gradients.get(output).copied()).collect();
             let input_wanted: Vec<bool> = inputs.iter().map(|input| wanted[input.0]).collect();
             if output_gradients.iter().all(Option::is_none) || !input_wanted.contains(&true) {
                 continue;
+            }
+            if let Some(dout) = output_gradients[0].filter(|_| op.ends_in_relu()) {
+                // The unmasked gradient must be nobody else's.
+                let others = gradients.iter().filter(|&(value, &gradient)| *value != outputs[0] && gradient == dout);
+                let alone = others.count() == 0 && !wrt.contains(&outputs[0]);
+                output_gradients[0] = Some(self.masked(dout, outputs[0], alone)?);
             }
             let context =
                 Gradient { inputs: &inputs, outputs: &outputs, gradients: &output_gradients, wanted: &input_wanted };
@@ -207,6 +214,19 @@ impl Graph {
             }
         }
         Ok(wrt.iter().map(|value| gradients.get(value).copied()).collect())
+    }
+
+    /// The gradient `dout` of what ends in a ReLU, zero where `out` is: by the op that computes `dout`, if that can
+    /// and nothing else reads it.
+    fn masked(&mut self, dout: ValueId, out: ValueId, alone: bool) -> Result<ValueId> {
+        let unread = alone && self.nodes.iter().all(|node| !node.inputs.contains(&dout));
+        if let Some(node) = self.nodes.iter_mut().rfind(|node| unread && node.outputs.first() == Some(&dout))
+            && let Some((op, inputs)) = node.op.masked(&node.inputs, out)
+        {
+            (node.op, node.inputs) = (op, inputs);
+            return Ok(dout);
+        }
+        self.apply_one(ReluGradient, &[dout, out])
     }
 
     /// As [`Graph::differentiate`], with the gradients of `wrt` stored one after the other in a flat value,

@@ -1,14 +1,14 @@
 //! Addition of two tensors of one shape: the residual block's sum (equation 1), and the sum of a value's gradients.
 
 use super::case::Case;
-use super::relu::ReluGradient;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Elements, Launcher, OnCuda};
-use crate::device::kernels::ADD_FORWARD;
+use crate::device::kernels::{ADD_FORWARD, ADD_MASKED};
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Shape;
 use crate::{Error, Result};
+use std::sync::Arc;
 
 /// `out = a + b`, or `max(a + b, 0)`
 #[derive(Debug, Default)]
@@ -32,12 +32,34 @@ impl Op for Add {
         &[(0, 0), (0, 1)]
     }
 
-    fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
-        let mut sum = context.of(0);
-        if self.relu {
-            sum = graph.apply_one(ReluGradient, &[sum, context.outputs[0]])?;
-        }
-        Ok(vec![Some(sum), Some(sum)])
+    fn ends_in_relu(&self) -> bool {
+        self.relu
+    }
+
+    fn gradient(&self, _: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
+        Ok(vec![Some(context.of(0)); 2])
+    }
+
+    fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<(Arc<dyn Op>, Vec<ValueId>)> {
+        (!self.relu).then(|| (Arc::new(MaskedAdd) as Arc<dyn Op>, vec![inputs[0], inputs[1], mask]))
+    }
+}
+
+/// `out = a + b where mask > 0`; inputs `a`, `b`, `mask`. The sum of the gradients of what ends in a ReLU.
+#[derive(Debug)]
+pub struct MaskedAdd;
+
+impl Op for MaskedAdd {
+    fn name(&self) -> &'static str {
+        "add_masked"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Add::default().outputs(inputs)
+    }
+
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        &[(0, 0), (0, 1)]
     }
 }
 
@@ -46,10 +68,16 @@ impl Op for Add {
 impl<T: Real> OnCpu<T> for Add {
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
         if self.relu {
-            call.zip(|a, b| if a + b > T::ZERO { a + b } else { T::ZERO });
+            call.combine(|[a, b]| if a + b > T::ZERO { a + b } else { T::ZERO });
         } else {
-            call.zip(|a, b| a + b);
+            call.combine(|[a, b]| a + b);
         }
+    }
+}
+
+impl<T: Real> OnCpu<T> for MaskedAdd {
+    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+        call.combine(|[a, b, mask]| if mask > T::ZERO { a + b } else { T::ZERO });
     }
 }
 
@@ -68,6 +96,18 @@ impl OnCuda for Add {
     }
 }
 
+impl OnCuda for MaskedAdd {
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let operands = [launcher.output(0), launcher.input(0), launcher.input(1), launcher.input(2)];
+        let elements = Elements::new(&operands);
+        launcher
+            .kernel(ADD_MASKED)
+            .pointers(operands.map(|operand| operand.pointer))
+            .sizes(elements.sizes())
+            .launch(elements.grid())
+    }
+}
+
 // ------------------------------------------------------------------ cases
 
 pub fn cases() -> Vec<Case> {
@@ -78,6 +118,12 @@ pub fn cases() -> Vec<Case> {
             cases
                 .push(Case::new("add", [shape.clone(), shape], move |graph, inputs| graph.apply(Add { relu }, inputs)));
         }
+    }
+    for channels in [1, 33] {
+        let shape = Shape::image(2, 3, 5, channels);
+        let inputs = [shape.clone(), shape.clone(), shape];
+        let case = Case::new("add_masked", inputs, |graph, inputs| graph.apply(MaskedAdd, inputs));
+        cases.push(case.binary(2).forward_only());
     }
     cases
 }

@@ -4,6 +4,7 @@
 //! batch's mean and unbiased variance; inference uses the running ones. With momentum 1/k in the k-th batch
 //! of a pass, the running statistics are the pass's plain mean.
 
+use super::add::Add;
 use super::case::Case;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
@@ -17,6 +18,7 @@ use crate::tensor::Shape;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Added to the variance.
 pub const EPSILON: f64 = 1e-5;
@@ -45,14 +47,18 @@ impl Op for BatchNorm {
     fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
         let (x, gamma, mean, inverse_deviation) =
             (context.inputs[0], context.inputs[1], context.outputs[1], context.outputs[2]);
-        let gradients = graph.apply(BatchNormGradient, &[context.of(0), x, gamma, mean, inverse_deviation])?;
+        let gradients =
+            graph.apply(BatchNormGradient { mask: false }, &[context.of(0), x, gamma, mean, inverse_deviation])?;
         Ok(gradients.into_iter().map(Some).chain([None; 3]).collect())
     }
 }
 
 /// Inputs: `dout`, `x`, `gamma`, mean, `1 / sqrt(variance + epsilon)`. Outputs: `dx`, `dgamma`, `dbeta`.
 #[derive(Debug)]
-pub struct BatchNormGradient;
+pub struct BatchNormGradient {
+    /// Whether `dx` is zero where `x`, which ends in a ReLU, is.
+    mask: bool,
+}
 
 impl Op for BatchNormGradient {
     fn name(&self) -> &'static str {
@@ -62,6 +68,10 @@ impl Op for BatchNormGradient {
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         let vector = channel_vectors(&inputs[1..])?;
         Ok(vec![inputs[1].clone(), vector.clone(), vector])
+    }
+
+    fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<(Arc<dyn Op>, Vec<ValueId>)> {
+        (inputs[1] == mask).then(|| (Arc::new(BatchNormGradient { mask: true }) as Arc<dyn Op>, inputs.to_vec()))
     }
 }
 
@@ -217,7 +227,8 @@ impl<T: Real> OnCpu<T> for BatchNormGradient {
             for (((dx, (&dout, &x)), ((&mean, &inverse), &gamma)), (&slope, &offset)) in
                 dx.iter_mut().zip(pixels).zip(statistics).zip(terms)
             {
-                *dx = gamma * inverse * dout + slope * (x - mean) + offset;
+                let gradient = gamma * inverse * dout + slope * (x - mean) + offset;
+                *dx = if self.mask && x <= T::ZERO { T::ZERO } else { gradient };
             }
         });
     }
@@ -308,6 +319,7 @@ impl OnCuda for BatchNormGradient {
             .kernel(BATCH_NORM_BACKWARD)
             .pointers([dx, dout, x, gamma, dgamma, dbeta, mean, inverse].map(|operand| operand.pointer))
             .sizes([pixels, channels, dx.stride, dout.stride, x.stride, grid.width])
+            .flag(self.mask)
             .launch(grid.over(pixels, 1))
     }
 }
@@ -346,6 +358,15 @@ pub fn cases() -> Vec<Case> {
             let [mean, variance] = running(graph, &shape);
             let momentum = graph.input(Shape::flat(1));
             let outputs = graph.apply(BatchNorm, &[inputs[0], inputs[1], inputs[2], mean, variance, momentum])?;
+            Ok(vec![outputs[0]])
+        }));
+        // Behind a ReLU, whose gradient takes no pass of its own.
+        let (inputs, shape) = ([x.clone(), x.clone(), vector.clone(), vector.clone()], x.clone());
+        cases.push(Case::new("batch_norm", inputs, move |graph, inputs| {
+            let [mean, variance] = running(graph, &shape);
+            let momentum = graph.input(Shape::flat(1));
+            let sum = graph.apply_one(Add { relu: true }, &inputs[..2])?;
+            let outputs = graph.apply(BatchNorm, &[sum, inputs[2], inputs[3], mean, variance, momentum])?;
             Ok(vec![outputs[0]])
         }));
         let inputs = [x, vector.clone(), vector.clone(), vector.clone(), vector];

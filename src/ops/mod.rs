@@ -43,6 +43,7 @@ use crate::tensor::Shape;
 use case::Case;
 use std::any::Any;
 use std::fmt::Debug;
+use std::sync::Arc;
 
 /// An op: what a graph, a plan and the devices need to know of it.
 pub trait Op: OnCpu<f32> + OnCpu<f64> + OnCuda + Any + Debug + Send + Sync {
@@ -62,6 +63,18 @@ pub trait Op: OnCpu<f32> + OnCpu<f64> + OnCuda + Any + Debug + Send + Sync {
     fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
         let _ = graph;
         Ok(vec![None; context.inputs.len()])
+    }
+
+    /// Whether output 0 ends in a ReLU. The gradient that [`Op::gradient`] gets of it is then zero where it is.
+    fn ends_in_relu(&self) -> bool {
+        false
+    }
+
+    /// What computes the same of `inputs`, but zero in output 0 wherever `mask` is not above 0, if a pass over the
+    /// tensors is saved by it: an op and its inputs.
+    fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<(Arc<dyn Op>, Vec<ValueId>)> {
+        let _ = (inputs, mask);
+        None
     }
 
     /// Pairs (output, input): that output may be stored over that input, element by element.

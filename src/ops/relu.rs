@@ -26,13 +26,16 @@ impl Op for Relu {
         &[(0, 0)]
     }
 
-    fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
-        let dx = graph.apply_one(ReluGradient, &[context.of(0), context.outputs[0]])?;
-        Ok(vec![Some(dx)])
+    fn ends_in_relu(&self) -> bool {
+        true
+    }
+
+    fn gradient(&self, _: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
+        Ok(vec![Some(context.of(0))])
     }
 }
 
-/// `dx = dout where out > 0`; inputs `dout`, `out`. The gradient of whatever ends in a ReLU.
+/// `dx = dout where out > 0`; inputs `dout`, `out`. Of whatever ends in a ReLU, unless what computes `dout` masks it.
 #[derive(Debug)]
 pub struct ReluGradient;
 
@@ -54,13 +57,13 @@ impl Op for ReluGradient {
 
 impl<T: Real> OnCpu<T> for Relu {
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
-        call.map(|x| if x > T::ZERO { x } else { T::ZERO });
+        call.combine(|[x]| if x > T::ZERO { x } else { T::ZERO });
     }
 }
 
 impl<T: Real> OnCpu<T> for ReluGradient {
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
-        call.zip(|dout, out| if out > T::ZERO { dout } else { T::ZERO });
+        call.combine(|[dout, out]| if out > T::ZERO { dout } else { T::ZERO });
     }
 }
 

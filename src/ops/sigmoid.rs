@@ -65,13 +65,13 @@ pub(super) fn sigmoid<T: Real>(x: T) -> T {
 
 impl<T: Real> OnCpu<T> for Sigmoid {
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
-        call.map(sigmoid);
+        call.combine(|[x]| sigmoid(x));
     }
 }
 
 impl<T: Real> OnCpu<T> for SigmoidGradient {
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
-        call.zip(|dout, out| dout * out * (T::ONE - out));
+        call.combine(|[dout, out]| dout * out * (T::ONE - out));
     }
 }
 

@@ -51,7 +51,7 @@ impl Op for Square {
 
 impl<T: Real> OnCpu<T> for Square {
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
-        call.map(|x| x * x);
+        call.combine(|[x]| x * x);
     }
 }
 
@@ -73,7 +73,7 @@ impl Op for SquareGradient {
 impl<T: Real> OnCpu<T> for SquareGradient {
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
         let factor = T::from_f64(self.factor);
-        call.zip(|dout, x| factor * dout * x);
+        call.combine(|[dout, x]| factor * dout * x);
     }
 }
 

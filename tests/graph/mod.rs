@@ -100,6 +100,40 @@ fn storage_is_shared_only_where_nobody_reads() {
     }
 }
 
+/// What sums the gradients of a ReLU's output masks them as well, unless the unmasked sum is wanted, too.
+#[test]
+fn a_relu_is_differentiated_in_passing() {
+    let shape = Shape::image(1, 4, 4, 8);
+    let gradients = |with_output: bool| {
+        let mut graph = Graph::new();
+        let [x, dout] = [(); 2].map(|()| graph.input(shape.clone()));
+        let y = graph.apply_one(Relu, &[x]).unwrap();
+        let branches = [(); 2].map(|()| graph.apply_one(Sigmoid, &[y]).unwrap());
+        let out = graph.apply_one(Add::default(), &branches).unwrap();
+        let wrt = if with_output { vec![x, y] } else { vec![x] };
+        let gradients: Vec<_> = graph.differentiate(&[(out, dout)], &wrt).unwrap().into_iter().flatten().collect();
+        let passes = graph.nodes().iter().filter(|node| node.op.name() == "relu_gradient").count();
+        let mut device = CpuDevice::<f32>::new().unwrap();
+        let step = device.load(graph, &gradients).unwrap();
+        let values: Vec<f32> = batch(shape.elements(), 5).iter().map(|value| value - 0.5).collect();
+        device.write(step, x, &values).unwrap();
+        device.write(step, dout, &batch(shape.elements(), 6)).unwrap();
+        device.run(step).unwrap();
+        let mut found = vec![vec![0.0; shape.elements()]; gradients.len()];
+        found.iter_mut().zip(gradients).for_each(|(found, value)| device.read(step, value, found).unwrap());
+        (passes, values, found)
+    };
+    let (passes, values, alone) = gradients(false);
+    assert_eq!(passes, 0, "the sum masks");
+    let (passes, _, both) = gradients(true);
+    assert_eq!(passes, 1, "the sum is wanted as it is");
+    assert_eq!(alone[0], both[0]);
+    assert!(values.iter().any(|&x| x < 0.0) && both[1].iter().all(|&dy| dy > 0.0));
+    for ((x, dx), dy) in values.into_iter().zip(&both[0]).zip(&both[1]) {
+        assert_eq!(*dx, if x > 0.0 { *dy } else { 0.0 });
+    }
+}
+
 /// Parts of a concatenation are produced in their slices: nothing is copied but what already lives elsewhere.
 #[test]
 fn concatenation_copies_only_the_image() {

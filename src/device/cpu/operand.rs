@@ -273,47 +273,30 @@ impl<'a, T: Real> Call<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.pointers.arena.add(range.start), range.len()) }
     }
 
-    /// Output 0 from input 0, element by element; they may share their storage.
-    pub fn map(&mut self, function: impl Fn(T) -> T + Sync) {
-        let (input, output) = (self.raw_input(0), self.output(0));
-        rows(output, [input], |out, [a], count| {
-            // SAFETY: `count` elements are there at each pointer, written by this task alone; the input's
-            // are the output's own or apart from them.
-            unsafe {
-                let out = std::slice::from_raw_parts_mut(out, count);
-                if a == out.as_ptr() {
-                    out.iter_mut().for_each(|value| *value = function(*value));
-                } else {
-                    let a = std::slice::from_raw_parts(a, count);
-                    out.iter_mut().zip(a).for_each(|(out, &a)| *out = function(a));
+    /// Output 0 from the first `N` inputs, element by element; it may share its storage with any of them.
+    pub fn combine<const N: usize>(&mut self, function: impl Fn([T; N]) -> T + Sync) {
+        let (inputs, output) = (std::array::from_fn(|index| self.raw_input(index)), self.output(0));
+        rows(output, inputs, |out, inputs: [*const T; N], count| {
+            // Through local memory, where the compiler sees that nothing is shared.
+            let (mut values, mut results) = ([[T::ZERO; BLOCK]; N], [T::ZERO; BLOCK]);
+            for start in (0..count).step_by(BLOCK) {
+                let count = BLOCK.min(count - start);
+                for (values, input) in values.iter_mut().zip(inputs) {
+                    // SAFETY: `start + count` elements are there at each input; local memory is apart from them.
+                    unsafe { input.add(start).copy_to_nonoverlapping(values.as_mut_ptr(), count) };
                 }
-            }
-        });
-    }
-
-    /// Output 0 from inputs 0 and 1, element by element; it may share its storage with one of them.
-    pub fn zip(&mut self, function: impl Fn(T, T) -> T + Sync) {
-        let (a, b, output) = (self.raw_input(0), self.raw_input(1), self.output(0));
-        rows(output, [a, b], |out, [a, b], count| {
-            // SAFETY: as in `map`.
-            unsafe {
-                let out = std::slice::from_raw_parts_mut(out, count);
-                if a == out.as_ptr() && b == out.as_ptr() {
-                    out.iter_mut().for_each(|value| *value = function(*value, *value));
-                } else if a == out.as_ptr() {
-                    let b = std::slice::from_raw_parts(b, count);
-                    out.iter_mut().zip(b).for_each(|(out, &b)| *out = function(*out, b));
-                } else if b == out.as_ptr() {
-                    let a = std::slice::from_raw_parts(a, count);
-                    out.iter_mut().zip(a).for_each(|(out, &a)| *out = function(a, *out));
-                } else {
-                    let (a, b) = (std::slice::from_raw_parts(a, count), std::slice::from_raw_parts(b, count));
-                    out.iter_mut().zip(a.iter().zip(b)).for_each(|(out, (&a, &b))| *out = function(a, b));
+                for (index, result) in results[..count].iter_mut().enumerate() {
+                    *result = function(std::array::from_fn(|input| values[input][index]));
                 }
+                // SAFETY: so many elements are there at the output, written by this task alone.
+                unsafe { out.add(start).copy_from_nonoverlapping(results.as_ptr(), count) };
             }
         });
     }
 }
+
+/// Elements that [`Call::combine`] takes at once: few enough to stay in the first-level cache.
+const BLOCK: usize = 128;
 
 /// Calls `row` for runs of elements of `output` and of the inputs, which have its shape: whole blocks where
 /// all lie densely, pixels otherwise.

@@ -12,7 +12,6 @@ pub(super) use cpu::Weights;
 pub(super) use cuda::{TILE_64X32, TILE_128X64, Tile, any_kernel, tensor_form};
 pub(super) use tensor::TensorProduct;
 
-use super::relu::ReluGradient;
 use super::window::Window;
 use super::{Gradient, Op};
 use crate::graph::{Graph, ValueId};
@@ -100,12 +99,13 @@ impl Op for Convolution {
         Ok(vec![if self.full { out.stored_in(Storage::Full) } else { out }])
     }
 
+    fn ends_in_relu(&self) -> bool {
+        self.relu
+    }
+
     fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
         let (x, weight) = (context.inputs[0], context.inputs[1]);
-        let mut dout = context.of(0);
-        if self.relu {
-            dout = graph.apply_one(ReluGradient, &[dout, context.outputs[0]])?;
-        }
+        let dout = context.of(0);
         let input = graph.shape(x).clone();
         let mut gradients = vec![None; context.inputs.len()];
         if context.wanted[1] {
