@@ -7,9 +7,9 @@ use crate::model::{Losses, Mode, Network, Step};
 use crate::plan::Plan;
 use crate::{Error, Result};
 
-/// Batches whose statistics batch norm's running ones are re-estimated from before they are used. Plain running
-/// averages lag behind the weights so far that the Dice of inference jumps from epoch to epoch.
-const STATISTICS_BATCHES: usize = 8;
+/// Batches, at most, whose statistics batch norm's running ones are re-estimated from before they are used. Plain
+/// running averages lag behind the weights so far that the Dice of inference jumps from epoch to epoch.
+const STATISTICS_BATCHES: usize = 32;
 
 /// A network on its device with all that training needs of it.
 pub struct Learner {
@@ -82,15 +82,17 @@ impl Learner {
         Ok((self.network.train(&self.train_step, learning_rate, number)?, slices))
     }
 
-    /// Replaces batch norm's running statistics by the mean over the loader's first batches.
+    /// Replaces batch norm's running statistics by the mean over the loader's batches, or the first of many. All
+    /// slices of a small set count: a channel that only a few of them excite has next to no variance without them,
+    /// and such a slice would come out full of foreground.
     ///
     /// # Errors
     /// If the device fails.
     pub fn estimate_statistics(&mut self, loader: &Loader) -> Result<()> {
         // Or a run that was stopped after this would come to other bits when it does it again.
         self.network.reset_statistics()?;
-        for number in 0..STATISTICS_BATCHES {
-            loader.fill(number % loader.batches(), &mut self.image, &mut self.target, &mut self.weight);
+        for number in 0..loader.batches().min(STATISTICS_BATCHES) {
+            loader.fill(number, &mut self.image, &mut self.target, &mut self.weight);
             self.network.write_batch(&self.statistics_step, &self.image, &self.target, &self.weight)?;
             self.network.estimate_statistics(&self.statistics_step, number as u64 + 1)?;
         }

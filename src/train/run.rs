@@ -270,7 +270,7 @@ impl<'a> Run<'a> {
             self.checkpoint()?;
         }
         if self.best.is_none() {
-            self.estimate_statistics(&self.epoch_loaders())?;
+            self.estimate_statistics()?;
             self.best = Some(self.learners[0].network.weights()?);
             self.write_best()?;
         }
@@ -293,7 +293,7 @@ impl<'a> Run<'a> {
         let trained_before = self.state.images;
         let learning_rate = self.train_batches(&loaders, observer)?;
         let (training, images) = (started.elapsed().as_secs_f64(), self.state.images - trained_before);
-        self.estimate_statistics(&loaders)?;
+        self.estimate_statistics()?;
         self.score(observer)?;
         let counts = self.validate(observer)?;
         let learner = &self.state.learners[0];
@@ -363,8 +363,15 @@ impl<'a> Run<'a> {
         Ok(learning_rate)
     }
 
-    fn estimate_statistics(&mut self, loaders: &[Loader]) -> Result<()> {
-        self.learners.iter_mut().zip(loaders).try_for_each(|(learner, loader)| learner.estimate_statistics(loader))
+    /// From all training slices: what is wrong with a mask is no fault of its image.
+    fn estimate_statistics(&mut self) -> Result<()> {
+        let weights = vec![1.0; self.split.train.len()];
+        for number in 0..self.learners.len() {
+            let mut loader = self.loader(&self.split.train, number as u64, self.settings.augment);
+            loader.begin_epoch(self.state.epoch, &weights);
+            self.learners[number].estimate_statistics(&loader)?;
+        }
+        Ok(())
     }
 
     /// Scores masks without training on them.

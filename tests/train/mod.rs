@@ -9,6 +9,7 @@ use rarunet_cuda::device::cpu::{CpuDevice, InstructionSet};
 use rarunet_cuda::model::weights::WeightsFile;
 use rarunet_cuda::model::{Model, Network};
 use rarunet_cuda::predict::{Predictor, mask};
+use rarunet_cuda::train::adl::Adl;
 use rarunet_cuda::train::{EpochRecord, Observer, Outcome, Run, RunFolder, Schedule, Settings, Silent};
 use rarunet_cuda::{Error, Result};
 use std::cell::Cell;
@@ -108,6 +109,35 @@ fn training_learns_and_prediction_keeps_the_scans_geometry() {
     let both = written.voxels.iter().zip(&reference.voxels).filter(|(a, b)| **a > 0 && **b > 0).count();
     let dice = 2.0 * both as f64 / (count(&written) + count(&reference)) as f64;
     assert!(dice > 0.5, "the unseen patient's Dice is {dice}");
+}
+
+/// Inference normalises by statistics of all training slices, whatever their order, and whatever is left out.
+#[test]
+fn statistics_are_of_all_training_slices() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    write_dataset(&data, 3);
+    let statistics = |name: &str, epochs: u64, adl: Adl| {
+        // Weights that do not move, and batches of one slice.
+        let still = Settings { learning_rate: 1e-30, augment: false, epochs, batch: 1, ..settings() };
+        let still = Settings { validation_fraction: 0.0, ..still };
+        let settings = Settings { adl, test_cases: Vec::new(), ..still };
+        let (set, out) = (load(&settings, &data).unwrap(), folder.path().join(name));
+        let noisy: Vec<bool> = (0..set.slices.len()).map(|slice| slice % 2 == 0).collect();
+        let run_folder = RunFolder::create(&out).unwrap();
+        let mut run = Run::new(&settings, &set, Some(&noisy), || Ok(device(2)), &run_folder).unwrap();
+        run.train(&Silent).unwrap();
+        let bytes = std::fs::read(out.join("best.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let tensor = tensors.tensor("encoder.0.bn.running_mean").unwrap();
+        bytemuck::pod_collect_to_vec::<u8, f32>(tensor.data())
+    };
+    let expected = statistics("one", 1, Adl::Off);
+    for (name, epochs, adl) in [("two", 2, Adl::Off), ("oracle", 1, Adl::Oracle)] {
+        for (found, expected) in statistics(name, epochs, adl).into_iter().zip(&expected) {
+            assert!((found - expected).abs() <= 1e-4 * expected.abs(), "{name}: {found}, {expected}");
+        }
+    }
 }
 
 /// Stops after so many batches.
