@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 pub enum Adl {
     /// Trusts all masks
     Off,
-    /// The paper's, in the reading that does better: cumulative
+    /// The paper's, in the reading that does better: per epoch
     Paper,
     /// Removes equation 5's number of masks in each epoch, those of highest loss, for good
     Cumulative,
@@ -179,7 +179,7 @@ impl Denoiser {
 
     /// Whether what is left out stays out.
     fn removes(&self) -> bool {
-        matches!(self.adl, Adl::Paper | Adl::Cumulative | Adl::Random)
+        matches!(self.adl, Adl::Cumulative | Adl::Random)
     }
 
     /// The slices (positions) that learner `learner` leaves out of epoch `epoch`.
@@ -192,7 +192,7 @@ impl Denoiser {
             Adl::Oracle => self.masks.iter().copied().filter(|&i| truth()[i]).collect(),
             // No epoch has recorded a loss yet.
             _ if epoch == 1 => Vec::new(),
-            Adl::Paper | Adl::Cumulative | Adl::Random => {
+            Adl::Cumulative | Adl::Random => {
                 let records = &learners[learner].records;
                 let ranking = match self.adl {
                     Adl::Random => self.shuffled(),
@@ -211,7 +211,7 @@ impl Denoiser {
                 }
                 None => Vec::new(),
             },
-            Adl::PerEpoch => {
+            Adl::Paper | Adl::PerEpoch => {
                 let count = removals(noise(), masks, self.epochs, epoch).round() as usize;
                 self.ranking(&learners[learner].records).into_iter().take(count).collect()
             }
