@@ -6,6 +6,7 @@
 //! which says where.
 
 mod elements;
+mod jpeg_ls;
 mod picture;
 mod rle;
 mod slice;
