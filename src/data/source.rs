@@ -3,6 +3,7 @@
 //! Every format ends up here, so that reading an image, reading a mask and inspecting a file are
 //! written once, and the last never holds more than a block of voxels.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::dtype::{ByteOrder, Dtype};
@@ -111,6 +112,20 @@ impl Source {
             visit(first, &block)?;
             first += block.len();
         }
+    }
+
+    /// Hands all values on, run by run of equal ones: the voxels' range, and their value. Labels come in long runs.
+    ///
+    /// # Errors
+    /// As [`Source::for_each_block`].
+    pub fn for_each_run(&mut self, mut visit: impl FnMut(Range<usize>, f64) -> Result<()>) -> Result<()> {
+        self.for_each_block(|first, block| {
+            let mut start = first;
+            block.chunk_by(|a, b| a == b).try_for_each(|run| {
+                let end = start + run.len();
+                visit(std::mem::replace(&mut start, end)..end, run[0])
+            })
+        })
     }
 
     /// All voxels as an image.
