@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::labels::Labels;
 use super::layout::{Layout, survey};
-use super::source::{Header, Source, voxel_text, whole};
+use super::source::{Header, Source, not_whole, voxel_text, whole};
 use super::{Geometry, Volume, open};
 use crate::{Error, Result};
 
@@ -164,8 +164,7 @@ impl<'a> MaskCheck<'a> {
 
     /// Voxel `index` is no whole number.
     pub fn not_whole(&self, index: usize, value: f64) -> Error {
-        let place = voxel_text(self.shape, index);
-        Error::file(self.path, format!("voxel {place} is {value}, but a mask holds whole numbers"))
+        not_whole(self.path, self.shape, index, value)
     }
 
     /// Voxel `index` has a label that is not declared.

@@ -144,10 +144,7 @@ impl Source {
         let (path, shape) = (self.path.clone(), self.geometry.shape);
         self.collect(|index, value| match whole(value) {
             Some(label) if i32::try_from(label).is_ok() => Ok(label as i32),
-            _ => Err(Error::file(
-                &path,
-                format!("voxel {} is {value}, but a mask holds whole numbers", voxel_text(shape, index)),
-            )),
+            _ => Err(not_whole(&path, shape, index, value)),
         })
     }
 
@@ -176,6 +173,12 @@ pub(crate) fn whole(value: f64) -> Option<i64> {
     ((value - nearest).abs() < 1e-4 && nearest.abs() < 9e15).then_some(nearest as i64)
 }
 
+/// Voxel `index` of a mask is no whole number.
+pub(crate) fn not_whole(path: &Path, shape: [usize; 3], index: usize, value: f64) -> Error {
+    let place = voxel_text(shape, index);
+    Error::file(path, format!("voxel {place} is {value}, but a mask holds whole numbers"))
+}
+
 /// "(12, 3, 40)", counting from 0.
 pub(crate) fn voxel_text(shape: [usize; 3], index: usize) -> String {
     let [width, height, _] = shape;
@@ -198,6 +201,18 @@ pub(crate) fn checked_shape(path: &Path, shape: [i64; 3]) -> Result<[usize; 3]> 
                 shape[0], shape[1], shape[2]
             ),
         )),
+    }
+}
+
+/// Goes on by `skip` bytes, to byte `position`, where the voxels are said to begin.
+///
+/// # Errors
+/// If the file ends before, or is damaged.
+pub(crate) fn skip_to_voxels(path: &Path, input: &mut Input, skip: u64, position: u64) -> Result<()> {
+    let skipped = input.skip(skip.min(input.most)).map_err(|error| damaged(path, &error))?;
+    match skipped == skip {
+        true => Ok(()),
+        false => Err(Error::file(path, format!("is truncated: its voxels should begin at byte {position}"))),
     }
 }
 
