@@ -116,12 +116,13 @@ impl Walk<'_> {
         while self.at < end {
             let tag = self.tag()?;
             let (_, length) = self.explicit()?;
-            let end = self.value_end(length, end)?;
+            // The parser follows the last element even if it reaches beyond the length.
+            let value_end = self.value_end(length, self.bytes.len())?;
             if tag == tags::TRANSFER_SYNTAX_UID {
-                let text = String::from_utf8_lossy(&self.bytes[self.at..end]);
+                let text = String::from_utf8_lossy(&self.bytes[self.at..value_end]);
                 syntax = Some(text.trim_end_matches(['\0', ' ']).to_owned());
             }
-            self.at = end;
+            self.at = value_end;
         }
         syntax
     }
