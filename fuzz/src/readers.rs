@@ -3,16 +3,24 @@
 
 use rarunet_cuda::Error;
 use rarunet_cuda::data::{inspect, read_image};
+use rarunet_cuda::device::cpu::CpuDevice;
 use rarunet_cuda::model::weights::WeightsFile;
-use rarunet_cuda::train::Settings;
+use rarunet_cuda::train::{Learner, Settings, checkpoint as checkpoints};
+use std::cell::RefCell;
 use std::path::Path;
 
 /// Reads bytes, in a folder for files.
 pub type Reader = fn(&Path, &[u8]);
 
 /// The readers by the names of their corpora.
-pub const READERS: [(&str, Reader); 5] =
-    [("nifti", nifti), ("metaimage", metaimage), ("dicom", dicom), ("weights", weights), ("config", config)];
+pub const READERS: [(&str, Reader); 6] = [
+    ("nifti", nifti),
+    ("metaimage", metaimage),
+    ("dicom", dicom),
+    ("weights", weights),
+    ("checkpoint", checkpoint),
+    ("config", config),
+];
 
 pub fn nifti(folder: &Path, bytes: &[u8]) {
     read_scan(folder, "scan.nii", bytes);
@@ -32,17 +40,19 @@ pub fn dicom(folder: &Path, bytes: &[u8]) {
 fn read_scan(folder: &Path, name: &str, bytes: &[u8]) {
     let path = folder.join(name);
     std::fs::write(&path, bytes).expect("room for a file");
-    let told = |result: Result<(), Error>| {
-        if let Err(error) = &result {
-            let text = error.to_string();
-            assert!(!text.contains('\n'), "more than a line: {text}");
-        }
-        result.is_ok()
-    };
     // A volume that compresses well is as large as it says; it is looked at without being kept.
-    if told(inspect(&path).map(drop)) && !bytes.starts_with(&[0x1f, 0x8b]) {
-        assert!(told(read_image(&path).map(drop)), "it can be inspected, but not read");
+    if one_line(inspect(&path)) && !bytes.starts_with(&[0x1f, 0x8b]) {
+        assert!(one_line(read_image(&path)), "it can be inspected, but not read");
     }
+}
+
+/// Whether it worked; if not, the error must be one line.
+fn one_line<T>(result: Result<T, Error>) -> bool {
+    if let Err(error) = &result {
+        let text = error.to_string();
+        assert!(!text.contains('\n'), "more than a line: {text}");
+    }
+    result.is_ok()
 }
 
 pub fn weights(_: &Path, bytes: &[u8]) {
@@ -54,6 +64,28 @@ pub fn weights(_: &Path, bytes: &[u8]) {
             file.tensor(&parameter.name, &parameter.shape).expect("the model was said to be there");
         }
     }
+}
+
+/// A run's checkpoint, as `--resume` takes it: of a network that is set up once, and of [`SLICES`] training slices.
+pub fn checkpoint(folder: &Path, bytes: &[u8]) {
+    thread_local!(static LEARNERS: RefCell<[Learner; 1]> = RefCell::new([small_learner()]));
+    let path = folder.join("last/step-1.safetensors");
+    std::fs::create_dir_all(folder.join("last")).expect("room for a folder");
+    std::fs::write(&path, bytes).expect("room for a file");
+    let found = checkpoints::newest(folder);
+    if one_line(found) {
+        LEARNERS.with_borrow_mut(|learners| one_line(checkpoints::load(&path, learners, SLICES)));
+    }
+}
+
+/// Training slices that a checkpoint is to be about.
+const SLICES: usize = 2;
+
+/// The smallest network there is.
+fn small_learner() -> Learner {
+    let settings = Settings { model: "unet".into(), widths: [1; 5], size: 16, batch: 1, ..Settings::default() };
+    let device = CpuDevice::new().expect("the CPU is there");
+    Learner::new(&settings, Box::new(device), 1).expect("a network on it")
 }
 
 pub fn config(_: &Path, bytes: &[u8]) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::labels::Labels;
 use super::layout::{Layout, survey};
-use super::source::{Header, Source, voxel_text, whole};
+use super::source::{Header, Source, not_whole, voxel_text, whole};
 use super::{Geometry, Volume, open};
 use crate::{Error, Result};
 
@@ -101,27 +101,32 @@ impl Dataset {
         let check = MaskCheck::new(self, case, geometry.shape);
         let mut voxels = Vec::new();
         let mut labels = BTreeMap::<i64, u64>::new();
-        mask_source.for_each_block(|first, block| {
-            let mut last = (f64::NAN, 0, 0);
-            for (offset, &value) in block.iter().enumerate() {
-                // Labels come in runs.
-                if value != last.0 {
-                    let label = whole(value).ok_or_else(|| check.not_whole(first + offset, value))?;
-                    if !check.is_declared(label) {
-                        return Err(check.undeclared(first + offset, label));
-                    }
-                    last = (value, label, u8::from(foreground.contains(label)));
-                }
-                let (_, label, voxel) = last;
-                *labels.entry(label).or_default() += 1;
-                voxels.push(voxel);
+        mask_source.for_each_run(|run, value| {
+            let label = whole(value).ok_or_else(|| check.not_whole(run.start, value))?;
+            if !check.is_declared(label) {
+                return Err(check.undeclared(run.start, label));
             }
+            *labels.entry(label).or_default() += run.len() as u64;
+            voxels.resize(run.end, u8::from(foreground.contains(label)));
             Ok(())
         })?;
         let mask = Volume::new(geometry, voxels)?;
         let (image, _) = image_source.into_image()?;
         check_finite(&case.image, &image)?;
         Ok(LoadedCase { image, mask, mask_header: mask_source.header().clone(), labels })
+    }
+
+    /// The labels that the masks of `cases` hold, as far as they can be read.
+    pub(super) fn labels(&self, cases: &[Case]) -> BTreeSet<i64> {
+        let mut labels = BTreeSet::new();
+        for mut mask in cases.iter().filter_map(|case| open(&case.mask).ok()) {
+            // A mask that breaks off is none that this is asked about.
+            let _ = mask.for_each_run(|_, value| {
+                labels.extend(whole(value));
+                Ok(())
+            });
+        }
+        labels
     }
 
     /// The cases but those named, which must exist.
@@ -159,8 +164,7 @@ impl<'a> MaskCheck<'a> {
 
     /// Voxel `index` is no whole number.
     pub fn not_whole(&self, index: usize, value: f64) -> Error {
-        let place = voxel_text(self.shape, index);
-        Error::file(self.path, format!("voxel {place} is {value}, but a mask holds whole numbers"))
+        not_whole(self.path, self.shape, index, value)
     }
 
     /// Voxel `index` has a label that is not declared.

@@ -6,7 +6,8 @@ use rayon::prelude::*;
 
 use super::dataset::{Case, Dataset, MaskCheck, mismatch, undefined_voxel};
 use super::inspect::{CaseInspection, DatasetInspection};
-use super::labels::Labels;
+use super::labels::{Labels, listed};
+use super::source::whole;
 use super::volume::Reorientation;
 use super::{Geometry, Source, open};
 use crate::{Error, Result};
@@ -43,7 +44,8 @@ pub(super) fn examine(dataset: &Dataset, mut problems: Vec<String>, foreground: 
         cases.push(description);
     }
     if !any_foreground && !cases.is_empty() {
-        problems.push(format!("no mask has {}: there is nothing to learn", foreground.in_words()));
+        let listed = listed(labels.keys().copied());
+        problems.push(format!("no mask has {} (they have {listed}): there is nothing to learn", foreground.in_words()));
     }
     DatasetInspection { format: dataset.layout.name(), cases, labels, problems, warnings }
 }
@@ -91,7 +93,7 @@ impl Findings {
             for (offset, &value) in block.iter().enumerate() {
                 match (value as f32).is_finite() {
                     true => range = (range.0.min(value), range.1.max(value)),
-                    false => undefined.tell(|| undefined_voxel(&case.image, shape, first + offset, value)),
+                    false => undefined.tell(1, || undefined_voxel(&case.image, shape, first + offset, value)),
                 }
             }
             Ok(())
@@ -131,26 +133,17 @@ impl Findings {
         let mut marked = vec![false; axial.count];
         let mut broken = Repeated::default();
         let mut undeclared = BTreeMap::<i64, Repeated>::new();
-        let read = mask.for_each_block(|first, block| {
-            let mut last = (f64::NAN, 0, false);
-            for (offset, &value) in block.iter().enumerate() {
-                let index = first + offset;
-                // Labels come in runs.
-                if value != last.0 {
-                    let Some(label) = super::source::whole(value) else {
-                        broken.tell(|| check.not_whole(index, value));
-                        continue;
-                    };
-                    last = (value, label, foreground.contains(label));
-                }
-                let (_, label, wanted) = last;
-                *labels.entry(label).or_default() += 1;
-                if !check.is_declared(label) {
-                    undeclared.entry(label).or_default().tell(|| check.undeclared(index, label));
-                }
-                if wanted {
-                    marked[axial.of(index)] = true;
-                }
+        let read = mask.for_each_run(|run, value| {
+            let Some(label) = whole(value) else {
+                broken.tell(run.len(), || check.not_whole(run.start, value));
+                return Ok(());
+            };
+            *labels.entry(label).or_default() += run.len() as u64;
+            if !check.is_declared(label) {
+                undeclared.entry(label).or_default().tell(run.len(), || check.undeclared(run.start, label));
+            }
+            if foreground.contains(label) {
+                run.for_each(|index| marked[axial.of(index)] = true);
             }
             Ok(())
         });
@@ -170,12 +163,12 @@ impl Findings {
 #[derive(Default)]
 struct Repeated {
     first: Option<Error>,
-    count: u64,
+    count: usize,
 }
 
 impl Repeated {
-    fn tell(&mut self, complaint: impl FnOnce() -> Error) {
-        self.count += 1;
+    fn tell(&mut self, voxels: usize, complaint: impl FnOnce() -> Error) {
+        self.count += voxels;
         if self.first.is_none() {
             self.first = Some(complaint());
         }

@@ -40,6 +40,27 @@ impl Labels {
     }
 }
 
+/// Ascending labels, like "0,20-24".
+pub(super) fn listed(labels: impl IntoIterator<Item = i64>) -> String {
+    let mut ranges: Vec<RangeInclusive<i64>> = Vec::new();
+    for label in labels {
+        match ranges.last_mut() {
+            Some(last) if *last.end() + 1 == label => *last = *last.start()..=label,
+            _ => ranges.push(label..=label),
+        }
+    }
+    joined(&ranges)
+}
+
+/// "26-33,41".
+fn joined<T: fmt::Display + PartialEq>(ranges: &[RangeInclusive<T>]) -> String {
+    let texts = ranges.iter().map(|range| match range.start() == range.end() {
+        true => range.start().to_string(),
+        false => format!("{}-{}", range.start(), range.end()),
+    });
+    texts.collect::<Vec<_>>().join(",")
+}
+
 impl FromStr for Labels {
     type Err = Error;
 
@@ -80,13 +101,6 @@ impl From<Labels> for String {
 
 impl fmt::Display for Labels {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
-        for (i, range) in self.ranges.iter().enumerate() {
-            let separator = if i == 0 { "" } else { "," };
-            match range.start() == range.end() {
-                true => write!(out, "{separator}{}", range.start())?,
-                false => write!(out, "{separator}{}-{}", range.start(), range.end())?,
-            }
-        }
-        Ok(())
+        out.write_str(&joined(&self.ranges))
     }
 }

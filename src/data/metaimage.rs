@@ -8,12 +8,31 @@ use std::path::{Component, Path, PathBuf};
 
 use super::dtype::{ByteOrder, Dtype, Element};
 use super::file::{Input, ends_with, write_atomically};
-use super::source::{Format, Header, Packed, Source, checked_shape, damaged};
+use super::source::{Format, Header, Packed, Source, checked_shape, damaged, skip_to_voxels};
+use super::volume::between_lps_and_ras;
 use super::{Geometry, Volume};
 use crate::{Error, Result};
 
 /// The longest header that is read: real ones have a few hundred bytes.
 const LONGEST_HEADER: usize = 1 << 16;
+
+/// Names of number types; the first for a type is the one that is written.
+const ELEMENT_TYPES: [(&str, Dtype); 13] = [
+    ("MET_UCHAR", Dtype::U8),
+    ("MET_CHAR", Dtype::I8),
+    ("MET_ASCII_CHAR", Dtype::I8),
+    ("MET_USHORT", Dtype::U16),
+    ("MET_SHORT", Dtype::I16),
+    // Four bytes on every machine, "long" as well.
+    ("MET_UINT", Dtype::U32),
+    ("MET_ULONG", Dtype::U32),
+    ("MET_INT", Dtype::I32),
+    ("MET_LONG", Dtype::I32),
+    ("MET_ULONG_LONG", Dtype::U64),
+    ("MET_LONG_LONG", Dtype::I64),
+    ("MET_FLOAT", Dtype::F32),
+    ("MET_DOUBLE", Dtype::F64),
+];
 
 /// The header's `Key = Value` lines.
 struct Fields<'a> {
@@ -55,17 +74,14 @@ pub fn open(path: &Path) -> Result<Source> {
         Some(Ok(size)) if size > 0 => size as u64,
         _ => return Err(fields.wrong("HeaderSize", "a number of bytes, or -1 if nothing is compressed")),
     };
-    let skipped = input.skip(skip).map_err(|error| damaged(&voxel_path, &error))?;
-    if skipped < skip {
-        return Err(Error::file(&voxel_path, format!("is truncated: its voxels should begin at byte {skip}")));
-    }
-    input.most -= skipped;
+    skip_to_voxels(&voxel_path, &mut input, skip, skip)?;
+    input.most -= skip;
     if compressed {
         input = input.inflated();
     }
     let again = || {
         let mut input = Input::plain(&voxel_path)?;
-        input.skip(skipped).map_err(|error| damaged(&voxel_path, &error))?;
+        input.skip(skip).map_err(|error| damaged(&voxel_path, &error))?;
         Ok(if compressed { input.inflated() } else { input })
     };
     let values = Packed::new(&voxel_path, input, shape, dtype, order, None, again)?;
@@ -109,8 +125,13 @@ impl<'a> Fields<'a> {
         Err(Error::file(path, "is not MetaImage, or truncated: its header does not end with a line ElementDataFile"))
     }
 
+    /// The first of `keys` that is there, with its value.
+    fn first<'k>(&self, keys: &[&'k str]) -> Option<(&'k str, &str)> {
+        keys.iter().find_map(|&key| Some((key, self.values.get(key)?.as_str())))
+    }
+
     fn get(&self, keys: &[&str]) -> Option<&str> {
-        keys.iter().find_map(|&key| self.values.get(key)).map(String::as_str)
+        self.first(keys).map(|(_, value)| value)
     }
 
     fn text(&self, key: &str) -> Result<&str> {
@@ -124,8 +145,8 @@ impl<'a> Fields<'a> {
 
     /// The first of `keys` that is there, as true or false; false if none is.
     fn flag(&self, keys: &[&str]) -> Result<bool> {
-        let Some(&key) = keys.iter().find(|&&key| self.values.contains_key(key)) else { return Ok(false) };
-        match self.text(key)?.to_ascii_lowercase().as_str() {
+        let Some((key, value)) = self.first(keys) else { return Ok(false) };
+        match value.to_ascii_lowercase().as_str() {
             "true" | "1" => Ok(true),
             "false" | "0" => Ok(false),
             _ => Err(self.wrong(key, "True or False")),
@@ -134,8 +155,8 @@ impl<'a> Fields<'a> {
 
     /// The first of `keys` that is there, as `count` numbers.
     fn numbers(&self, keys: &[&str], count: usize) -> Result<Option<Vec<f64>>> {
-        let Some(&key) = keys.iter().find(|&&key| self.values.contains_key(key)) else { return Ok(None) };
-        let numbers: Option<Vec<f64>> = self.text(key)?.split_whitespace().map(|text| text.parse().ok()).collect();
+        let Some((key, value)) = self.first(keys) else { return Ok(None) };
+        let numbers: Option<Vec<f64>> = value.split_whitespace().map(|text| text.parse().ok()).collect();
         match numbers {
             Some(numbers) if numbers.len() == count => Ok(Some(numbers)),
             _ => Err(self.wrong(key, &format!("{count} numbers"))),
@@ -180,38 +201,25 @@ impl<'a> Fields<'a> {
         let mut affine = [[0.0; 4]; 4];
         affine[3][3] = 1.0;
         for row in 0..3 {
-            // From left and posterior to right and anterior.
-            let sign = if row < 2 { -1.0 } else { 1.0 };
             for axis in 0..3 {
                 let within = row < axes && axis < axes;
                 let identity = if row == axis { 1.0 } else { 0.0 };
                 // The file lists the direction of the first axis, then that of the second.
                 let direction = directions.as_ref().filter(|_| within).map_or(identity, |d| d[axis * axes + row]);
                 let step = spacing.as_ref().and_then(|spacing| spacing.get(axis)).map_or(1.0, |step| step.abs());
-                affine[row][axis] = sign * direction * step;
+                affine[row][axis] = direction * step;
             }
-            affine[row][3] = sign * origin.as_ref().and_then(|origin| origin.get(row)).copied().unwrap_or(0.0);
+            affine[row][3] = origin.as_ref().and_then(|origin| origin.get(row)).copied().unwrap_or(0.0);
         }
-        // -0.0 is 0.0.
-        affine.iter_mut().flatten().for_each(|value| *value += 0.0);
-        Ok(affine)
+        Ok(between_lps_and_ras(affine))
     }
 
     fn dtype(&self) -> Result<Dtype> {
-        Ok(match self.text("ElementType")? {
-            "MET_CHAR" | "MET_ASCII_CHAR" => Dtype::I8,
-            "MET_UCHAR" => Dtype::U8,
-            "MET_SHORT" => Dtype::I16,
-            "MET_USHORT" => Dtype::U16,
-            // Four bytes on every machine.
-            "MET_INT" | "MET_LONG" => Dtype::I32,
-            "MET_UINT" | "MET_ULONG" => Dtype::U32,
-            "MET_LONG_LONG" => Dtype::I64,
-            "MET_ULONG_LONG" => Dtype::U64,
-            "MET_FLOAT" => Dtype::F32,
-            "MET_DOUBLE" => Dtype::F64,
-            _ => return Err(self.wrong("ElementType", "MET_SHORT or another plain number type")),
-        })
+        let name = self.text("ElementType")?;
+        let known = ELEMENT_TYPES.iter().find(|(known, _)| *known == name);
+        known
+            .map(|&(_, dtype)| dtype)
+            .ok_or_else(|| self.wrong("ElementType", "MET_SHORT or another plain number type"))
     }
 
     /// The file with the voxels, which must be in the header's folder or below it.
@@ -259,24 +267,14 @@ pub fn write<T: Element>(path: &Path, volume: &Volume<T>) -> Result<()> {
 
 fn header_text(geometry: &Geometry, dtype: Dtype, voxel_file: &str) -> String {
     let spacing = geometry.spacing();
-    let lps = |row: usize, value: f64| if row < 2 { 0.0 - value } else { value };
+    let lps = between_lps_and_ras(geometry.affine);
     let join = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v.to_string()).collect::<Vec<_>>().join(" ");
-    let directions = join(&mut (0..9).map(|i| lps(i % 3, geometry.affine[i % 3][i / 3] / spacing[i / 3])));
-    let origin = join(&mut (0..3).map(|row| lps(row, geometry.affine[row][3])));
+    let directions = join(&mut (0..9).map(|i| lps[i % 3][i / 3] / spacing[i / 3]));
+    let origin = join(&mut (0..3).map(|row| lps[row][3]));
     let spacing = join(&mut spacing.into_iter());
     let [x, y, z] = geometry.shape;
-    let element_type = match dtype {
-        Dtype::U8 => "MET_UCHAR",
-        Dtype::I8 => "MET_CHAR",
-        Dtype::U16 => "MET_USHORT",
-        Dtype::I16 => "MET_SHORT",
-        Dtype::U32 => "MET_UINT",
-        Dtype::I32 => "MET_INT",
-        Dtype::U64 => "MET_ULONG_LONG",
-        Dtype::I64 => "MET_LONG_LONG",
-        Dtype::F32 => "MET_FLOAT",
-        Dtype::F64 => "MET_DOUBLE",
-    };
+    let known = ELEMENT_TYPES.iter().find(|(_, known)| *known == dtype);
+    let element_type = known.map(|(name, _)| *name).expect("every number type has a name");
     format!(
         "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nCompressedData = False\n\
          TransformMatrix = {directions}\nOffset = {origin}\nCenterOfRotation = 0 0 0\n\

@@ -11,7 +11,7 @@ use nifti::{Endianness, NiftiHeader};
 
 use super::dtype::{ByteOrder, Dtype, Element};
 use super::file::{Input, ends_with, write_atomically};
-use super::source::{Format, Header, Packed, Source, checked_shape, damaged};
+use super::source::{Format, Header, Packed, Source, checked_shape, damaged, skip_to_voxels};
 use super::volume::{closest_rotation, determinant, shape_text};
 use super::{Geometry, Volume};
 use crate::{Error, Result};
@@ -91,13 +91,7 @@ pub fn open(path: &Path) -> Result<Source> {
     let voxel_path = if fields.single { header_path.clone() } else { voxel_file(&header_path)? };
     let (mut input, position) = if fields.single { (input, size as u64) } else { (Input::open(&voxel_path)?, 0) };
     let skip = fields.voxel_offset(&header_path, size)?.saturating_sub(position);
-    let skipped = input.skip(skip.min(input.most)).map_err(|error| damaged(&voxel_path, &error))?;
-    if skipped < skip {
-        return Err(Error::file(
-            &voxel_path,
-            format!("is truncated: its voxels should begin at byte {}", skip + position),
-        ));
-    }
+    skip_to_voxels(&voxel_path, &mut input, skip, skip + position)?;
 
     let again = || {
         let mut input = Input::open(&voxel_path)?;

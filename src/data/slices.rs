@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::cache::Cache;
 use super::dataset::{Case, Dataset, LoadedCase};
 use super::fit::Fit;
-use super::labels::Labels;
+use super::labels::{Labels, listed};
 use super::volume::Reorientation;
 use crate::preprocessing::{HounsfieldWindow, Preprocessing, check_size};
 use crate::{Error, Result};
@@ -103,7 +103,9 @@ impl SliceSet {
             .flat_map(|(case, slices)| slices.into_iter().enumerate().map(move |(index, s)| s.of(case, index)))
             .collect();
         if !slices.iter().any(|slice| slice.has_foreground) {
-            let message = format!("no voxel of its {} masks has {}", cases.len(), foreground.in_words());
+            let listed = listed(dataset.labels(cases));
+            let message =
+                format!("no voxel of its {} masks has {} (they have {listed})", cases.len(), foreground.in_words());
             return Err(Error::file(&dataset.folder, message));
         }
         Ok(SliceSet { size, cases: cases.iter().map(|case| case.name.clone()).collect(), slices })

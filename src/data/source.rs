@@ -3,6 +3,7 @@
 //! Every format ends up here, so that reading an image, reading a mask and inspecting a file are
 //! written once, and the last never holds more than a block of voxels.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::dtype::{ByteOrder, Dtype};
@@ -113,6 +114,20 @@ impl Source {
         }
     }
 
+    /// Hands all values on, run by run of equal ones: the voxels' range, and their value. Labels come in long runs.
+    ///
+    /// # Errors
+    /// As [`Source::for_each_block`].
+    pub fn for_each_run(&mut self, mut visit: impl FnMut(Range<usize>, f64) -> Result<()>) -> Result<()> {
+        self.for_each_block(|first, block| {
+            let mut start = first;
+            block.chunk_by(|a, b| a == b).try_for_each(|run| {
+                let end = start + run.len();
+                visit(std::mem::replace(&mut start, end)..end, run[0])
+            })
+        })
+    }
+
     /// All voxels as an image.
     ///
     /// # Errors
@@ -129,10 +144,7 @@ impl Source {
         let (path, shape) = (self.path.clone(), self.geometry.shape);
         self.collect(|index, value| match whole(value) {
             Some(label) if i32::try_from(label).is_ok() => Ok(label as i32),
-            _ => Err(Error::file(
-                &path,
-                format!("voxel {} is {value}, but a mask holds whole numbers", voxel_text(shape, index)),
-            )),
+            _ => Err(not_whole(&path, shape, index, value)),
         })
     }
 
@@ -161,6 +173,12 @@ pub(crate) fn whole(value: f64) -> Option<i64> {
     ((value - nearest).abs() < 1e-4 && nearest.abs() < 9e15).then_some(nearest as i64)
 }
 
+/// Voxel `index` of a mask is no whole number.
+pub(crate) fn not_whole(path: &Path, shape: [usize; 3], index: usize, value: f64) -> Error {
+    let place = voxel_text(shape, index);
+    Error::file(path, format!("voxel {place} is {value}, but a mask holds whole numbers"))
+}
+
 /// "(12, 3, 40)", counting from 0.
 pub(crate) fn voxel_text(shape: [usize; 3], index: usize) -> String {
     let [width, height, _] = shape;
@@ -183,6 +201,18 @@ pub(crate) fn checked_shape(path: &Path, shape: [i64; 3]) -> Result<[usize; 3]> 
                 shape[0], shape[1], shape[2]
             ),
         )),
+    }
+}
+
+/// Goes on by `skip` bytes, to byte `position`, where the voxels are said to begin.
+///
+/// # Errors
+/// If the file ends before, or is damaged.
+pub(crate) fn skip_to_voxels(path: &Path, input: &mut Input, skip: u64, position: u64) -> Result<()> {
+    let skipped = input.skip(skip.min(input.most)).map_err(|error| damaged(path, &error))?;
+    match skipped == skip {
+        true => Ok(()),
+        false => Err(Error::file(path, format!("is truncated: its voxels should begin at byte {position}"))),
     }
 }
 

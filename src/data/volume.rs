@@ -143,6 +143,14 @@ impl Geometry {
     }
 }
 
+/// An affine to left-posterior-superior millimetres (ITK's and DICOM's) as one to right-anterior-superior, or back.
+pub(crate) fn between_lps_and_ras(mut affine: [[f64; 4]; 4]) -> [[f64; 4]; 4] {
+    affine[..2].iter_mut().flatten().for_each(|value| *value = -*value);
+    // -0.0 is 0.0.
+    affine.iter_mut().flatten().for_each(|value| *value += 0.0);
+    affine
+}
+
 /// "512 x 512 x 20".
 pub(crate) fn shape_text(shape: [usize; 3]) -> String {
     let [x, y, z] = shape;

@@ -6,7 +6,7 @@
 //! does not depend on how the engine stores them. Each tensor and the header have checksums.
 
 use super::folder::checkpoints;
-use super::{Learner, RunFolder, State};
+use super::{Learner, LearnerState, RunFolder, State};
 use crate::data::file::remove;
 use crate::model::tensors::{self, Tensor, TensorFile};
 use crate::model::weights::{Weights, check_finite, named_tensors};
@@ -105,8 +105,12 @@ fn state_of(file: &TensorFile) -> Result<State> {
             format!("is no checkpoint of format {FORMAT}, the one this version reads"),
         ));
     }
-    serde_json::from_slice(file.bytes(STATE)?)
-        .map_err(|error| Error::file(file.path(), format!("its state cannot be read: {error}")))
+    let unusable = |message: String| Error::file(file.path(), format!("its state cannot be read: {message}"));
+    let state: State = serde_json::from_slice(file.bytes(STATE)?).map_err(|error| unusable(error.to_string()))?;
+    match state.learners.iter().all(LearnerState::is_whole) {
+        true => Ok(state),
+        false => Err(unusable("its lists are not all of the same training slices".into())),
+    }
 }
 
 /// Reads a checkpoint into the learners; returns the state and, if there are any yet, the best weights. `slices` are

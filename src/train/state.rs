@@ -35,6 +35,15 @@ pub struct LearnerState {
     pub loss_scale: Option<LossScale>,
 }
 
+impl LearnerState {
+    /// Whether all lists are of as many slices.
+    pub fn is_whole(&self) -> bool {
+        let LossRecords { last, displacement, removed, times_left_out } = &self.records;
+        let slices = self.weights.len();
+        [last.len(), displacement.len(), removed.len(), times_left_out.len()] == [slices; 4]
+    }
+}
+
 impl State {
     /// The beginning of a run with so many learners and training slices.
     pub fn new(learners: usize, slices: usize) -> Self {

@@ -56,6 +56,7 @@ fn a_file_with_any_byte_changed_does_no_harm() {
         ("dicom_rle/IM3", 2000),
         ("dicom_jpeg/IM3", 2000),
         ("dicom_jpeg2000/IM3", 2000),
+        ("dicom_jpeg_ls/IM3", 2000),
     ] {
         let bytes = std::fs::read(fixtures().join(name)).unwrap();
         let path = folder.path().join(name.replace('/', "_"));
@@ -167,7 +168,7 @@ fn bombs() {
     let at = bytes.windows(6).position(|window| window == [0xe0, 0x7f, 0x10, 0x00, b'O', b'W']).unwrap();
     bytes[at + 8..at + 12].copy_from_slice(&0xffff_fff0u32.to_le_bytes());
     std::fs::write(&path, bytes).unwrap();
-    assert!(message(read_image(&path).map(drop)).contains("reaches beyond the file's end"));
+    assert!(message(read_image(&path).map(drop)).contains("the length of an element cannot be right"));
 
     let grown = peak_memory() - before;
     assert!(grown < 32 << 20, "memory grew by {grown} bytes");

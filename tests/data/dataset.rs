@@ -96,7 +96,7 @@ fn chosen_labels_alone_are_foreground() {
     let set = load(folder.path(), "20-30").unwrap();
     assert!(set.slices.iter().all(|slice| slice.has_foreground == (slice.case == 1 && slice.index > 0)));
     let text = message(load(folder.path(), "7"));
-    assert!(text.contains("no voxel of its 2 masks has a label of 7"), "{text}");
+    assert!(text.contains("no voxel of its 2 masks has a label of 7 (they have 0-1,26)"), "{text}");
 }
 
 #[test]
@@ -192,9 +192,9 @@ fn masks_without_any_foreground_are_refused() {
     assert!(load(folder.path(), "").is_ok(), "one empty mask does no harm");
     write_mask(folder.path(), "b", grid(), 0);
     let text = message(load(folder.path(), ""));
-    assert!(text.contains("no voxel of its 2 masks has a label above 0"), "{text}");
+    assert!(text.contains("no voxel of its 2 masks has a label above 0 (they have 0)"), "{text}");
     let Inspection::Dataset(inspection) = inspect(folder.path()).unwrap() else { panic!("this is a data set") };
-    assert_eq!(inspection.problems, ["no mask has a label above 0: there is nothing to learn"]);
+    assert_eq!(inspection.problems, ["no mask has a label above 0 (they have 0): there is nothing to learn"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 """Writes the small volumes of tests/data/volumes/ and, as nibabel and SimpleITK read them, expected.json.
 
-Run with Python 3, nibabel, SimpleITK and pydicom: python make_volumes.py
+Run with Python 3, nibabel, SimpleITK, pydicom and pyjpegls: python make_volumes.py
 The files are checked in; this script says how they came about and what is expected of them.
 """
 
@@ -11,12 +11,21 @@ import struct
 import zlib
 from pathlib import Path
 
+import jpeg_ls
 import nibabel as nib
 import numpy as np
 import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
 FOLDER = Path(__file__).parent / "volumes"
 SHAPE = (5, 4, 3)
@@ -317,7 +326,9 @@ def record_dicom(name, dtype):
     to_lps = np.eye(4)
     to_lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
     to_lps[:3, 3] = image.GetOrigin()
-    record(name, sitk.GetArrayFromImage(image).T, np.diag([-1.0, -1.0, 1.0, 1.0]) @ to_lps, "DICOM", np.dtype(dtype).name)
+    data = sitk.GetArrayFromImage(image).T
+    record(name, data, np.diag([-1.0, -1.0, 1.0, 1.0]) @ to_lps, "DICOM", np.dtype(dtype).name)
+    return data
 
 
 AXIAL = np.array([[1.0, 0, 0], [0, 1, 0]])
@@ -350,7 +361,46 @@ def dicom_series(name, data, directions=AXIAL, syntax=ExplicitVRLittleEndian, st
             out["PixelData"].VR = "OB"
             pydicom.dcmwrite(path, out, enforce_file_format=True)
     first = pydicom.dcmread(next(folder.iterdir()), stop_before_pixels=True)
-    record_dicom(name, f"{'i' if first.PixelRepresentation else 'u'}{first.BitsAllocated // 8}")
+    return record_dicom(name, f"{'i' if first.PixelRepresentation else 'u'}{first.BitsAllocated // 8}")
+
+
+def body(dtype, bits, shape=(40, 30, 3)):
+    """Like a scan: plain air, smooth tissue with noise, and metal at the end of the range."""
+    low = -(1 << (bits - 1)) if np.dtype(dtype).kind == "i" else 0
+    high = low + (1 << bits) - 1
+    x, y, z = np.indices(shape)
+    tissue = np.hypot(x - 18, y - 14) < 11 + z
+    values = np.full(shape, low + (high - low) // 50)
+    noise = np.random.default_rng(bits).normal(size=shape) * (high - low) / 300
+    values[tissue] = (low + (high - low) * (0.3 + 0.01 * x) + noise)[tissue].astype(np.int64)
+    values[20:24, 12:15] = high
+    values[14:16, 12:15] = low
+    return values.astype(dtype)
+
+
+def dicom_jpeg_ls(name, data, bits, bound=0):
+    """A series with pixels at most `bound` from data."""
+
+    def compress(out):
+        coded = jpeg_ls.encode_pixel_data(
+            out.PixelData,
+            lossy_error=bound,
+            rows=out.Rows,
+            columns=out.Columns,
+            samples_per_pixel=1,
+            bits_allocated=out.BitsAllocated,
+            bits_stored=bits,
+            photometric_interpretation=out.PhotometricInterpretation,
+            pixel_representation=out.PixelRepresentation,
+            planar_configuration=0,
+        )
+        out.PixelData = encapsulate([bytes(coded)])
+        out["PixelData"].VR = "OB"
+        out["PixelData"].is_undefined_length = True
+
+    syntax = JPEGLSNearLossless if bound else JPEGLSLossless
+    read = dicom_series(name, data, syntax=syntax, change=compress, bits=bits, RescaleIntercept="0")
+    assert np.abs(read - data.astype(np.int64)).max() == bound
 
 
 def dicom_volumes():
@@ -368,6 +418,11 @@ def dicom_volumes():
     for compressor in ["JPEG", "JPEG2000"]:
         dicom_series(f"dicom_{compressor.lower()}", voxels("uint16", (16, 12, 3)), compressor=compressor)
         dicom_series(f"dicom_{compressor.lower()}_signed", voxels("int16", (16, 12, 3)), compressor=compressor)
+    twelve_bits = body("uint16", 12)
+    dicom_jpeg_ls("dicom_jpeg_ls", twelve_bits, 12)
+    dicom_jpeg_ls("dicom_jpeg_ls_near", twelve_bits, 12, bound=5)
+    dicom_jpeg_ls("dicom_jpeg_ls_bytes", body("uint8", 8), 8)
+    dicom_jpeg_ls("dicom_jpeg_ls_signed", body("int16", 16), 16)
     dicom_series("dicom_one_slice", voxels("int16", (5, 4, 1)), SpacingBetweenSlices=4.5)
 
     def sequences(out):

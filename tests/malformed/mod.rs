@@ -170,7 +170,7 @@ fn metaimage() {
 #[test]
 fn dicom() {
     let _alone = alone();
-    for series in ["explicit", "implicit", "big_endian", "rle", "jpeg", "jpeg2000"] {
+    for series in ["explicit", "implicit", "big_endian", "rle", "jpeg", "jpeg2000", "jpeg_ls", "jpeg_ls_near"] {
         scans(&format!("dicom_{series}/IM3"), "IM3", 2000);
     }
 }
@@ -211,6 +211,43 @@ fn weights() {
         fs::write(&path, &bytes).unwrap();
         within_limits(to, bytes.len(), || assert!(open().is_err()));
     }
+}
+
+#[test]
+fn checkpoint() {
+    let _alone = alone();
+    let bytes = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/checkpoint/plain")).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let folder = tempfile::tempdir().unwrap();
+    let mut random = ChaCha8Rng::seed_from_u64(4);
+    let mut refused = 0;
+    let mut read = |label: String, bytes: &[u8]| {
+        within_limits(&label, bytes.len(), || readers::checkpoint(folder.path(), bytes));
+        let newest = rarunet_cuda::train::checkpoint::newest(folder.path());
+        if let Err(error) = &newest {
+            assert!(error.to_string().contains("step-1.safetensors"), "{error}");
+        }
+        refused += usize::from(newest.is_err());
+        newest.is_ok()
+    };
+    assert!(read("whole".into(), &bytes));
+    for length in (0..header).step_by(97) {
+        assert!(!read(format!("checkpoint cut to {length} bytes"), &bytes[..length]));
+    }
+    for number in 0..FILES {
+        read(format!("checkpoint changed, number {number}"), &damaged(&bytes, header, &mut random));
+    }
+    let state = bytes.windows(8).position(|window| window == b"{\"epoch\"").unwrap();
+    for number in 0..FILES {
+        let changed = damaged(&bytes[state..], bytes.len() - state, &mut random);
+        read(format!("state changed, number {number}"), &[&bytes[..state], &changed].concat());
+    }
+    // A list that is shorter than the others is noticed before anything counts on it.
+    let text = b"\"displacement\":[0.0,0.0]";
+    let at = bytes.windows(text.len()).position(|window| window == text).unwrap();
+    let changed = [&bytes[..at], b"\"displacement\":[0.0    ]", &bytes[at + text.len()..]].concat();
+    assert!(!read("a short list".into(), &changed));
+    assert!(refused > FILES / 4, "{refused} were refused");
 }
 
 /// What the fuzzers found.
@@ -287,7 +324,9 @@ fn bombs() {
         assert!(error.contains("the header's own folder"), "{error}");
     }
     // DICOM pictures that claim far more pixels than their bytes can be, in header and picture alike.
-    for (series, frame) in [("jpeg", &[0xff, 0xc3][..]), ("jpeg2000", &[0xff, 0x4f, 0xff, 0x51]), ("rle", &[])] {
+    for (series, frame) in
+        [("jpeg", &[0xff, 0xc3][..]), ("jpeg2000", &[0xff, 0x4f, 0xff, 0x51]), ("jpeg_ls", &[0xff, 0xf7]), ("rle", &[])]
+    {
         let bytes = fs::read(fixtures().join(format!("dicom_{series}/IM3"))).unwrap();
         let bytes = of_side(&bytes, 8000, frame);
         let name = format!("bomb_{series}.dcm");

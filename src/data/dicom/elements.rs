@@ -32,7 +32,7 @@ pub fn recognises(start: &[u8]) -> bool {
     start.get(PREAMBLE - 4..PREAMBLE) == Some(b"DICM")
 }
 
-/// Whether every element of the file lies within it.
+/// Whether every element of the file lies within it and is of a length that its type can have.
 pub fn fit(bytes: &[u8]) -> bool {
     let mut walk = Walk { bytes, at: PREAMBLE, big: false };
     let Some(syntax) = walk.meta() else { return false };
@@ -44,6 +44,16 @@ pub fn fit(bytes: &[u8]) -> bool {
 /// Whether the file's elements are deflated.
 pub fn is_deflated(bytes: &[u8]) -> bool {
     Walk { bytes, at: PREAMBLE, big: false }.meta().is_some_and(|syntax| syntax == DEFLATED)
+}
+
+/// What the length of a value of this type is a multiple of.
+fn bytes_of_a_number(vr: VR) -> u32 {
+    match vr {
+        VR::US | VR::SS | VR::OW => 2,
+        VR::AT | VR::UL | VR::SL | VR::FL | VR::OF | VR::OL => 4,
+        VR::UV | VR::SV | VR::OV | VR::FD | VR::OD => 8,
+        _ => 1,
+    }
 }
 
 struct Walk<'a> {
@@ -94,18 +104,25 @@ impl Walk<'_> {
         Some((vr, self.u32()?))
     }
 
-    /// The file meta information, group 2: the transfer syntax.
+    /// The file meta information, which begins with its length: the transfer syntax.
     fn meta(&mut self) -> Option<String> {
+        let (tag, (vr, length)) = (self.tag()?, self.explicit()?);
+        if (tag, vr, length) != (tags::FILE_META_INFORMATION_GROUP_LENGTH, VR::UL, 4) {
+            return None;
+        }
+        let length = self.u32()?;
+        let end = self.value_end(length, self.bytes.len())?;
         let mut syntax = None;
-        while self.bytes.get(self.at..self.at + 2)? == [2, 0] {
+        while self.at < end {
             let tag = self.tag()?;
             let (_, length) = self.explicit()?;
-            let end = self.value_end(length, self.bytes.len())?;
+            // The parser follows the last element even if it reaches beyond the length.
+            let value_end = self.value_end(length, self.bytes.len())?;
             if tag == tags::TRANSFER_SYNTAX_UID {
-                let text = String::from_utf8_lossy(&self.bytes[self.at..end]);
+                let text = String::from_utf8_lossy(&self.bytes[self.at..value_end]);
                 syntax = Some(text.trim_end_matches(['\0', ' ']).to_owned());
             }
-            self.at = end;
+            self.at = value_end;
         }
         syntax
     }
@@ -140,6 +157,10 @@ impl Walk<'_> {
                 }
             } else {
                 let value_end = self.value_end(length, end)?;
+                // The parser reads whole numbers only, and then takes what is left of the value for the next element.
+                if length % bytes_of_a_number(vr) != 0 {
+                    return None;
+                }
                 if vr == VR::SQ {
                     self.elements(value_end, implicit, false, depth + 1)?;
                 }

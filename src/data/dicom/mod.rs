@@ -6,6 +6,7 @@
 //! which says where.
 
 mod elements;
+mod jpeg_ls;
 mod picture;
 mod rle;
 mod slice;
@@ -19,6 +20,7 @@ use self::slice::SliceHeader;
 use super::Geometry;
 use super::layout::entries;
 use super::source::{Format, Header, Source, Values, checked_shape};
+use super::volume::between_lps_and_ras;
 use crate::{Error, Result};
 
 pub(crate) use self::elements::{PREAMBLE, recognises};
@@ -116,14 +118,12 @@ fn grid(path: &Path, slices: &mut [SliceHeader]) -> Result<Geometry> {
     let mut affine = [[0.0; 4]; 4];
     affine[3][3] = 1.0;
     for row in 0..3 {
-        // From left and posterior to right and anterior; adding 0 turns -0 into 0.
-        let sign = if row < 2 { -1.0 } else { 1.0 };
         for (axis, (direction, spacing)) in columns.iter().enumerate() {
-            affine[row][axis] = sign * direction[row] * spacing + 0.0;
+            affine[row][axis] = direction[row] * spacing;
         }
-        affine[row][3] = sign * first.position[row] + 0.0;
+        affine[row][3] = first.position[row];
     }
-    Ok(Geometry { shape, affine })
+    Ok(Geometry { shape, affine: between_lps_and_ras(affine) })
 }
 
 /// Says where sorted slices are not `step` apart along the normal, along which `height` is measured.

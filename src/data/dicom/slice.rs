@@ -11,7 +11,7 @@ use dicom_pixeldata::PixelDecoder;
 
 use super::elements::{self, DEFLATED};
 use super::picture::{self, Claim};
-use super::rle;
+use super::{jpeg_ls, rle};
 use crate::data::dtype::Dtype;
 use crate::{Error, Result};
 
@@ -142,8 +142,11 @@ impl SliceHeader {
         if let Some(picture) = &picture {
             self.check_picture(syntax, picture, count)?;
         }
-        let (bytes, little_endian) = match picture {
-            Some(picture) if syntax == uids::RLE_LOSSLESS => (rle::decode(&picture, count, size), true),
+        let (bytes, little_endian) = match (picture, syntax) {
+            (Some(picture), uids::RLE_LOSSLESS) => (rle::decode(&picture, count, size), true),
+            (Some(picture), uids::JPEGLS_LOSSLESS | uids::JPEGLS_NEAR_LOSSLESS) => {
+                (jpeg_ls::decode(&picture, count, size), true)
+            }
             // Should a decoder panic on a damaged picture, that is an error like any other.
             _ => match catch_unwind(AssertUnwindSafe(|| object.decode_pixel_data().map(|data| data.data().to_vec()))) {
                 Ok(Ok(bytes)) => (Some(bytes), cfg!(target_endian = "little")),
@@ -206,12 +209,7 @@ impl SliceHeader {
     }
 
     fn undecoded(&self, syntax: &str, reason: &str) -> Error {
-        let advice = match syntax {
-            uids::JPEGLS_LOSSLESS | uids::JPEGLS_NEAR_LOSSLESS => {
-                "JPEG-LS is not read; convert it, with gdcmconv --raw for instance"
-            }
-            _ => "it is damaged, or should be converted to uncompressed",
-        };
+        let advice = "it is damaged, or should be converted to uncompressed";
         Error::file(&self.path, format!("its pixels (transfer syntax {syntax}) cannot be decoded: {reason}: {advice}"))
     }
 }
@@ -257,7 +255,7 @@ fn parse(path: &Path, until: Option<Tag>) -> Result<DefaultDicomObject> {
         ));
     }
     if !elements::fit(&bytes) {
-        return Err(Error::file(path, "is truncated or damaged: an element reaches beyond the file's end"));
+        return Err(Error::file(path, "is truncated or damaged: the length of an element cannot be right"));
     }
     let mut options = OpenFileOptions::new().read_preamble(ReadPreamble::Always);
     if let Some(tag) = until {
