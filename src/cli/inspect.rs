@@ -81,16 +81,12 @@ fn dataset_text(dataset: &DatasetInspection) -> String {
     });
     let table = output::table(&header, &rows.collect::<Vec<_>>());
     let mut text = format!("{}, {} cases\n\n{table}\n", dataset.format, dataset.cases.len());
-    match dataset.problems.is_empty() {
-        true => text.push_str("nothing stops training\n"),
-        false => {
-            text.push_str("this stops training:\n");
-            dataset.problems.iter().for_each(|problem| text.push_str(&format!("  {problem}\n")));
-        }
+    let lists = [("this stops training", &dataset.problems), ("this does not, but look at it", &dataset.warnings)];
+    if dataset.problems.is_empty() {
+        text.push_str("nothing stops training\n");
     }
-    if !dataset.warnings.is_empty() {
-        text.push_str("this does not, but look at it:\n");
-        dataset.warnings.iter().for_each(|warning| text.push_str(&format!("  {warning}\n")));
+    for (title, lines) in lists.into_iter().filter(|(_, lines)| !lines.is_empty()) {
+        text.push_str(&format!("{title}:\n  {}\n", lines.join("\n  ")));
     }
     text
 }

@@ -158,15 +158,15 @@ fn check_outputs(args: &Args, scans: &BTreeMap<String, PathBuf>) -> Result<()> {
 /// Slices in the picture of a scan.
 const PICTURED: usize = 9;
 
-/// Slices with the mask's contour, evenly from the first with foreground to the last.
+/// Slices with the mask's contour, evenly from the first with foreground to the last. Only these are copied.
 fn draw(image: &Volume<f32>, mask: &Volume<u8>) -> Result<Vec<u8>> {
     let reorientation = data::Reorientation::to_ras_from(&image.geometry);
-    let (image, mask) = (reorientation.to_ras(image)?, reorientation.to_ras(mask)?);
-    let depth = image.geometry.shape[2];
-    let marked: Vec<usize> = (0..depth).filter(|&z| mask.slice(z).contains(&1)).collect();
+    let depth = reorientation.ras().shape[2];
+    let marked: Vec<usize> = (0..depth).filter(|&z| reorientation.ras_slice(mask, z).contains(&1)).collect();
     let shown = if marked.is_empty() { (0..depth).collect() } else { marked };
     let slices: Vec<usize> = spread(shown.len(), PICTURED).into_iter().map(|place| shown[place]).collect();
-    montage(&image, None, Some(&mask), &slices, DISPLAY_WINDOW)
+    let (image, mask) = (reorientation.ras_slices(image, &slices), reorientation.ras_slices(mask, &slices));
+    montage(&image, None, Some(&mask), &(0..slices.len()).collect::<Vec<_>>(), DISPLAY_WINDOW)
 }
 
 /// The scans among the inputs, by the name of their masks.

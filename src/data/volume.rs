@@ -350,6 +350,16 @@ impl Reorientation {
         voxels
     }
 
+    /// Some axial slices, one after the other, as a volume in RAS order: its spacing holds within a slice.
+    ///
+    /// # Panics
+    /// As [`Reorientation::ras_slice`].
+    pub fn ras_slices<T: Copy>(&self, volume: &Volume<T>, slices: &[usize]) -> Volume<T> {
+        let [width, height, _] = self.ras().shape;
+        let geometry = Geometry { shape: [width, height, slices.len()], ..self.ras().clone() };
+        Volume { geometry, voxels: slices.iter().flat_map(|&z| self.ras_slice(volume, z)).collect() }
+    }
+
     /// Replaces axial slice `z`, in RAS order, of a volume on the stored grid.
     ///
     /// # Panics
