@@ -17,7 +17,7 @@ fn a_run_on_noisy_masks_lists_its_suspects() {
     assert!(run(["phantom", "--out", &clean, "--patients", "3", "--slices", "8", "--size", "32"]).status.success());
     let noise = ["--noise-proportion", "0.5", "--noise-overlap", "0.6"];
     assert!(run(["corrupt", &clean, "--out", &noisy].iter().chain(&noise)).status.success());
-    let train = ["train", &noisy, "--out", &out, "--epochs", "4", "--batch", "4", "--adl", "paper"];
+    let train = ["train", &noisy, "--out", &out, "--epochs", "4", "--batch", "4", "--adl", "cumulative"];
     let trained = run(train.iter().chain(&noise).chain(&TINY));
     assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
 
