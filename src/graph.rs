@@ -220,7 +220,8 @@ impl Graph {
     /// and nothing else reads it.
     fn masked(&mut self, dout: ValueId, out: ValueId, alone: bool) -> Result<ValueId> {
         let unread = alone && self.nodes.iter().all(|node| !node.inputs.contains(&dout));
-        if let Some(node) = self.nodes.iter_mut().rfind(|node| unread && node.outputs.first() == Some(&dout))
+        if unread
+            && let Some(node) = self.nodes.iter_mut().rfind(|node| node.outputs.first() == Some(&dout))
             && let Some((op, inputs)) = node.op.masked(&node.inputs, out)
         {
             (node.op, node.inputs) = (op, inputs);

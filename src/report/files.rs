@@ -1,7 +1,7 @@
 //! What a run left in its folder.
 
 use super::{Report, Suspects, Validation};
-use crate::train::EpochRecord;
+use crate::train::{CONFIG, EpochRecord};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ impl RunFiles {
     /// # Errors
     /// If the folder is not a run's, or a file in it cannot be read.
     pub fn read(path: &Path) -> Result<Self> {
-        let settings = path.join("config.toml");
+        let settings = path.join(CONFIG);
         if path.is_dir() && !settings.exists() {
             return Err(Error::file(path, "is not a run's folder: it has no config.toml"));
         }

@@ -13,9 +13,6 @@ pub struct Suspects {
     pub pictures: Vec<(String, Vec<u8>)>,
 }
 
-/// How many pictures are shown.
-const PICTURED: usize = 24;
-
 impl Suspects {
     /// What a run's folder has, if anything.
     ///
@@ -31,7 +28,7 @@ impl Suspects {
             let png = std::fs::read(run.join("suspects").join(mask.picture(rank))).ok()?;
             Some((format!("{}. {}, slice {}", rank + 1, mask.case, mask.slice), png))
         };
-        let pictures = masks.iter().enumerate().take(PICTURED).filter_map(picture).collect();
+        let pictures = masks.iter().enumerate().take(Suspect::PICTURED).filter_map(picture).collect();
         Ok(Some(Suspects { masks, pictures }))
     }
 }

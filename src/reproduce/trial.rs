@@ -6,7 +6,7 @@ use crate::data::{SliceSet, Split};
 use crate::device::Device;
 use crate::metrics::overlap::Counts;
 use crate::noise::{NoiseSettings, corrupt_slices};
-use crate::train::{EpochRecord, Observer, Run, RunFolder, Settings, checkpoints};
+use crate::train::{CONFIG, EpochRecord, Observer, Run, RunFolder, Settings, checkpoints};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -95,7 +95,7 @@ pub fn run(
 
 /// Reads a trial that is done, which must be of the same settings.
 fn read(folder: &Path, result: &Path, settings: &Settings) -> Result<Trial> {
-    if Settings::read(&folder.join("config.toml"))? != *settings {
+    if Settings::read(&folder.join(CONFIG))? != *settings {
         return Err(Error::file(folder, "was trained with other settings: give the same flags, or another --out"));
     }
     let text = std::fs::read_to_string(result).map_err(Error::io(result))?;

@@ -19,7 +19,7 @@ const BEFORE_A_RUN: [&str; 4] = [LOCK, MANIFEST, CONFIG, LAST];
 
 const LOCK: &str = ".lock";
 pub(super) const MANIFEST: &str = "manifest.json";
-const CONFIG: &str = "config.toml";
+pub(crate) const CONFIG: &str = "config.toml";
 const LAST: &str = "last";
 
 impl RunFolder {

@@ -14,6 +14,7 @@ mod settings;
 mod state;
 pub mod suspects;
 
+pub(crate) use folder::CONFIG;
 pub use folder::{RunFolder, checkpoints};
 pub use learner::{Evaluated, Learner};
 pub use manifest::Manifest;

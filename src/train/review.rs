@@ -10,9 +10,6 @@ use crate::preprocessing::is_foreground;
 use crate::report::{DISPLAY_WINDOW, overlay};
 use std::io::Write;
 
-/// Suspects that are pictured.
-const PICTURED: usize = 24;
-
 impl Run<'_> {
     /// Ranks the training masks by how likely they are wrong, seen with the weights as they are. Writes
     /// `suspects.csv`, `unmarked.csv`, and a picture of each of the first suspects into the folder `suspects`, named
@@ -24,7 +21,7 @@ impl Run<'_> {
         let review = self.look(observer)?;
         write_list(&self.folder.path().join(Suspect::FILE), &Suspect::COLUMNS, &review.suspects)?;
         write_list(&self.folder.path().join("unmarked.csv"), &Unmarked::COLUMNS, &review.unmarked)?;
-        self.picture(&review.suspects[..review.suspects.len().min(PICTURED)], observer)?;
+        self.picture(&review.suspects[..review.suspects.len().min(Suspect::PICTURED)], observer)?;
         Ok(review)
     }
 

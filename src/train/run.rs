@@ -317,12 +317,15 @@ impl<'a> Run<'a> {
 
     /// A loader for each learner, set to this epoch.
     fn epoch_loaders(&self) -> Vec<Loader<'a>> {
-        let loaders = self.state.learners.iter().enumerate().map(|(number, learner)| {
-            let mut loader = self.loader(&self.split.train, number as u64, self.settings.augment);
-            loader.begin_epoch(self.state.epoch, &learner.weights);
-            loader
-        });
-        loaders.collect()
+        let learners = self.state.learners.iter().enumerate();
+        learners.map(|(number, learner)| self.epoch_loader(number, &learner.weights)).collect()
+    }
+
+    /// A loader of the training slices for learner `number`, set to this epoch; those of weight 0 are left out.
+    fn epoch_loader(&self, number: usize, weights: &[f32]) -> Loader<'a> {
+        let mut loader = self.loader(&self.split.train, number as u64, self.settings.augment);
+        loader.begin_epoch(self.state.epoch, weights);
+        loader
     }
 
     /// Trains the epoch's batches that are not done yet, and returns the last one's learning rate.
@@ -367,8 +370,7 @@ impl<'a> Run<'a> {
     fn estimate_statistics(&mut self) -> Result<()> {
         let weights = vec![1.0; self.split.train.len()];
         for number in 0..self.learners.len() {
-            let mut loader = self.loader(&self.split.train, number as u64, self.settings.augment);
-            loader.begin_epoch(self.state.epoch, &weights);
+            let loader = self.epoch_loader(number, &weights);
             self.learners[number].estimate_statistics(&loader)?;
         }
         Ok(())

@@ -56,6 +56,9 @@ impl Suspect {
     pub const FILE: &str = "suspects.csv";
     pub const COLUMNS: [&str; 7] = ["case", "slice", "score", "dice", "pixels", "predicted_pixels", "times_left_out"];
 
+    /// So many of the first are pictured.
+    pub const PICTURED: usize = 24;
+
     /// The name of the picture of the one that is `rank`-th from 0.
     pub fn picture(&self, rank: usize) -> String {
         format!("{:03}-{}-{}.png", rank + 1, self.case, self.slice)
