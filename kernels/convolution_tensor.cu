@@ -222,12 +222,38 @@ template <class T> __device__ __forceinline__ void multiply_step(typename T::Sum
   }
 }
 
-// Adds the bias, rectifies, and writes the warp's pixels, by 16 bytes, by way of shared memory.
+// What becomes of the target before it is stored: what stands in another tensor of its shape is added, negative values
+// become zero, and so do those where a mask is not above zero. A stride of 0 says that there is no such tensor. Each step
+// rounds as if it were a pass over the tensor of its own.
+struct Epilogue {
+  const Element *added, *mask;
+  int added_stride, mask_stride, relu;
+
+  __device__ __forceinline__ void apply(Vector16<Element>& values, int place, int channel) const {
+    const Element zero = from_float<Element>(0.0f);
+    if (added_stride) {
+      const Vector16<Element> other = load16(added + place * added_stride + channel);
+#pragma unroll
+      for (int k = 0; k < PIECE; ++k) values[k] = from_float<Element>(to_float(values[k]) + to_float(other[k]));
+    }
+    if (relu) {
+#pragma unroll
+      for (int k = 0; k < PIECE; ++k) values[k] = to_float(values[k]) < 0.0f ? zero : values[k];
+    }
+    if (mask_stride) {
+      const Vector16<Element> other = load16(mask + place * mask_stride + channel);
+#pragma unroll
+      for (int k = 0; k < PIECE; ++k) values[k] = to_float(other[k]) > 0.0f ? values[k] : zero;
+    }
+  }
+};
+
+// Adds the bias, and writes the warp's pixels, by 16 bytes, by way of shared memory.
 template <class T>
 __device__ __forceinline__ void write_sums(Element* target, const typename T::Sums& sums, Element* shared,
-                                           const float* bias, const Image& size, const Window& window,
-                                           const Patch& patch, int first_column, int outputs, int target_stride,
-                                           int has_bias, int relu) {
+                                           const float* bias, const Epilogue& epilogue, const Image& size,
+                                           const Window& window, const Patch& patch, int first_column, int outputs,
+                                           int target_stride, int has_bias) {
   constexpr int pitch = T::columns + PIECE, pixels = T::rows_per_warp * PATCH_WIDTH;
   static_assert(WARPS * pixels * pitch <= T::stages * T::stage_elements, "the sums have room where the operands were");
   const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
@@ -246,12 +272,9 @@ __device__ __forceinline__ void write_sums(Element* target, const typename T::Su
     for (int row = 0; row < T::rows_per_warp; ++row)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float pair[2] = {sums[row][n][2 * half] + added[0], sums[row][n][2 * half + 1] + added[1]};
-#pragma unroll
-        for (int k = 0; k < 2; ++k) pair[k] = relu && pair[k] < 0.0f ? 0.0f : pair[k];
         Element* to = own + (row * PATCH_WIDTH + half * 8 + lane / 4) * pitch + column;
-        to[0] = from_float<Element>(pair[0]);
-        to[1] = from_float<Element>(pair[1]);
+        to[0] = from_float<Element>(sums[row][n][2 * half] + added[0]);
+        to[1] = from_float<Element>(sums[row][n][2 * half + 1] + added[1]);
       }
   }
   __syncwarp();
@@ -267,16 +290,18 @@ __device__ __forceinline__ void write_sums(Element* target, const typename T::Su
       place = large_pixel(size, window, patch.image, y, x) + window_offset(size, window, tap);
       channel -= tap * channels;
     }
-    store16(target + place * target_stride + channel, load16(own + pixel * pitch + column));
+    Vector16<Element> values = load16(own + pixel * pitch + column);
+    epilogue.apply(values, place, channel);
+    store16(target + place * target_stride + channel, values);
   }
 }
 
 // Grid: patches; target channels in tiles.
 template <class T>
 __device__ __forceinline__ void correlate(Element* target, const Element* source, const Element* weight,
-                                          const float* bias, const Image& size, const Window& source_window,
-                                          const Window& target_window, int inputs, int outputs, int target_stride,
-                                          int source_stride, int has_bias, int relu) {
+                                          const float* bias, const Epilogue& epilogue, const Image& size,
+                                          const Window& source_window, const Window& target_window, int inputs,
+                                          int outputs, int target_stride, int source_stride, int has_bias) {
   DYNAMIC_SHARED(Element, shared);
   const Patch patch(blockIdx.x, T::rows, size);
   const int first_column = blockIdx.y * T::columns;
@@ -301,8 +326,8 @@ __device__ __forceinline__ void correlate(Element* target, const Element* source
     free_stage = free_stage + T::stage_elements == end ? shared : free_stage + T::stage_elements;
   }
   __syncthreads();
-  write_sums<T>(target, sums, shared, bias, size, target_window, patch, first_column, outputs, target_stride, has_bias,
-                relu);
+  write_sums<T>(target, sums, shared, bias, epilogue, size, target_window, patch, first_column, outputs, target_stride,
+                has_bias);
 }
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
@@ -313,12 +338,13 @@ __device__ __forceinline__ void correlate(Element* target, const Element* source
       const Element* __restrict__ x,      /* [n * height * width, inputs], or of the large image; stride x_stride */ \
       const Element* __restrict__ weight, /* [taps * inputs, outputs] */                                       \
       const float* __restrict__ bias,     /* [outputs]; not read where has_bias is 0 */                        \
+      const Element* __restrict__ added,  /* as out, stride added_stride; not read where that is 0 */          \
       int height, int width, int window_height, int window_width, int inputs, int outputs, int out_stride,     \
-      int x_stride, int has_bias, int relu
+      int x_stride, int added_stride, int has_bias, int relu
 
-#define FORWARD_ARGUMENTS                                                                                           \
-  out, x, weight, bias, {height, width}, {window_height, window_width}, {1, 1}, inputs, outputs, out_stride, x_stride, \
-      has_bias, relu
+#define FORWARD_ARGUMENTS                                                                                          \
+  out, x, weight, bias, {added, added, added_stride, 0, relu}, {height, width}, {window_height, window_width},     \
+      {1, 1}, inputs, outputs, out_stride, x_stride, has_bias
 
 KERNEL_WITH_THREADS(convolution_forward_3x3_512x32, TENSOR_THREADS)(FORWARD_PARAMETERS) {
   correlate<Tile<3, 8, 32, 2, false>>(FORWARD_ARGUMENTS);
@@ -350,12 +376,14 @@ KERNEL_WITH_THREADS(convolution_forward_1x1_256x64, TENSOR_THREADS)(FORWARD_PARA
       const Element* __restrict__ dout,   /* [n * height * width, inputs], stride dout_stride */               \
       const Element* __restrict__ weight, /* [taps * outputs, inputs] */                                       \
       const float* __restrict__ bias,     /* [outputs of a tap]; not read where has_bias is 0 */               \
+      const Element* __restrict__ added,  /* as dx, stride added_stride; not read where that is 0 */           \
+      const Element* __restrict__ mask,   /* as dx, stride mask_stride; not read where that is 0 */            \
       int height, int width, int window_height, int window_width, int inputs, int outputs, int dx_stride,      \
-      int dout_stride, int has_bias
+      int dout_stride, int added_stride, int mask_stride, int has_bias
 
 #define BACKWARD_INPUT_ARGUMENTS                                                                                  \
-  dx, dout, weight, bias, {height, width}, {1, 1}, {window_height, window_width}, inputs, outputs, dx_stride, dout_stride, \
-      has_bias, 0
+  dx, dout, weight, bias, {added, mask, added_stride, mask_stride, 0}, {height, width}, {1, 1},                   \
+      {window_height, window_width}, inputs, outputs, dx_stride, dout_stride, has_bias
 
 KERNEL_WITH_THREADS(convolution_backward_input_3x3_512x32, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
   correlate<Tile<3, 8, 32, 2, true>>(BACKWARD_INPUT_ARGUMENTS);
@@ -397,6 +425,7 @@ template <int kernel_, int columns_> struct WeightTile {
   static constexpr int x_pitch = WEIGHT_INPUTS + PIECE, dout_pitch = columns + PIECE;
   static constexpr int x_elements = x_rows * x_width * x_pitch;
   static constexpr int stage_elements = x_elements + WEIGHT_PATCH_ROWS * PATCH_WIDTH * dout_pitch;
+  static constexpr int dout_pieces = columns / PIECE;  // of a pixel
 
   using Sums = float[taps][4][4];
 };
@@ -525,10 +554,49 @@ __device__ __forceinline__ void add_halves(typename T::Sums& sums, Element* shar
   }
 }
 
+// The bias's gradient, the sum of dout over the pixels: dout is in shared memory already, for the weights' gradient. A
+// thread sums a piece of channels of every so many pixels; its sums lie in shared memory, too, as registers are short.
+template <class T> struct BiasSums {
+  static constexpr int threads_per_piece = TENSOR_THREADS / T::dout_pieces;
+  float* shared;  // [PIECE, TENSOR_THREADS]
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int k = 0; k < PIECE; ++k) shared[k * TENSOR_THREADS + threadIdx.x] = 0.0f;
+  }
+
+  // Adds a patch.
+  __device__ __forceinline__ void add(const Element* stage) {
+    const int thread = threadIdx.x;
+    const Element* dout = stage + T::x_elements + thread % T::dout_pieces * PIECE;
+    float sums[PIECE] = {};
+#pragma unroll
+    for (int pixel = thread / T::dout_pieces; pixel < WEIGHT_PATCH_ROWS * PATCH_WIDTH; pixel += threads_per_piece) {
+      const Vector16<Element> values = load16(dout + pixel * T::dout_pitch);
+#pragma unroll
+      for (int k = 0; k < PIECE; ++k) sums[k] += to_float(values[k]);
+    }
+#pragma unroll
+    for (int k = 0; k < PIECE; ++k) shared[k * TENSOR_THREADS + thread] += sums[k];
+  }
+
+  // Writes the block's channels, of which `count` are left.
+  __device__ __forceinline__ void write(float* bias, int count) {
+    __syncthreads();
+    const int channel = threadIdx.x;
+    if (channel >= T::columns || channel >= count) return;
+    const float* first = shared + channel % PIECE * TENSOR_THREADS + channel / PIECE;
+    float sum = 0.0f;
+    for (int i = 0; i < threads_per_piece; ++i) sum += first[i * T::dout_pieces];
+    bias[channel] = sum;
+  }
+};
+
 template <class T>
-__device__ __forceinline__ void correlate_weights(float* parts, const Element* dout, const Element* x, const Image& size,
-                                                  const Window& window, int inputs, int outputs, int dout_stride,
-                                                  int x_stride, int patches, int part_patches) {
+__device__ __forceinline__ void correlate_weights(float* parts, float* bias_parts, const Element* dout, const Element* x,
+                                                  const Image& size, const Window& window, int inputs, int outputs,
+                                                  int dout_stride, int x_stride, int patches, int part_patches,
+                                                  int has_bias) {
   DYNAMIC_SHARED(Element, shared);
   const int input_tiles = (inputs + WEIGHT_INPUTS - 1) / WEIGHT_INPUTS, first_tap = blockIdx.x / input_tiles;
   const int first_input = (blockIdx.x - first_tap * input_tiles) * WEIGHT_INPUTS;
@@ -536,6 +604,9 @@ __device__ __forceinline__ void correlate_weights(float* parts, const Element* d
   WeightCopies<T> copy(dout, x, size, window, begin, first_tap, first_input, inputs, outputs, dout_stride, x_stride);
   const WeightWarp<T> warp;
   typename T::Sums sums = {};
+  BiasSums<T> bias{reinterpret_cast<float*>(shared + 2 * T::stage_elements)};
+  const bool sums_bias = has_bias && blockIdx.x == 0;  // one of the blocks that have these output channels
+  if (sums_bias) bias.clear();
   copy(shared);
   cp_async_commit();
   for (int patch = begin; patch < end; ++patch) {
@@ -543,8 +614,12 @@ __device__ __forceinline__ void correlate_weights(float* parts, const Element* d
     __syncthreads();  // the patch is there for all, and nobody reads the one before
     if (patch + 1 < end) copy(shared + (patch + 1 - begin) % 2 * T::stage_elements);
     cp_async_commit();
-    multiply_patch<T>(sums, shared + (patch - begin) % 2 * T::stage_elements, warp);
+    const Element* stage = shared + (patch - begin) % 2 * T::stage_elements;
+    if (sums_bias) bias.add(stage);
+    multiply_patch<T>(sums, stage, warp);
   }
+  const int first_output = blockIdx.y * T::columns;
+  if (sums_bias) bias.write(bias_parts + blockIdx.z * outputs + first_output, outputs - first_output);
   if constexpr (T::halves == 2) {
     add_halves<T>(sums, shared, warp);
     if (warp.half == 1) return;
@@ -557,7 +632,7 @@ __device__ __forceinline__ void correlate_weights(float* parts, const Element* d
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int input = first_input + warp.input + half * 8 + lane / 4;
-        const int output = blockIdx.y * T::columns + warp.output + n * 8 + lane % 4 * 2;
+        const int output = first_output + warp.output + n * 8 + lane % 4 * 2;
         if (input >= inputs || output >= outputs) continue;
         const int taps = T::kernel == 1 ? window.height * window.width : T::taps;
         float* to = parts + ((blockIdx.z * taps + first_tap + tap) * inputs + input) * outputs + output;
@@ -567,14 +642,15 @@ __device__ __forceinline__ void correlate_weights(float* parts, const Element* d
 
 #define BACKWARD_WEIGHT_PARAMETERS                                                                             \
   float* __restrict__ parts,            /* [parts, taps * inputs, outputs] */                                  \
+      float* __restrict__ bias_parts,   /* [parts, outputs]; not written where has_bias is 0 */                \
       const Element* __restrict__ dout, /* [n * height * width, outputs], stride dout_stride */                \
       const Element* __restrict__ x,    /* [n * height * width, inputs], or of the large image; stride x_stride */ \
       int height, int width, int window_height, int window_width, int inputs, int outputs, int dout_stride,    \
-      int x_stride, int patches, int part_patches
+      int x_stride, int patches, int part_patches, int has_bias
 
 #define BACKWARD_WEIGHT_ARGUMENTS                                                                                 \
-  parts, dout, x, {height, width}, {window_height, window_width}, inputs, outputs, dout_stride, x_stride, patches, \
-      part_patches
+  parts, bias_parts, dout, x, {height, width}, {window_height, window_width}, inputs, outputs, dout_stride,       \
+      x_stride, patches, part_patches, has_bias
 
 KERNEL_WITH_THREADS(convolution_backward_weight_3x3_32x64, TENSOR_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
   correlate_weights<WeightTile<3, 64>>(BACKWARD_WEIGHT_ARGUMENTS);

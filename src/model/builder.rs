@@ -5,7 +5,6 @@ use super::{Loss, Model};
 use crate::Result;
 use crate::graph::{Graph, Region, ValueId};
 use crate::ops::adam::Adam;
-use crate::ops::add::Add;
 use crate::ops::batch_norm::{BatchNorm, BatchNormInference};
 use crate::ops::channel_gate::ChannelGate;
 use crate::ops::channel_pool::ChannelPool;
@@ -199,9 +198,8 @@ impl Builder<'_> {
     fn residual_block(&mut self, name: &str, x: ValueId, width: usize) -> Result<ValueId> {
         let main = Convolution::new(Window::same(3), width).relu();
         let main = self.convolution(&format!("{name}.conv"), x, main, true)?;
-        let shortcut = Convolution::new(Window::same(1), width);
-        let shortcut = self.convolution(&format!("{name}.shortcut"), x, shortcut, true)?;
-        let sum = self.graph.apply_one(Add { relu: true }, &[main, shortcut])?;
+        let shortcut = Convolution::new(Window::same(1), width).add().relu();
+        let sum = self.layer(&format!("{name}.shortcut"), x, shortcut, true, &[1, 1], Some(main))?;
         self.batch_norm(&format!("{name}.bn"), sum)
     }
 
@@ -214,20 +212,29 @@ impl Builder<'_> {
         let refined = self.graph.apply_one(Product, &[x, map])?;
         let pooled = self.graph.apply_one(PixelPool, &[refined])?;
         let reduced = Convolution::new(Window::same(1), (width / 8).max(1)).relu().full();
-        let reduced = self.layer(&format!("{name}.fc1"), pooled, reduced, true, &[])?;
+        let reduced = self.layer(&format!("{name}.fc1"), pooled, reduced, true, &[], None)?;
         let logits = Convolution::new(Window::same(1), width).full();
-        let logits = self.layer(&format!("{name}.fc2"), reduced, logits, true, &[])?;
+        let logits = self.layer(&format!("{name}.fc2"), reduced, logits, true, &[], None)?;
         let gate = self.graph.apply_one(ChannelGate, &[logits])?;
         self.graph.apply_one(Product, &[refined, gate])
     }
 
     fn convolution(&mut self, name: &str, x: ValueId, op: Convolution, bias: bool) -> Result<ValueId> {
         let kernel = op.window.kernel;
-        self.layer(name, x, op, bias, &kernel[1..])
+        self.layer(name, x, op, bias, &kernel[1..], None)
     }
 
-    /// A convolution whose weights' shape in a file ends in `kernel`: nothing, if the file has a linear layer.
-    fn layer(&mut self, name: &str, x: ValueId, op: Convolution, bias: bool, kernel: &[usize]) -> Result<ValueId> {
+    /// A convolution whose weights' shape in a file ends in `kernel`: nothing, if the file has a linear layer. `added` is
+    /// what the op adds to, if it does.
+    fn layer(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        op: Convolution,
+        bias: bool,
+        kernel: &[usize],
+        added: Option<ValueId>,
+    ) -> Result<ValueId> {
         let (input, output) = (self.graph.shape(x).channels.clone(), op.out.clone());
         let shape = [&[output.count(), input.count()], kernel].concat();
         let inputs = input.count() * op.window.taps();
@@ -238,6 +245,7 @@ impl Builder<'_> {
         if bias {
             operands.push(self.vector(format!("{name}.bias"), &output, 0.0, Region::Parameters));
         }
+        operands.extend(added);
         self.graph.apply_one(op, &operands)
     }
 

@@ -61,7 +61,14 @@ impl Translation {
         let name = if output == self.output { OUTPUT.to_owned() } else { format!("value.{}", output.0) };
         if let Some(op) = op.downcast_ref::<Convolution>() {
             let attributes = window(&op.window).chain([int("group", op.groups as i64)]);
-            self.activated("Conv", &inputs, &name, op.relu, attributes);
+            match inputs.split_last().filter(|_| op.add) {
+                Some((added, inputs)) => {
+                    let product = format!("{name}.product");
+                    self.add("Conv", inputs, &[&product], attributes);
+                    self.activated("Add", &[&product, added], &name, op.relu, []);
+                }
+                None => self.activated("Conv", &inputs, &name, op.relu, attributes),
+            }
         } else if let Some(op) = op.downcast_ref::<TransposedConvolution>() {
             let [_, kernel @ ..] = op.kernel.map(|length| length as i64);
             self.add("ConvTranspose", &inputs, &[&name], [ints("kernel_shape", &kernel), ints("strides", &kernel)]);

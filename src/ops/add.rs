@@ -1,7 +1,7 @@
 //! Addition of two tensors of one shape: the residual block's sum (equation 1), and the sum of a value's gradients.
 
 use super::case::Case;
-use super::{Gradient, Op};
+use super::{Gradient, Op, Rewritten};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Elements, Launcher, OnCuda};
 use crate::device::kernels::{ADD_FORWARD, ADD_MASKED};
@@ -40,7 +40,7 @@ impl Op for Add {
         Ok(vec![Some(context.of(0)); 2])
     }
 
-    fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<(Arc<dyn Op>, Vec<ValueId>)> {
+    fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<Rewritten> {
         (!self.relu).then(|| (Arc::new(MaskedAdd) as Arc<dyn Op>, vec![inputs[0], inputs[1], mask]))
     }
 }

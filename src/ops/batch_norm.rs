@@ -6,7 +6,7 @@
 
 use super::add::Add;
 use super::case::Case;
-use super::{Gradient, Op};
+use super::{Gradient, Op, Rewritten};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
 use crate::device::cuda::{Chunks, Launcher, OnCuda, PixelGrid};
 use crate::device::kernels::{
@@ -70,7 +70,7 @@ impl Op for BatchNormGradient {
         Ok(vec![inputs[1].clone(), vector.clone(), vector])
     }
 
-    fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<(Arc<dyn Op>, Vec<ValueId>)> {
+    fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<Rewritten> {
         (inputs[1] == mask).then(|| (Arc::new(BatchNormGradient { mask: true }) as Arc<dyn Op>, inputs.to_vec()))
     }
 }

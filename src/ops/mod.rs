@@ -70,9 +70,15 @@ pub trait Op: OnCpu<f32> + OnCpu<f64> + OnCuda + Any + Debug + Send + Sync {
         false
     }
 
+    /// What computes the same of `inputs`, with `added` added to output 0, if a pass over the tensors is saved by it.
+    fn plus(&self, inputs: &[ValueId], added: ValueId) -> Option<Rewritten> {
+        let _ = (inputs, added);
+        None
+    }
+
     /// What computes the same of `inputs`, but zero in output 0 wherever `mask` is not above 0, if a pass over the
-    /// tensors is saved by it: an op and its inputs.
-    fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<(Arc<dyn Op>, Vec<ValueId>)> {
+    /// tensors is saved by it.
+    fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<Rewritten> {
         let _ = (inputs, mask);
         None
     }
@@ -94,6 +100,9 @@ pub trait Op: OnCpu<f32> + OnCpu<f64> + OnCuda + Any + Debug + Send + Sync {
         false
     }
 }
+
+/// An op and its inputs, in place of another.
+pub type Rewritten = (Arc<dyn Op>, Vec<ValueId>);
 
 /// What an op sees of itself when it is differentiated.
 pub struct Gradient<'a> {

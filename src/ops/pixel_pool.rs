@@ -201,8 +201,8 @@ impl OnCuda for PixelPoolGradient {
         let (dx, dout, x, out) = (launcher.output(0), launcher.input(0), launcher.input(1), launcher.input(2));
         let (batch, pixels, channels) = (x.shape.batch, x.shape.pixels(), x.channels());
         let (chunks, grid) = (Chunks::new(pixels), PixelGrid::new(channels, [&dx, &dout, &x, &out]));
-        let places = launcher.workspace();
-        let place = places.offset(batch * chunks.count * channels);
+        let (each, all) = (batch * chunks.count * channels, batch * channels);
+        let [places, place] = [0..each, each..each + all].map(|range| launcher.workspace().part(range));
         launcher
             .kernel(PIXEL_POOL_BACKWARD_CHUNKS)
             .pointers([places, x.pointer, out.pointer])

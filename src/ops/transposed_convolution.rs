@@ -6,7 +6,7 @@
 
 use super::case::Case;
 use super::convolution::{BiasGradient, Convolution, ConvolutionWeightGradient, Weights, weight_storage};
-use super::convolution::{TILE_64X32, TILE_128X64, TensorProduct, Tile, any_kernel, tensor_form};
+use super::convolution::{Epilogue, TILE_64X32, TILE_128X64, TensorProduct, Tile, any_kernel, tensor_form};
 use super::window::Window;
 use super::{Gradient, Op};
 use crate::device::cpu::operand::Span;
@@ -70,7 +70,8 @@ impl Op for TransposedConvolution {
             out: graph.shape(x).channels.clone(),
             ..Convolution::new(self.window(), 1)
         };
-        let weight_gradient = ConvolutionWeightGradient { window: self.window(), groups: 1 };
+        // The bias is of the large image, which is the adjoint's input.
+        let weight_gradient = ConvolutionWeightGradient { window: self.window(), groups: 1, bias: false };
         Ok(vec![
             context.wanted[0].then(|| graph.apply_one(adjoint, &[dout, weight])).transpose()?,
             context.wanted[1].then(|| graph.apply_one(weight_gradient, &[x, dout])).transpose()?,
@@ -147,7 +148,9 @@ impl OnCuda for TransposedConvolution {
         let (weight, bias) = (launcher.input(1).pointer, launcher.input(2).pointer);
         let (pixels, taps, inputs, outputs) = (x.positions(), self.window().taps(), x.channels(), out.channels());
         if let Some(form) = tensor_form(launcher, self.window(), 1, [out.shape, x.shape]) {
-            return TensorProduct { form, target: out, source: x, weight, bias: Some(bias) }.transposed(launcher);
+            let epilogue = Epilogue::default();
+            let product = TensorProduct { form, target: out, source: x, weight, bias: Some(bias), epilogue };
+            return product.transposed(launcher);
         }
         let aligned = out.is_aligned() && x.is_aligned() && weight.is_aligned() && bias.is_aligned();
         let full = out.element() == Element::F32 && x.element() == Element::F32;

@@ -35,10 +35,11 @@ impl OnCuda for Stray {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (out, x) = (launcher.output(0), launcher.input(0));
         let (pixels, channels) = (out.positions() + self.more_pixels, x.shape.channels.count() + self.more_channels);
+        let written = out.pointer.part(self.more_channels..out.shape.elements());
         // One element to the right, so that padding becomes what is no zero.
         launcher
             .kernel(CONCAT_COPY)
-            .pointers([out.pointer.offset(self.more_channels), x.pointer])
+            .pointers([written, x.pointer])
             .sizes([pixels, channels - self.more_channels, channels, out.stride, x.stride, 1])
             .launch(PixelGrid::single(channels).over(pixels, 1))
     }

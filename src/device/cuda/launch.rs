@@ -11,6 +11,7 @@ use crate::tensor::{Shape, Storage};
 use crate::{Error, Result};
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 use cudarc::driver::{LaunchConfig, PushKernelArg};
+use std::ops::Range;
 
 /// Dynamic shared memory that a block may have without asking, in bytes.
 const SHARED_BYTES: usize = 48 << 10;
@@ -76,14 +77,15 @@ pub struct Pointer {
 }
 
 impl Pointer {
-    /// The pointer to `count` elements further on.
-    pub fn offset(self, count: usize) -> Self {
-        Pointer { address: self.address + (count * self.element.bytes()) as u64, ..self }
+    /// The pointer to what lies from element `range.start` to `range.end`.
+    pub fn part(self, range: Range<usize>) -> Self {
+        let bytes = self.element.bytes();
+        Pointer { address: self.address + (range.start * bytes) as u64, bytes: range.len() * bytes, ..self }
     }
 
-    /// A pointer for a parameter that the kernel does not read, which is of f32.
-    pub fn unread(self) -> Self {
-        Pointer { element: Element::F32, bytes: 0, ..self }
+    /// A pointer for a parameter that the kernel does not touch, which is of this element.
+    pub fn unused(self, element: Element) -> Self {
+        Pointer { element, bytes: 0, ..self }
     }
 
     /// Whether 16 bytes can be read or written at once.

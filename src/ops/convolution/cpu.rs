@@ -64,7 +64,44 @@ pub(in crate::ops) struct Correlation<'a, T> {
     pub groups: usize,
     pub weights: Weights<'a, T>,
     pub bias: Option<&'a [T]>,
+    pub epilogue: Epilogue<'a, T>,
+}
+
+/// What becomes of an output once its sums are there, in this order.
+#[derive(Clone, Copy)]
+pub(in crate::ops) struct Epilogue<'a, T> {
+    /// Added, of the output's shape.
+    pub added: Option<Input<'a, T>>,
+    /// Negative values become zero,
     pub relu: bool,
+    /// and so do those where this is not above zero.
+    pub mask: Option<Input<'a, T>>,
+}
+
+impl<T: Real> Epilogue<'_, T> {
+    /// Whether a ReLU is all there is, which the sums' own code does.
+    fn relu_alone(&self) -> bool {
+        self.relu && self.added.is_none() && self.mask.is_none()
+    }
+
+    fn apply(&self, out: &mut Output<T>) {
+        if self.added.is_none() && self.mask.is_none() {
+            return;
+        }
+        for position in out.positions() {
+            let pixel = out.pixel(position);
+            if let Some(added) = self.added {
+                pixel.iter_mut().zip(added.pixel(position)).for_each(|(out, &added)| *out += added);
+            }
+            if self.relu {
+                pixel.iter_mut().for_each(|out| *out = if *out > T::ZERO { *out } else { T::ZERO });
+            }
+            if let Some(mask) = self.mask {
+                let masked = pixel.iter_mut().zip(mask.pixel(position));
+                masked.for_each(|(out, &mask)| *out = if mask > T::ZERO { *out } else { T::ZERO });
+            }
+        }
+    }
 }
 
 impl<T: Real> Correlation<'_, T> {
@@ -95,6 +132,7 @@ impl<T: Real> Correlation<'_, T> {
                 let start = ((sample * depth + corner[0]) * height + corner[1]) * width * x.stride();
                 self.run_band(cpu, x.span(), start, [depth, height, width], x.stride(), &mut out);
             }
+            self.epilogue.apply(&mut out);
         });
     }
 
@@ -177,7 +215,7 @@ impl<T: Real> Correlation<'_, T> {
                         rows: width,
                         columns,
                         start: self.bias.map_or(Start::Zero, |bias| Start::Bias(&bias[channel..])),
-                        relu: self.relu,
+                        relu: self.epilogue.relu_alone(),
                     };
                     cpu.tiles().run(&mut out.span(), &product);
                 }
@@ -204,7 +242,7 @@ impl<T: Real> OnCpu<T> for Convolution {
 
     fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
         let (x, weight) = (call.input(0), call.input(1));
-        let bias = (call.inputs() > 2).then(|| call.input(2));
+        let bias = self.has_bias(call.inputs()).then(|| call.input(2));
         let rows = weight.shape().positions() / self.window.taps();
         let outputs = weight.channels() / self.groups;
         let inputs = group_inputs(x.shape(), self.groups);
@@ -222,7 +260,7 @@ impl<T: Real> OnCpu<T> for Convolution {
             groups: self.groups,
             weights,
             bias: bias.as_ref().map(Input::dense),
-            relu: self.relu,
+            epilogue: Epilogue { added: self.add.then(|| call.input(call.inputs() - 1)), relu: self.relu, mask: None },
         };
         correlation.run(cpu, x, call.output(0));
     }
@@ -248,8 +286,12 @@ impl<T: Real> OnCpu<T> for ConvolutionInputGradient {
         let Window { kernel, stride, padding } = self.window;
         let padding = std::array::from_fn(|axis| kernel[axis] - 1 - padding[axis]);
         let window = Window { kernel, stride: [1; 3], padding };
-        let correlation =
-            Correlation { window, dilation: stride, groups: self.groups, weights, bias: None, relu: false };
+        let epilogue = Epilogue {
+            added: self.add.then(|| call.input(2)),
+            relu: false,
+            mask: self.mask.then(|| call.input(call.inputs() - 1)),
+        };
+        let correlation = Correlation { window, dilation: stride, groups: self.groups, weights, bias: None, epilogue };
         correlation.run(cpu, dout, call.output(0));
     }
 }
@@ -392,17 +434,22 @@ impl<T: Real> OnCpu<T> for ConvolutionWeightGradient {
     fn workspace(&self, cpu: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
         let division = self.division(cpu, inputs[0], inputs[1]);
         let columns = inputs[0].channels.stored();
-        division.chunks * division.tiles * division.tile * self.window.taps() * columns
+        let sums = division.chunks * division.tiles * division.tile * self.window.taps() * columns;
+        sums.max(if self.bias { bias_sums(inputs[0]) } else { 0 })
     }
 
     fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
         let (dout, x) = (call.input(0), call.input(1));
-        let Division { rows_per_chunk, rows_per_pass, tile, tiles, tiles_per_task, .. } =
-            self.division(cpu, dout.shape(), x.shape());
+        let division = self.division(cpu, dout.shape(), x.shape());
+        let Division { rows_per_chunk, rows_per_pass, tile, tiles, tiles_per_task, .. } = division;
         let (taps, columns) = (self.window.taps(), dout.channels());
         let rows = dout.shape().positions() / dout.shape().spatial[2];
         let tile_elements = taps * tile * columns;
-        let sums = call.workspace();
+        let workspace = call.workspace();
+        if self.bias {
+            sum_bias(dout, workspace, call.output(1));
+        }
+        let sums = &mut workspace[..division.chunks * tiles * tile_elements];
         let chunk_rows = |chunk: usize| chunk * rows_per_chunk..((chunk + 1) * rows_per_chunk).min(rows);
         sums.par_chunks_mut(tiles * tile_elements).enumerate().for_each(|(chunk, sums)| {
             sums.par_chunks_mut(tiles_per_task * tile_elements).enumerate().for_each(|(task, sums)| {
@@ -443,22 +490,30 @@ const SUM_PIXELS: usize = 4096;
 
 impl<T: Real> OnCpu<T> for BiasGradient {
     fn workspace(&self, _: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
-        inputs[0].positions().div_ceil(SUM_PIXELS) * inputs[0].channels.stored()
+        bias_sums(inputs[0])
     }
 
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
-        let dout = call.input(0);
-        let sums = call.workspace();
-        sums.par_chunks_mut(dout.channels()).enumerate().for_each(|(chunk, sums)| {
-            let first = chunk * SUM_PIXELS;
-            sum_pixels(dout, first..(first + SUM_PIXELS).min(dout.shape().positions()), sums);
-        });
-        let mut out = call.output(0);
-        let out = out.dense();
-        out.fill(T::ZERO);
-        for sums in sums.chunks_exact(dout.channels()) {
-            out.iter_mut().zip(sums).for_each(|(out, &sum)| *out += sum);
-        }
+        sum_bias(call.input(0), call.workspace(), call.output(0));
+    }
+}
+
+/// Elements of the sums of all chunks.
+fn bias_sums(dout: &Shape) -> usize {
+    dout.positions().div_ceil(SUM_PIXELS) * dout.channels.stored()
+}
+
+/// The sum of all pixels.
+fn sum_bias<T: Real>(dout: Input<T>, workspace: &mut [T], mut out: Output<T>) {
+    let sums = &mut workspace[..bias_sums(dout.shape())];
+    sums.par_chunks_mut(dout.channels()).enumerate().for_each(|(chunk, sums)| {
+        let first = chunk * SUM_PIXELS;
+        sum_pixels(dout, first..(first + SUM_PIXELS).min(dout.shape().positions()), sums);
+    });
+    let out = out.dense();
+    out.fill(T::ZERO);
+    for sums in sums.chunks_exact(dout.channels()) {
+        out.iter_mut().zip(sums).for_each(|(out, &sum)| *out += sum);
     }
 }
 

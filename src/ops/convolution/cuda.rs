@@ -3,7 +3,7 @@
 use super::tensor::{Form, TensorProduct, TensorWeights};
 use super::{BiasGradient, Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, Window};
 use crate::Result;
-use crate::device::cuda::{Grid, Launcher, OnCuda, Operand, Pointer};
+use crate::device::cuda::{Elements, Grid, Launcher, OnCuda, Operand, Pointer};
 use crate::device::kernels::convolution::{
     BIAS_THREADS, FEW_WEIGHTS_THREADS, NARROW_LANES, NARROW_OUTPUTS, NARROW_THREADS, SHALLOW_COLUMNS, SHALLOW_INNER,
     SHALLOW_PIXELS, SHALLOW_THREADS,
@@ -56,6 +56,36 @@ impl Tile {
     /// Blocks along x for the rows, along y for `groups` times the columns, along z for `parts`.
     pub(in crate::ops) fn grid(self, rows: usize, columns: usize, groups: usize, parts: usize) -> Grid {
         Grid::new([rows.div_ceil(self.rows), groups * columns.div_ceil(self.columns), parts], TILE_THREADS)
+    }
+}
+
+// ------------------------------------------------------------------ epilogue
+
+/// What becomes of a target once its sums are there, in this order.
+#[derive(Clone, Copy, Default)]
+pub(in crate::ops) struct Epilogue<'a> {
+    /// Added, of the target's shape.
+    pub added: Option<Operand<'a>>,
+    /// Negative values become zero,
+    pub relu: bool,
+    /// and so do those where this is not above zero.
+    pub mask: Option<Operand<'a>>,
+}
+
+impl Epilogue<'_> {
+    /// In passes of their own, behind kernels that do no more than a ReLU.
+    fn launch(&self, launcher: &mut Launcher, target: Operand) -> Result<()> {
+        let pass = |launcher: &mut Launcher, kernel, other: Operand, relu: Option<bool>| {
+            let operands = [target, target, other];
+            let elements = Elements::new(&operands);
+            let launch = launcher.kernel(kernel).pointers(operands.map(|operand| operand.pointer));
+            let launch = launch.sizes(elements.sizes()).sizes(relu.map(usize::from));
+            launch.launch(elements.grid())
+        };
+        if let Some(added) = self.added {
+            pass(launcher, ADD_FORWARD, added, Some(self.relu))?;
+        }
+        self.mask.map_or(Ok(()), |mask| pass(launcher, RELU_BACKWARD, mask, None))
     }
 }
 
@@ -254,14 +284,13 @@ impl Correlation<'_> {
 impl OnCuda for Convolution {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (out, x, weight) = (launcher.output(0), launcher.input(0), launcher.input(1));
-        let has_bias = launcher.inputs() > 2;
+        let bias = self.has_bias(launcher.inputs()).then(|| launcher.input(2).pointer);
+        let added = self.add.then(|| launcher.input(launcher.inputs() - 1));
+        let epilogue = Epilogue { added, relu: self.relu, mask: None };
         if let Some(form) = tensor_form(launcher, self.window, self.groups, [x.shape, out.shape]) {
-            let bias = has_bias.then(|| launcher.input(2).pointer);
-            let product = TensorProduct { form, target: out, source: x, weight: weight.pointer, bias };
-            return product.forward(launcher, self.relu);
+            let product = TensorProduct { form, target: out, source: x, weight: weight.pointer, bias, epilogue };
+            return product.forward(launcher);
         }
-        // Without a bias the kernel gets a pointer that it does not read.
-        let bias = if has_bias { launcher.input(2).pointer } else { weight.pointer.unread() };
         let correlation = Correlation {
             kernels: &FORWARD,
             geometry: Geometry::forward(self.window, x.shape, out.shape),
@@ -269,17 +298,25 @@ impl OnCuda for Convolution {
             target: out,
             source: x,
             weight: weight.pointer,
-            bias: Some(bias),
+            // Without a bias the kernel gets a pointer that it does not read.
+            bias: Some(bias.unwrap_or(weight.pointer.unused(Element::F32))),
         };
-        correlation.launch(launcher, &[has_bias, self.relu])
+        correlation.launch(launcher, &[bias.is_some(), self.relu && !self.add])?;
+        epilogue.launch(launcher, out)
     }
 }
 
 impl OnCuda for ConvolutionInputGradient {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (dx, dout, weight) = (launcher.output(0), launcher.input(0), launcher.input(1));
+        let epilogue = Epilogue {
+            added: self.add.then(|| launcher.input(2)),
+            relu: false,
+            mask: self.mask.then(|| launcher.input(launcher.inputs() - 1)),
+        };
         if let Some(form) = tensor_form(launcher, self.window, self.groups, [dx.shape, dout.shape]) {
-            let product = TensorProduct { form, target: dx, source: dout, weight: weight.pointer, bias: None };
+            let product =
+                TensorProduct { form, target: dx, source: dout, weight: weight.pointer, bias: None, epilogue };
             return product.transposed(launcher);
         }
         let correlation = Correlation {
@@ -291,7 +328,8 @@ impl OnCuda for ConvolutionInputGradient {
             weight: weight.pointer,
             bias: None,
         };
-        correlation.launch(launcher, &[])
+        correlation.launch(launcher, &[])?;
+        epilogue.launch(launcher, dx)
     }
 }
 
@@ -320,7 +358,7 @@ struct Division {
 
 impl Division {
     fn new(op: &ConvolutionWeightGradient, dout: &Shape, x: &Shape) -> Self {
-        let ConvolutionWeightGradient { window, groups } = *op;
+        let ConvolutionWeightGradient { window, groups, .. } = *op;
         let (rows, columns) = (window.taps() * x.channels.stored() / groups, dout.channels.stored() / groups);
         let elements = rows * columns * groups;
         let few = groups == 1 && elements <= FEW_WEIGHTS;
@@ -340,19 +378,24 @@ impl OnCuda for ConvolutionWeightGradient {
         let form = Form::of(self.window, self.groups, [inputs[0], inputs[1]]);
         // Whether tensor cores will do it depends on the device's precision.
         let parts = form.map_or(parts, |form| parts.max(TensorWeights::new(form, inputs[0], inputs[1]).parts));
-        if parts == 1 { 0 } else { parts * outputs[0].elements() }
+        let elements = outputs.iter().map(|output| output.elements()).sum::<usize>();
+        let bias = if self.bias { bias_workspace(inputs[0]) } else { 0 };
+        bias.max(if parts == 1 { 0 } else { parts * elements })
     }
 
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (dweight, dout, x) = (launcher.output(0), launcher.input(0), launcher.input(1));
+        let dbias = self.bias.then(|| launcher.output(1));
         if let Some(form) = tensor_form(launcher, self.window, self.groups, [dout.shape, x.shape]) {
             let weights = TensorWeights::new(form, dout.shape, x.shape);
-            let sums = Sums::new(launcher, dweight, weights.parts);
-            weights.launch(launcher, sums.parts, dout, x)?;
-            return sums.launch(launcher);
+            let sums = Sums::new(launcher, dweight, weights.parts, 0);
+            let bias = dbias.map(|dbias| Sums::new(launcher, dbias, weights.parts, weights.parts * sums.count));
+            weights.launch(launcher, sums.parts, bias.as_ref().map(|bias| bias.parts), dout, x)?;
+            sums.launch(launcher)?;
+            return bias.map_or(Ok(()), |bias| bias.launch(launcher));
         }
         let Division { rows, columns, few, tile, parts, part_rows } = Division::new(self, dout.shape, x.shape);
-        let sums = Sums::new(launcher, dweight, parts);
+        let sums = Sums::new(launcher, dweight, parts, 0);
         let inputs = rows / self.window.taps();
         let aligned = dout.is_aligned() && x.is_aligned() && sums.parts.is_aligned();
         let full = dout.element() == Element::F32 && x.element() == Element::F32;
@@ -388,7 +431,9 @@ impl OnCuda for ConvolutionWeightGradient {
             .sizes(Geometry::forward(self.window, x.shape, dout.shape).sizes())
             .sizes([self.groups, inputs, columns, dout.stride, x.stride, part_rows])
             .launch(grid)?;
-        sums.launch(launcher)
+        sums.launch(launcher)?;
+        // The weights' sums are done with, and so its own may lie where they were.
+        dbias.map_or(Ok(()), |dbias| launch_bias(launcher, dbias, dout))
     }
 }
 
@@ -403,23 +448,32 @@ fn bias_part(dout: &Shape) -> usize {
     dout.positions().div_ceil(BIAS_PARTS).max(BIAS_PART_PIXELS)
 }
 
+/// Elements of all parts of the bias gradient.
+fn bias_workspace(dout: &Shape) -> usize {
+    let parts = dout.positions().div_ceil(bias_part(dout));
+    if parts == 1 { 0 } else { parts * dout.channels.stored() }
+}
+
+fn launch_bias(launcher: &mut Launcher, dbias: Operand, dout: Operand) -> Result<()> {
+    let (pixels, part_pixels) = (dout.positions(), bias_part(dout.shape));
+    let parts = pixels.div_ceil(part_pixels);
+    let sums = Sums::new(launcher, dbias, parts, 0);
+    launcher
+        .kernel(CONVOLUTION_BACKWARD_BIAS)
+        .pointers([sums.parts, dout.pointer])
+        .sizes([pixels, dout.channels(), dout.stride, part_pixels])
+        .launch(Grid::new([dout.channels().div_ceil(WARP), parts, 1], BIAS_THREADS))?;
+    sums.launch(launcher)
+}
+
 impl OnCuda for BiasGradient {
-    fn workspace(&self, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
-        let parts = inputs[0].positions().div_ceil(bias_part(inputs[0]));
-        if parts == 1 { 0 } else { parts * outputs[0].elements() }
+    fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        bias_workspace(inputs[0])
     }
 
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (dbias, dout) = (launcher.output(0), launcher.input(0));
-        let (pixels, part_pixels) = (dout.positions(), bias_part(dout.shape));
-        let parts = pixels.div_ceil(part_pixels);
-        let sums = Sums::new(launcher, dbias, parts);
-        launcher
-            .kernel(CONVOLUTION_BACKWARD_BIAS)
-            .pointers([sums.parts, dout.pointer])
-            .sizes([pixels, dout.channels(), dout.stride, part_pixels])
-            .launch(Grid::new([dout.channels().div_ceil(WARP), parts, 1], BIAS_THREADS))?;
-        sums.launch(launcher)
+        launch_bias(launcher, dbias, dout)
     }
 }
 
@@ -432,10 +486,13 @@ struct Sums {
 }
 
 impl Sums {
-    fn new(launcher: &Launcher, out: Operand, part_count: usize) -> Self {
+    /// The parts lie in the workspace from element `start` on.
+    fn new(launcher: &Launcher, out: Operand, part_count: usize, start: usize) -> Self {
         assert!(out.is_dense(), "gradients of parameters are stored densely");
-        let parts = if part_count == 1 { out.pointer } else { launcher.workspace() };
-        Sums { out: out.pointer, parts, count: out.shape.elements(), part_count }
+        let count = out.shape.elements();
+        let place = start..start + part_count * count;
+        let parts = if part_count == 1 { out.pointer } else { launcher.workspace().part(place) };
+        Sums { out: out.pointer, parts, count, part_count }
     }
 
     /// Adds the parts.

@@ -9,23 +9,28 @@ mod cuda;
 mod tensor;
 
 pub(super) use cpu::Weights;
-pub(super) use cuda::{TILE_64X32, TILE_128X64, Tile, any_kernel, tensor_form};
+pub(super) use cuda::{Epilogue, TILE_64X32, TILE_128X64, Tile, any_kernel, tensor_form};
 pub(super) use tensor::TensorProduct;
 
 use super::window::Window;
-use super::{Gradient, Op};
+use super::{Gradient, Op, Rewritten};
 use crate::graph::{Graph, ValueId};
 use crate::ops::case::Case;
+use crate::ops::relu::Relu;
 use crate::tensor::{Channels, Shape, Storage};
 use crate::{Error, Result};
+use std::sync::Arc;
 
-/// `out = convolution(x, weight) + bias`, or the ReLU of it. Inputs: `x`, `weight`, and `bias` if there is one.
+/// `out = convolution(x, weight) + bias + added`, or the ReLU of it. Inputs: `x`, `weight`, `bias` if there is one, and
+/// `added` if there is that.
 #[derive(Debug, Clone)]
 pub struct Convolution {
     pub window: Window,
     /// Input and output channels are divided into this many independent groups.
     pub groups: usize,
     pub out: Channels,
+    /// Whether the last input is a tensor of the output's shape: a residual, or an earlier gradient.
+    pub add: bool,
     pub relu: bool,
     /// Whether the output is stored in full, as the input is, however many channels it has: CBAM's shared MLP.
     pub full: bool,
@@ -34,7 +39,12 @@ pub struct Convolution {
 impl Convolution {
     /// A convolution to `out` channels, of one group, without ReLU.
     pub fn new(window: Window, out: usize) -> Self {
-        Convolution { window, groups: 1, out: Channels::new(out), relu: false, full: false }
+        Convolution { window, groups: 1, out: Channels::new(out), add: false, relu: false, full: false }
+    }
+
+    /// Added to a tensor of the output's shape.
+    pub fn add(self) -> Self {
+        Convolution { add: true, ..self }
     }
 
     /// With ReLU.
@@ -45,6 +55,11 @@ impl Convolution {
     /// With input and output stored in full.
     pub fn full(self) -> Self {
         Convolution { full: true, ..self }
+    }
+
+    /// Whether there is a bias among so many inputs.
+    fn has_bias(&self, inputs: usize) -> bool {
+        inputs - usize::from(self.add) > 2
     }
 
     /// The weights' shape for inputs with these channels. They are reduced where input and output are, for tensor cores.
@@ -92,11 +107,22 @@ impl Op for Convolution {
         if *weight != expected {
             return Err(error(format!("{x} needs weights of {expected}, not {weight}")));
         }
-        if let Some(bias) = inputs.get(2).filter(|&&bias| *bias != Shape::vector(self.out.clone())) {
+        let bias = self.has_bias(inputs.len()).then(|| inputs[2]);
+        if let Some(bias) = bias.filter(|&bias| *bias != Shape::vector(self.out.clone())) {
             return Err(error(format!("{} output channels cannot have a bias of {bias}", self.out.count())));
         }
         let out = Shape::volume(x.batch, spatial, self.out.clone());
-        Ok(vec![if self.full { out.stored_in(Storage::Full) } else { out }])
+        let out = if self.full { out.stored_in(Storage::Full) } else { out };
+        let added = inputs.last().filter(|&&added| self.add && *added != out);
+        if let Some(added) = added {
+            return Err(error(format!("{added} cannot be added to {out}")));
+        }
+        Ok(vec![out])
+    }
+
+    fn plus(&self, inputs: &[ValueId], added: ValueId) -> Option<Rewritten> {
+        let op = (!self.add && !self.relu).then(|| self.clone().add())?;
+        Some((Arc::new(op), [inputs, &[added]].concat()))
     }
 
     fn ends_in_relu(&self) -> bool {
@@ -107,16 +133,24 @@ impl Op for Convolution {
         let (x, weight) = (context.inputs[0], context.inputs[1]);
         let dout = context.of(0);
         let input = graph.shape(x).clone();
-        let mut gradients = vec![None; context.inputs.len()];
-        if context.wanted[1] {
-            let op = ConvolutionWeightGradient { window: self.window, groups: self.groups };
-            gradients[1] = Some(graph.apply_one(op, &[dout, x])?);
+        let count = context.inputs.len();
+        let mut gradients = vec![None; count];
+        let bias = self.has_bias(count) && context.wanted[2];
+        match (context.wanted[1], bias) {
+            (true, _) => {
+                let op = ConvolutionWeightGradient { window: self.window, groups: self.groups, bias };
+                let found = graph.apply(op, &[dout, x])?;
+                found.into_iter().enumerate().for_each(|(index, gradient)| gradients[1 + index] = Some(gradient));
+            }
+            (false, true) => gradients[2] = Some(graph.apply_one(BiasGradient, &[dout])?),
+            (false, false) => {}
         }
-        if context.wanted.get(2) == Some(&true) {
-            gradients[2] = Some(graph.apply_one(BiasGradient, &[dout])?);
+        if self.add && context.wanted[count - 1] {
+            gradients[count - 1] = Some(dout);
         }
         if context.wanted[0] {
-            let op = ConvolutionInputGradient { window: self.window, groups: self.groups, input };
+            let op =
+                ConvolutionInputGradient { window: self.window, groups: self.groups, input, add: false, mask: false };
             gradients[0] = Some(graph.apply_one(op, &[dout, weight])?);
         }
         Ok(gradients)
@@ -127,13 +161,18 @@ impl Op for Convolution {
     }
 }
 
-/// The gradient of a convolution's input; inputs `dout`, `weight`.
-#[derive(Debug)]
+/// The gradient of a convolution's input; inputs `dout`, `weight`, the sum of the input's earlier gradients if `add`,
+/// and the input itself if `mask`.
+#[derive(Debug, Clone)]
 pub struct ConvolutionInputGradient {
     window: Window,
     groups: usize,
     /// The shape of the convolution's input.
     input: Shape,
+    /// Whether an earlier gradient is added.
+    add: bool,
+    /// Whether the sum is zero where the input, which ends in a ReLU, is.
+    mask: bool,
 }
 
 impl Op for ConvolutionInputGradient {
@@ -145,16 +184,28 @@ impl Op for ConvolutionInputGradient {
         Ok(vec![self.input.clone()])
     }
 
+    fn plus(&self, inputs: &[ValueId], added: ValueId) -> Option<Rewritten> {
+        let op = (!self.add && !self.mask).then(|| ConvolutionInputGradient { add: true, ..self.clone() })?;
+        Some((Arc::new(op), [inputs, &[added]].concat()))
+    }
+
+    fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<Rewritten> {
+        let op = (!self.mask).then(|| ConvolutionInputGradient { mask: true, ..self.clone() })?;
+        Some((Arc::new(op), [inputs, &[mask]].concat()))
+    }
+
     fn operations(&self, inputs: &[&Shape], outputs: &[&Shape]) -> u64 {
         operations(self.window, self.groups, outputs[0], inputs[0])
     }
 }
 
-/// The gradient of a convolution's weights; inputs `dout`, `x`.
+/// The gradients of a convolution's weights, and of its bias; inputs `dout`, `x`.
 #[derive(Debug)]
 pub struct ConvolutionWeightGradient {
     pub window: Window,
     pub groups: usize,
+    /// Whether there is a bias.
+    pub bias: bool,
 }
 
 impl Op for ConvolutionWeightGradient {
@@ -164,7 +215,9 @@ impl Op for ConvolutionWeightGradient {
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         let (dout, x) = (inputs[0], inputs[1]);
-        Ok(vec![weight_shape(self.window, self.groups, &x.channels, &dout.channels)])
+        let weight = weight_shape(self.window, self.groups, &x.channels, &dout.channels);
+        let bias = self.bias.then(|| Shape::vector(dout.channels.clone()));
+        Ok(std::iter::once(weight).chain(bias).collect())
     }
 
     fn operations(&self, inputs: &[&Shape], _: &[&Shape]) -> u64 {
@@ -172,7 +225,7 @@ impl Op for ConvolutionWeightGradient {
     }
 }
 
-/// The gradient of a bias: the sum of `dout` over all pixels.
+/// The gradient of a bias alone: the sum of `dout` over all pixels.
 #[derive(Debug)]
 pub struct BiasGradient;
 
@@ -219,6 +272,19 @@ pub fn cases() -> Vec<Case> {
     for groups in [2, 8] {
         let op = Convolution { groups, ..Convolution::new(Window::square(3, 2, 1), 16) };
         cases.push(case(op, Shape::image(2, 5, 4, 8)));
+    }
+    // A residual sum behind a ReLU: the sum of gradients, and its mask, in the convolutions that compute them.
+    for (input, output) in [(3, 1), (8, 33), (40, 9)] {
+        let [main, shortcut] = [3, 1].map(|size| Convolution::new(Window::same(size), output));
+        let (x, vector) = (Shape::image(2, 5, 4, input), Shape::vector(Channels::new(output)));
+        let [wide, narrow] = [&main, &shortcut].map(|op| op.weight_shape(&x.channels));
+        let inputs = [x.clone(), wide, narrow, vector.clone(), vector];
+        let residual = move |graph: &mut Graph, inputs: &[ValueId]| {
+            let y = graph.apply_one(Relu, &inputs[..1])?;
+            let main = graph.apply_one(main.clone(), &[y, inputs[1], inputs[3]])?;
+            graph.apply(shortcut.clone().add().relu(), &[y, inputs[2], inputs[4], main])
+        };
+        cases.push(Case::new("convolution", inputs, residual).rows(1, x.channels.clone()).rows(2, x.channels));
     }
     // Without a bias, as in CBAM's spatial attention; to and from a concatenation.
     let op = Convolution::new(Window::same(3), 3);

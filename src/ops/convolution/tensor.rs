@@ -1,6 +1,7 @@
 //! Convolution on tensor cores: which kernel of `kernels/convolution_tensor.cu` a shape gets, and with how many blocks.
 
 use super::Window;
+use super::cuda::Epilogue;
 use crate::Result;
 use crate::device::cuda::{Grid, Launcher, Operand, Pointer};
 use crate::device::kernels::convolution_tensor::{
@@ -161,21 +162,22 @@ pub(in crate::ops) struct TensorProduct<'a> {
     pub source: Operand<'a>,
     pub weight: Pointer,
     pub bias: Option<Pointer>,
+    pub epilogue: Epilogue<'a>,
 }
 
 impl TensorProduct<'_> {
     /// Forward: the source may be the large image.
-    pub(in crate::ops) fn forward(&self, launcher: &mut Launcher, relu: bool) -> Result<()> {
+    pub(in crate::ops) fn forward(&self, launcher: &mut Launcher) -> Result<()> {
         let columns = self.target.channels();
         let tile = Tile::choose(self.form, self.target.shape, columns, launcher.capability());
-        self.launch(launcher, tile, tile.forward, self.target.shape, columns, &[self.bias.is_some(), relu])
+        self.launch(launcher, tile, tile.forward, self.target.shape, columns)
     }
 
     /// The input gradient, or transposed convolution: the target may be the large image.
     pub(in crate::ops) fn transposed(&self, launcher: &mut Launcher) -> Result<()> {
         let columns = self.target.channels() * self.form.window().iter().product::<usize>();
         let tile = Tile::choose(self.form, self.source.shape, columns, launcher.capability());
-        self.launch(launcher, tile, tile.backward_input, self.source.shape, columns, &[self.bias.is_some()])
+        self.launch(launcher, tile, tile.backward_input, self.source.shape, columns)
     }
 
     fn launch(
@@ -185,20 +187,29 @@ impl TensorProduct<'_> {
         kernel: Kernel,
         small: &Shape,
         columns: usize,
-        flags: &[bool],
     ) -> Result<()> {
-        let transposed = kernel == tile.backward_input;
+        let backward = kernel == tile.backward_input;
         let blocks = [patches(small, tile.rows), columns.div_ceil(tile.columns), 1];
+        let Epilogue { added, relu, mask } = self.epilogue;
+        // Without a tensor the kernel gets a pointer that it does not read, and a stride of 0.
+        let (target, mask) = (self.target, mask.filter(|_| backward));
+        let pointer = |operand: Option<Operand>| {
+            operand.map_or(target.pointer.unused(target.element()), |operand| operand.pointer)
+        };
+        let stride = |operand: Option<Operand>| operand.map_or(0, |operand| operand.stride);
         let launch = launcher
             .kernel(kernel)
-            .pointers([self.target.pointer, self.source.pointer, self.weight])
-            // Without a bias the kernel gets a pointer that it does not read.
-            .pointers([self.bias.unwrap_or(self.weight.unread())])
+            .pointers([target.pointer, self.source.pointer, self.weight])
+            .pointers([self.bias.unwrap_or(self.weight.unused(Element::F32)), pointer(added)])
+            .pointers(backward.then(|| pointer(mask)))
             .sizes([small.spatial[1], small.spatial[2]])
             .sizes(self.form.window())
-            .sizes([self.source.channels(), columns, self.target.stride, self.source.stride])
-            .shared(tile.shared(transposed));
-        flags.iter().fold(launch, |launch, &flag| launch.flag(flag)).launch(Grid::new(blocks, TENSOR_THREADS))
+            .sizes([self.source.channels(), columns, target.stride, self.source.stride, stride(added)])
+            .sizes(backward.then(|| stride(mask)))
+            .flag(self.bias.is_some())
+            .shared(tile.shared(backward));
+        let launch = if backward { launch } else { launch.flag(relu) };
+        launch.launch(Grid::new(blocks, TENSOR_THREADS))
     }
 }
 
@@ -237,11 +248,12 @@ impl TensorWeights {
         TensorWeights { form, columns, tiles, patches, part_patches, parts: patches.div_ceil(part_patches) }
     }
 
-    /// Launches the kernel that writes each part's sums.
+    /// Launches the kernel that writes each part's sums, of the bias's gradient, too, if there is one.
     pub(in crate::ops) fn launch(
         &self,
         launcher: &mut Launcher,
         parts: Pointer,
+        bias_parts: Option<Pointer>,
         dout: Operand,
         x: Operand,
     ) -> Result<()> {
@@ -258,11 +270,12 @@ impl TensorWeights {
         let [_, height, width] = dout.shape.spatial;
         launcher
             .kernel(kernel)
-            .pointers([parts, dout.pointer, x.pointer])
+            .pointers([parts, bias_parts.unwrap_or(parts.unused(Element::F32)), dout.pointer, x.pointer])
             .sizes([height, width])
             .sizes(self.form.window())
             .sizes([x.channels(), dout.channels(), dout.stride, x.stride, self.patches, self.part_patches])
-            .shared(2 * operands * ELEMENT)
+            .flag(bias_parts.is_some())
+            .shared(2 * operands * ELEMENT + TENSOR_THREADS * PIECE * size_of::<f32>())
             .launch(Grid::new([self.tiles[0], dout.channels().div_ceil(columns), self.parts], TENSOR_THREADS))
     }
 }
