@@ -3,12 +3,15 @@
 use super::{device, flags, output};
 use crate::Result;
 use crate::device::Precision;
+use crate::device::cpu::{CpuDevice, InstructionSet};
 use crate::floors::Floors;
 use crate::metrics::summary::quantile;
 use crate::model::{Mode, Model, Network, Step};
+use crate::plan::shapes;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Time a training step (forward, backward, Adam), or inference, on random images
@@ -39,6 +42,9 @@ pub struct Args {
     /// Time inference
     #[arg(long)]
     infer: bool,
+    /// Time each op of the step by itself, too; on the CPU, beside the peak of its arithmetic
+    #[arg(long, conflicts_with = "plan")]
+    ops: bool,
     /// Time nothing: print what each kernel of the step moves and computes on a GPU, and the least time that takes on
     /// some GPUs (in bf16 unless --precision says otherwise; no GPU is needed)
     #[arg(long)]
@@ -70,6 +76,22 @@ struct Report {
     /// Floating-point operations of a step, in 10^9.
     gflop_per_step: f64,
     gflop_per_s: f64,
+    /// The CPU's peak, measured; with --ops.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_gflop_per_s: Option<f64>,
+    /// With --ops, the slowest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ops: Vec<OpTime>,
+}
+
+/// All runs of an op in a step.
+#[derive(Serialize)]
+struct OpTime {
+    op: &'static str,
+    runs: usize,
+    median_s: f64,
+    gflop: f64,
+    gflop_per_s: f64,
 }
 
 /// Steps before the first that is timed.
@@ -88,6 +110,13 @@ pub fn run(args: &Args) -> Result<()> {
     let mut seconds = time(&mut network, &step, args.steps)?;
     let median_s = quantile(&mut seconds, 0.5);
     let gflop_per_step = network.plan(&step).operations as f64 / 1e9;
+    let ops = if args.ops { time_ops(&mut network, &step, args.steps)? } else { Vec::new() };
+    let peak = match args.device.device.resolve() {
+        device::DeviceName::Cpu if args.ops => {
+            Some(CpuDevice::<f32>::with(args.device.threads, InstructionSet::best())?.peak() / 1e9)
+        }
+        _ => None,
+    };
     let report = Report {
         model: args.model.clone(),
         widths: args.widths,
@@ -104,6 +133,8 @@ pub fn run(args: &Args) -> Result<()> {
         peak_mem_gib: network.planned_bytes() as f64 / (1u64 << 30) as f64,
         gflop_per_step,
         gflop_per_s: gflop_per_step / median_s,
+        peak_gflop_per_s: peak,
+        ops,
     };
     match args.json {
         true => output::print_json(&report),
@@ -151,11 +182,61 @@ fn time(network: &mut Network<f32>, step: &Step, steps: usize) -> Result<Vec<f64
     Ok(seconds)
 }
 
+/// The seconds of each op of a step that ran before, the slowest first.
+fn time_ops(network: &mut Network<f32>, step: &Step, times: usize) -> Result<Vec<OpTime>> {
+    let mut ops = BTreeMap::<&str, OpTime>::new();
+    let plan = network.plan(step);
+    for node in &plan.nodes {
+        let op = &plan.graph.nodes()[node.index].op;
+        let (inputs, outputs) = shapes(&plan.graph, node.index);
+        let fresh = OpTime { op: op.name(), runs: 0, median_s: 0.0, gflop: 0.0, gflop_per_s: 0.0 };
+        let total = ops.entry(op.name()).or_insert(fresh);
+        total.runs += 1;
+        total.gflop += op.operations(&inputs, &outputs) as f64 / 1e9;
+    }
+    let mut ops: Vec<OpTime> = ops.into_values().collect();
+    for total in &mut ops {
+        let mut seconds = Vec::with_capacity(times);
+        for number in 0..=times {
+            let start = Instant::now();
+            network.run_op(step, total.op)?;
+            if number > 0 {
+                seconds.push(start.elapsed().as_secs_f64());
+            }
+        }
+        total.median_s = quantile(&mut seconds, 0.5);
+        total.gflop_per_s = total.gflop / total.median_s;
+    }
+    ops.sort_by(|a, b| b.median_s.total_cmp(&a.median_s));
+    Ok(ops)
+}
+
+/// A row for each op; an op's share of the peak is more than all where its algorithm saves products.
+fn table(report: &Report) -> String {
+    let mut text =
+        "\n| op | runs | ms | share of all | GFLOP | GFLOP/s | of the peak |\n|---|---|---|---|---|---|---|\n"
+            .to_owned();
+    let all: f64 = report.ops.iter().map(|op| op.median_s).sum();
+    for OpTime { op, runs, median_s, gflop, gflop_per_s } in &report.ops {
+        let peak = report.peak_gflop_per_s.filter(|_| *gflop > 0.0);
+        let peak = peak.map_or(String::new(), |peak| format!("{:.0}%", 100.0 * gflop_per_s / peak));
+        let (milliseconds, share) = (1e3 * median_s, 100.0 * median_s / all);
+        let row =
+            format!("| {op} | {runs} | {milliseconds:.2} | {share:.1}% | {gflop:.1} | {gflop_per_s:.0} | {peak} |\n");
+        text.push_str(&row);
+    }
+    match report.peak_gflop_per_s {
+        Some(peak) => format!("{text}\nThe peak of the tile kernel's arithmetic: {peak:.0} GFLOP/s.\n"),
+        None => text,
+    }
+}
+
 fn text(report: &Report) -> String {
+    let ops = if report.ops.is_empty() { String::new() } else { table(report) };
     let what = if report.infer { "inference" } else { "training step" };
     format!(
         "{}, {} parameters, {what}, {} images of {size} x {size}, {} on {}\n\
-         {:.4} s a step (median of {}), {:.2} images/s, {:.1} GFLOP a step, {:.1} GFLOP/s, {:.3} GiB\n",
+         {:.4} s a step (median of {}), {:.2} images/s, {:.1} GFLOP a step, {:.1} GFLOP/s, {:.3} GiB\n{ops}",
         report.model,
         report.parameters,
         report.batch,

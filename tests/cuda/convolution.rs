@@ -127,7 +127,7 @@ fn run<T: Real>(setup: &Setup, mut device: Box<dyn Device<T>>) -> Vec<Vec<f64>> 
 /// In f32, bf16 and fp16; in a process of `run_in_child` not in fp16, whose code is that of bf16.
 fn check(setups: &[Setup]) {
     for setup in setups {
-        let expected = run::<f64>(setup, Box::new(CpuDevice::new().unwrap()));
+        let expected = run::<f64>(setup, Box::new(CpuDevice::new().unwrap().direct()));
         let precisions = [Precision::Bf16, Precision::F32, Precision::Fp16];
         for precision in precisions.into_iter().take(if in_child() { 2 } else { 3 }) {
             let Some(device) = super::open_in(precision) else { return };

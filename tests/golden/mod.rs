@@ -4,7 +4,7 @@
 //! what PyTorch itself differs by between f64 and f32, where a ReLU or maximum near a tie may fall the other way.
 
 use rarunet_cuda::device::Device;
-use rarunet_cuda::device::cpu::{CpuDevice, Real};
+use rarunet_cuda::device::cpu::{CpuDevice, InstructionSet, Real};
 use rarunet_cuda::model::weights::{WeightsFile, parse_widths};
 use rarunet_cuda::model::{Mode, Model, Network, Parameter};
 use std::collections::BTreeMap;
@@ -250,6 +250,17 @@ fn golden_cpu_f64() {
 #[test]
 fn golden_cpu_f32() {
     compare_all::<f32>(&cpu, &F32);
+}
+
+/// Every instruction set that this processor has, whichever is the best.
+#[test]
+fn golden_cpu_with_lesser_instruction_sets() {
+    for set in [InstructionSet::Portable, InstructionSet::Avx2] {
+        if set < InstructionSet::best() {
+            compare_all::<f32>(&|| Box::new(CpuDevice::with(None, set).unwrap()), &F32);
+            compare_all::<f64>(&|| Box::new(CpuDevice::with(None, set).unwrap()), &F64);
+        }
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use rarunet_cuda::Result;
 use rarunet_cuda::device::Device;
-use rarunet_cuda::device::cpu::{Call, Cpu, CpuDevice, OnCpu, Real};
+use rarunet_cuda::device::cpu::{Call, Cpu, CpuDevice, InstructionSet, OnCpu, Real};
 use rarunet_cuda::device::cuda::{Launcher, OnCuda};
 use rarunet_cuda::gradcheck::{Check, TOLERANCE_F64, run, run_cases};
 use rarunet_cuda::graph::{Graph, ValueId};
@@ -25,6 +25,17 @@ fn every_op_agrees_with_central_differences() {
     assert_eq!(checks.iter().map(|check| check.cases).sum::<usize>(), ops::cases().len());
     for check in checks {
         assert!(check.passed && check.max_relative_error <= 1e-6, "{check:?}");
+    }
+}
+
+#[test]
+fn convolution_agrees_with_any_instruction_set() {
+    for set in [InstructionSet::Portable, InstructionSet::Avx2] {
+        if set < InstructionSet::best() {
+            let device = || -> Result<Box<dyn Device<f64>>> { Ok(Box::new(CpuDevice::<f64>::with(None, set)?)) };
+            let checks = run::<f64>(device, Some("convolution"), TOLERANCE_F64, |_| {}).unwrap();
+            assert!(checks.iter().all(|check| check.passed && check.cases > 30), "{set:?}: {checks:?}");
+        }
     }
 }
 

@@ -7,6 +7,7 @@ pub mod operand;
 mod real;
 mod simd;
 pub mod tile;
+pub mod winograd;
 
 pub use operand::{Call, Input, Output};
 pub use real::Real;
@@ -19,9 +20,10 @@ use crate::plan::{Location, Memory, Plan, shapes};
 use crate::resources;
 use crate::tensor::Shape;
 use crate::{Error, Result};
-use operand::Pointers;
+use operand::{Pointers, SpanMut};
 use std::sync::{Mutex, MutexGuard};
-use tile::TileKernels;
+use std::time::Instant;
+use tile::{Product, TileKernels};
 
 /// An op's CPU code.
 pub trait OnCpu<T: Real> {
@@ -40,7 +42,8 @@ pub struct Cpu<T: Real> {
     threads: rayon::ThreadPool,
     tiles: &'static TileKernels<T>,
     /// A piece of scratch memory for each thread, grown to what ops ask for.
-    scratch: Vec<Mutex<Vec<T>>>,
+    scratch: Vec<Mutex<Vec<Line>>>,
+    winograd: bool,
 }
 
 impl<T: Real> Cpu<T> {
@@ -49,16 +52,27 @@ impl<T: Real> Cpu<T> {
         self.tiles
     }
 
+    /// Whether convolutions may go Winograd's way.
+    pub fn winograd(&self) -> bool {
+        self.winograd
+    }
+
     /// Lends the calling thread `count` elements of arbitrary content. Not to be nested.
     pub fn with_scratch<R>(&self, count: usize, work: impl FnOnce(&mut [T]) -> R) -> R {
         let thread = rayon::current_thread_index().expect("ops run in the device's threads");
-        let mut scratch: MutexGuard<Vec<T>> = self.scratch[thread].try_lock().expect("scratch memory is not nested");
-        if scratch.len() < count {
-            scratch.resize(count, T::ZERO);
+        let mut scratch: MutexGuard<Vec<Line>> = self.scratch[thread].try_lock().expect("scratch memory is not nested");
+        let lines = (count * size_of::<T>()).div_ceil(size_of::<Line>());
+        if scratch.len() < lines {
+            scratch.resize(lines, bytemuck::Zeroable::zeroed());
         }
-        work(&mut scratch[..count])
+        work(&mut bytemuck::cast_slice_mut(&mut scratch)[..count])
     }
 }
+
+/// The products that [`CpuDevice::peak`] times.
+const PEAK_DEPTH: usize = 128;
+const PEAK_PRODUCTS: usize = 20_000;
+const PEAK_TRIES: usize = 5;
 
 /// The CPU as a device.
 pub struct CpuDevice<T: Real> {
@@ -89,12 +103,40 @@ impl<T: Real> CpuDevice<T> {
             .map_err(|error| device_error(error.to_string()))?;
         let scratch = (0..threads.current_num_threads()).map(|_| Mutex::new(Vec::new())).collect();
         let state = std::array::from_fn(|_| Buffer::new());
-        let cpu = Cpu { threads, tiles: T::tiles(set), scratch };
+        let cpu = Cpu { threads, tiles: T::tiles(set), scratch, winograd: true };
         Ok(CpuDevice { cpu, steps: Steps::default(), arena: Buffer::new(), state })
     }
 
     fn pointers(&mut self) -> Pointers<T> {
         Pointers { arena: self.arena.as_mut_ptr(), state: self.state.each_mut().map(Buffer::as_mut_ptr) }
+    }
+
+    /// With convolutions as plain sums of products, which are exact where those are; slower.
+    pub fn direct(mut self) -> Self {
+        self.cpu.winograd = false;
+        self
+    }
+
+    /// Floating-point operations a second of all threads together where nothing but the tile kernel's arithmetic takes
+    /// time: its operands are in the first-level cache. The best of a few tries.
+    pub fn peak(&self) -> f64 {
+        let tiles = self.cpu.tiles;
+        let (rows, columns, depth) = (tiles.max_rows(), tiles.max_columns(), PEAK_DEPTH);
+        let threads = self.cpu.threads.current_num_threads();
+        let operations = 2 * rows * columns * depth * PEAK_PRODUCTS * threads;
+        let seconds = (0..PEAK_TRIES).map(|_| {
+            let start = Instant::now();
+            self.cpu.threads.broadcast(|_| {
+                let (a, b) = (vec![T::ONE; rows * depth], vec![T::ONE; depth * columns]);
+                let mut out = vec![T::ZERO; rows * columns];
+                for _ in 0..PEAK_PRODUCTS {
+                    tiles.run(&mut SpanMut::from(&mut *out), &Product::plain(&a, &b, [rows, columns, depth]));
+                }
+                std::hint::black_box(out)
+            });
+            start.elapsed().as_secs_f64()
+        });
+        operations as f64 / seconds.fold(f64::INFINITY, f64::min)
     }
 
     /// Runs the nodes of a step whose ops are wanted, in order.

@@ -1,6 +1,6 @@
-//! Vectors of `f32` and `f64` for the tile kernel: AVX-512, AVX2 or portable arrays, chosen at run time.
+//! Vectors of `f32` and `f64` for tiles and their transforms: AVX-512, AVX2 or portable arrays, chosen at run time.
 //!
-//! Only what a matrix product needs stands here; every other op leaves vectorising to the compiler.
+//! Only what convolutions need stands here; every other op leaves vectorising to the compiler.
 
 use super::Real;
 
@@ -20,6 +20,9 @@ pub unsafe trait Simd: Copy {
     /// Stores the first `count <= LANES` elements to `to`.
     unsafe fn store(to: *mut Self::Scalar, vector: Self::Vector, count: usize);
     unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    unsafe fn subtract(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    unsafe fn multiply(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a * b + c`
     unsafe fn multiply_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
 }
@@ -61,6 +64,21 @@ unsafe impl<T: Real> Simd for Portable<T> {
     }
 
     #[inline(always)]
+    unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|lane| a[lane] + b[lane])
+    }
+
+    #[inline(always)]
+    unsafe fn subtract(a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|lane| a[lane] - b[lane])
+    }
+
+    #[inline(always)]
+    unsafe fn multiply(a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|lane| a[lane] * b[lane])
+    }
+
+    #[inline(always)]
     unsafe fn multiply_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
         std::array::from_fn(|lane| a[lane] * b[lane] + c[lane])
     }
@@ -73,7 +91,7 @@ pub mod x86 {
 
     macro_rules! avx512 {
         ($name:ident, $scalar:ty, $vector:ty, $lanes:literal, $mask:ty, $splat:ident, $load:ident, $store:ident,
-         $max:ident, $multiply_add:ident) => {
+         $max:ident, $add:ident, $subtract:ident, $multiply:ident, $multiply_add:ident) => {
             #[derive(Clone, Copy)]
             pub struct $name;
 
@@ -100,6 +118,18 @@ pub mod x86 {
                     unsafe { $max(a, b) }
                 }
                 #[inline(always)]
+                unsafe fn add(a: $vector, b: $vector) -> $vector {
+                    unsafe { $add(a, b) }
+                }
+                #[inline(always)]
+                unsafe fn subtract(a: $vector, b: $vector) -> $vector {
+                    unsafe { $subtract(a, b) }
+                }
+                #[inline(always)]
+                unsafe fn multiply(a: $vector, b: $vector) -> $vector {
+                    unsafe { $multiply(a, b) }
+                }
+                #[inline(always)]
                 unsafe fn multiply_add(a: $vector, b: $vector, c: $vector) -> $vector {
                     unsafe { $multiply_add(a, b, c) }
                 }
@@ -117,6 +147,9 @@ pub mod x86 {
         _mm512_maskz_loadu_ps,
         _mm512_mask_storeu_ps,
         _mm512_max_ps,
+        _mm512_add_ps,
+        _mm512_sub_ps,
+        _mm512_mul_ps,
         _mm512_fmadd_ps
     );
     avx512!(
@@ -129,12 +162,16 @@ pub mod x86 {
         _mm512_maskz_loadu_pd,
         _mm512_mask_storeu_pd,
         _mm512_max_pd,
+        _mm512_add_pd,
+        _mm512_sub_pd,
+        _mm512_mul_pd,
         _mm512_fmadd_pd
     );
 
     macro_rules! avx2 {
-        ($name:ident, $scalar:ty, $vector:ty, $lanes:literal, $integer:ty, $splat:ident, $load:ident, $store:ident,
-         $max:ident, $multiply_add:ident) => {
+        ($name:ident, $scalar:ty, $vector:ty, $lanes:literal, $integer:ty, $splat:ident, $load:ident, $load_whole:ident,
+         $store:ident, $store_whole:ident,
+         $max:ident, $add:ident, $subtract:ident, $multiply:ident, $multiply_add:ident) => {
             #[derive(Clone, Copy)]
             pub struct $name;
 
@@ -168,15 +205,38 @@ pub mod x86 {
                 }
                 #[inline(always)]
                 unsafe fn load(from: *const $scalar, count: usize) -> $vector {
-                    unsafe { $load(from, Self::mask(count)) }
+                    // Masks are slow on some processors, and mostly there is a whole vector.
+                    unsafe {
+                        match count {
+                            $lanes => $load_whole(from),
+                            _ => $load(from, Self::mask(count)),
+                        }
+                    }
                 }
                 #[inline(always)]
                 unsafe fn store(to: *mut $scalar, vector: $vector, count: usize) {
-                    unsafe { $store(to, Self::mask(count), vector) }
+                    unsafe {
+                        match count {
+                            $lanes => $store_whole(to, vector),
+                            _ => $store(to, Self::mask(count), vector),
+                        }
+                    }
                 }
                 #[inline(always)]
                 unsafe fn max(a: $vector, b: $vector) -> $vector {
                     unsafe { $max(a, b) }
+                }
+                #[inline(always)]
+                unsafe fn add(a: $vector, b: $vector) -> $vector {
+                    unsafe { $add(a, b) }
+                }
+                #[inline(always)]
+                unsafe fn subtract(a: $vector, b: $vector) -> $vector {
+                    unsafe { $subtract(a, b) }
+                }
+                #[inline(always)]
+                unsafe fn multiply(a: $vector, b: $vector) -> $vector {
+                    unsafe { $multiply(a, b) }
                 }
                 #[inline(always)]
                 unsafe fn multiply_add(a: $vector, b: $vector, c: $vector) -> $vector {
@@ -194,8 +254,13 @@ pub mod x86 {
         i32,
         _mm256_set1_ps,
         _mm256_maskload_ps,
+        _mm256_loadu_ps,
         _mm256_maskstore_ps,
+        _mm256_storeu_ps,
         _mm256_max_ps,
+        _mm256_add_ps,
+        _mm256_sub_ps,
+        _mm256_mul_ps,
         _mm256_fmadd_ps
     );
     avx2!(
@@ -206,8 +271,13 @@ pub mod x86 {
         i64,
         _mm256_set1_pd,
         _mm256_maskload_pd,
+        _mm256_loadu_pd,
         _mm256_maskstore_pd,
+        _mm256_storeu_pd,
         _mm256_max_pd,
+        _mm256_add_pd,
+        _mm256_sub_pd,
+        _mm256_mul_pd,
         _mm256_fmadd_pd
     );
 }

@@ -10,6 +10,10 @@
 use super::Real;
 use super::operand::{Span, SpanMut};
 use super::simd::{Portable, Simd};
+use super::winograd::{
+    InputLine, Line, OutputGradientLine, OutputLine, Transformation, Transforms, WeightGradientLine, WeightsLine,
+    transform,
+};
 
 /// Columns of a tile are at most this many vectors.
 const VECTORS: usize = 2;
@@ -119,13 +123,14 @@ unsafe fn tile<S: Simd, const ROWS: usize, const WIDTH: usize>(t: &Tile<S::Scala
 /// A tile function of fixed rows and width.
 type TileFunction<T> = unsafe fn(&Tile<T>);
 
-/// The tile functions of one instruction set.
+/// The tile functions and transforms of one instruction set.
 pub struct TileKernels<T: 'static> {
     pub name: &'static str,
     /// Lanes of a vector.
     lanes: usize,
     /// Rows, and the function for one and for two vectors of columns; most rows first, one row last.
     functions: &'static [(usize, [TileFunction<T>; VECTORS])],
+    transforms: Transforms<T>,
 }
 
 impl<T: Real> TileKernels<T> {
@@ -175,9 +180,40 @@ impl<T: Real> TileKernels<T> {
             }
         }
     }
+
+    /// Transforms a square of vectors of `source` to one of `target`.
+    ///
+    /// # Panics
+    /// If it reaches beyond the spans, which is a bug.
+    pub fn transform(&self, source: Span<T>, target: &mut SpanMut<T>, t: &Transformation<T>) {
+        t.check(&source, target);
+        // SAFETY: `check` holds; a table is only there for an instruction set that the processor has.
+        unsafe { self.transforms.function(t.transform)(source.pointer, target.pointer, t) }
+    }
 }
 
-impl<T> Product<'_, T> {
+impl<'a, T> Product<'a, T> {
+    /// Of matrices that are stored densely, row by row.
+    pub fn plain(a: &'a [T], b: &'a [T], [rows, columns, depth]: [usize; 3]) -> Self {
+        Product {
+            a: Span::from(a),
+            a_start: 0,
+            a_row: depth,
+            a_step: 1,
+            b: Span::from(b),
+            b_start: 0,
+            b_step: columns,
+            terms: &[(0, 0)],
+            depth,
+            out_start: 0,
+            out_row: columns,
+            rows,
+            columns,
+            start: Start::Zero,
+            relu: false,
+        }
+    }
+
     /// Asserts that everything the product reads and writes lies inside its spans.
     fn check(&self, out: usize) {
         let last = (self.depth.max(1) - 1, self.rows - 1, self.columns - 1);
@@ -202,10 +238,26 @@ macro_rules! tile_kernels {
                 // SAFETY: the caller's contract.
                 unsafe { tile::<$simd, ROWS, WIDTH>(t) }
             }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn square<L: Line<$simd, FROM, TO>, const FROM: usize, const TO: usize>(
+                source: *const $scalar,
+                target: *mut $scalar,
+                t: &Transformation<$scalar>,
+            ) {
+                // SAFETY: the caller's contract.
+                unsafe { transform::<$simd, L, FROM, TO>(source, target, t) }
+            }
             TileKernels {
                 name: $label,
                 lanes: <$simd as Simd>::LANES,
                 functions: &[$(($rows, [run::<$rows, 1>, run::<$rows, 2>])),+],
+                transforms: Transforms {
+                    input: square::<InputLine, 6, 6>,
+                    weights: square::<WeightsLine, 3, 6>,
+                    output: square::<OutputLine, 6, 4>,
+                    output_gradient: square::<OutputGradientLine, 4, 6>,
+                    weight_gradient: square::<WeightGradientLine, 6, 3>,
+                },
             }
         };
     };

@@ -4,7 +4,10 @@
 //! rows it needs are copied once into a small bordered buffer (unless there is no border), and every tile of
 //! pixels and output channels runs over all taps with its sums in registers.
 //! The weight gradient sums over fixed chunks of rows, added in order at the end.
+//!
+//! 3x3 convolutions of many channels go another way, in `winograd.rs`.
 
+use super::winograd::{WeightPoints, weight_points};
 use super::{BiasGradient, Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, Window};
 use crate::device::cpu::operand::{Span, SpanMut};
 use crate::device::cpu::tile::{Product, Start};
@@ -19,7 +22,7 @@ const BAND_ELEMENTS: usize = 1 << 16;
 /// Output pixels of a band: enough to use each weight often.
 const BAND_PIXELS: usize = 512;
 /// Tasks to make at least, if there are that many rows.
-const MIN_TASKS: usize = 8;
+pub(super) const MIN_TASKS: usize = 8;
 
 /// Weights packed for the tile kernel: for each group and block of output channels, a matrix with a row
 /// for each tap and input channel.
@@ -80,11 +83,11 @@ pub(in crate::ops) struct Epilogue<'a, T> {
 
 impl<T: Real> Epilogue<'_, T> {
     /// Whether a ReLU is all there is, which the sums' own code does.
-    fn relu_alone(&self) -> bool {
+    pub(super) fn relu_alone(&self) -> bool {
         self.relu && self.added.is_none() && self.mask.is_none()
     }
 
-    fn apply(&self, out: &mut Output<T>) {
+    pub(super) fn apply(&self, out: &mut Output<T>) {
         if self.added.is_none() && self.mask.is_none() {
             return;
         }
@@ -236,13 +239,20 @@ fn group_inputs(x: &Shape, groups: usize) -> usize {
 }
 
 impl<T: Real> OnCpu<T> for Convolution {
-    fn workspace(&self, _: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
-        inputs[1].elements()
+    fn workspace(&self, cpu: &Cpu<T>, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
+        if self.is_winograd(cpu, inputs[0], outputs[0]) { weight_points(inputs[1]) } else { inputs[1].elements() }
     }
 
     fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
         let (x, weight) = (call.input(0), call.input(1));
         let bias = self.has_bias(call.inputs()).then(|| call.input(2));
+        let added = self.add.then(|| call.input(call.inputs() - 1));
+        let epilogue = Epilogue { added, relu: self.relu, mask: None };
+        let out = call.output(0);
+        if self.is_winograd(cpu, x.shape(), out.shape()) {
+            let weights = WeightPoints::forward(cpu, call.workspace(), weight, x.shape().channels.used());
+            return weights.correlate(cpu, x, out, bias.as_ref().map(Input::dense), epilogue);
+        }
         let rows = weight.shape().positions() / self.window.taps();
         let outputs = weight.channels() / self.groups;
         let inputs = group_inputs(x.shape(), self.groups);
@@ -260,19 +270,28 @@ impl<T: Real> OnCpu<T> for Convolution {
             groups: self.groups,
             weights,
             bias: bias.as_ref().map(Input::dense),
-            epilogue: Epilogue { added: self.add.then(|| call.input(call.inputs() - 1)), relu: self.relu, mask: None },
+            epilogue,
         };
-        correlation.run(cpu, x, call.output(0));
+        correlation.run(cpu, x, out);
     }
 }
 
 impl<T: Real> OnCpu<T> for ConvolutionInputGradient {
-    fn workspace(&self, _: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
-        inputs[1].elements()
+    fn workspace(&self, cpu: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        if self.is_winograd(cpu, inputs[0]) { weight_points(inputs[1]) } else { inputs[1].elements() }
     }
 
     fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
         let (dout, weight) = (call.input(0), call.input(1));
+        let epilogue = Epilogue {
+            added: self.add.then(|| call.input(2)),
+            relu: false,
+            mask: self.mask.then(|| call.input(call.inputs() - 1)),
+        };
+        if self.is_winograd(cpu, dout.shape()) {
+            let weights = WeightPoints::flipped(cpu, call.workspace(), weight, dout.shape().channels.used());
+            return weights.correlate(cpu, dout, call.output(0), None, epilogue);
+        }
         let taps = self.window.taps();
         let rows = weight.shape().positions() / taps;
         let columns = weight.channels();
@@ -286,11 +305,6 @@ impl<T: Real> OnCpu<T> for ConvolutionInputGradient {
         let Window { kernel, stride, padding } = self.window;
         let padding = std::array::from_fn(|axis| kernel[axis] - 1 - padding[axis]);
         let window = Window { kernel, stride: [1; 3], padding };
-        let epilogue = Epilogue {
-            added: self.add.then(|| call.input(2)),
-            relu: false,
-            mask: self.mask.then(|| call.input(call.inputs() - 1)),
-        };
         let correlation = Correlation { window, dilation: stride, groups: self.groups, weights, bias: None, epilogue };
         correlation.run(cpu, dout, call.output(0));
     }
@@ -432,23 +446,29 @@ impl<'a> Overlap<'a> {
 
 impl<T: Real> OnCpu<T> for ConvolutionWeightGradient {
     fn workspace(&self, cpu: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
-        let division = self.division(cpu, inputs[0], inputs[1]);
-        let columns = inputs[0].channels.stored();
-        let sums = division.chunks * division.tiles * division.tile * self.window.taps() * columns;
+        let sums = if self.is_winograd(cpu, inputs[0], inputs[1]) {
+            Self::winograd_workspace::<T>(inputs[0], inputs[1])
+        } else {
+            let Division { chunks, tiles, tile, .. } = self.division(cpu, inputs[0], inputs[1]);
+            chunks * tiles * tile * self.window.taps() * inputs[0].channels.stored()
+        };
         sums.max(if self.bias { bias_sums(inputs[0]) } else { 0 })
     }
 
     fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
         let (dout, x) = (call.input(0), call.input(1));
+        let workspace = call.workspace();
+        if self.bias {
+            sum_bias(dout, workspace, call.output(1));
+        }
+        if self.is_winograd(cpu, dout.shape(), x.shape()) {
+            return Self::run_winograd(cpu, call, workspace);
+        }
         let division = self.division(cpu, dout.shape(), x.shape());
         let Division { rows_per_chunk, rows_per_pass, tile, tiles, tiles_per_task, .. } = division;
         let (taps, columns) = (self.window.taps(), dout.channels());
         let rows = dout.shape().positions() / dout.shape().spatial[2];
         let tile_elements = taps * tile * columns;
-        let workspace = call.workspace();
-        if self.bias {
-            sum_bias(dout, workspace, call.output(1));
-        }
         let sums = &mut workspace[..division.chunks * tiles * tile_elements];
         let chunk_rows = |chunk: usize| chunk * rows_per_chunk..((chunk + 1) * rows_per_chunk).min(rows);
         sums.par_chunks_mut(tiles * tile_elements).enumerate().for_each(|(chunk, sums)| {

@@ -7,6 +7,7 @@
 mod cpu;
 mod cuda;
 mod tensor;
+mod winograd;
 
 pub(super) use cpu::Weights;
 pub(super) use cuda::{Epilogue, TILE_64X32, TILE_128X64, Tile, any_kernel, tensor_form};
@@ -255,6 +256,9 @@ pub fn cases() -> Vec<Case> {
     }
     cases.push(case(Convolution::new(Window::same(3), 3).relu(), Shape::image(3, 1, 1, 3)));
     cases.push(case(Convolution::new(Window::same(3), 8), Shape::image(2, 17, 15, 2)));
+    // Channels enough for Winograd's way on the CPU, tiles that reach over the border, and several blocks of tiles.
+    cases.push(case(Convolution::new(Window::same(3), 40).relu(), Shape::image(2, 5, 7, 17)));
+    cases.push(case(Convolution::new(Window::same(3), 16), Shape::image(1, 17, 30, 33)));
     cases.push(case(Convolution::new(Window::same(7), 1), Shape::image(2, 5, 9, 2)));
     cases.push(case(Convolution::new(Window::square(3, 2, 1), 5), Shape::image(2, 6, 7, 3)));
     cases.push(case(Convolution::new(Window::square(2, 2, 0), 5), Shape::image(1, 5, 6, 3)));
