@@ -28,7 +28,7 @@
 //! | [`gradcheck`] | every op against central differences |
 //! | [`checksum`], [`resources`] | SHA-256; how much memory and disk are free |
 //! | [`floors`] | what a step on a GPU costs at least |
-//! | [`error`] | the one error type |
+//! | [`error`], [`suggestion`] | the one error type; what a mistyped name may have meant |
 //!
 //! # A training step
 //!
@@ -83,6 +83,7 @@ pub mod protobuf;
 pub mod report;
 pub mod reproduce;
 pub mod resources;
+pub mod suggestion;
 pub mod tensor;
 pub mod tensorboard;
 pub mod train;

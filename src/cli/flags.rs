@@ -1,6 +1,7 @@
 //! What several commands' flags have in common.
 
 use crate::model::Model;
+use crate::suggestion::did_you_mean;
 use crate::{Error, Result};
 use std::ops::RangeInclusive;
 
@@ -60,11 +61,6 @@ pub fn known<'a>(what: &str, name: &str, names: impl IntoIterator<Item = &'a str
     if names.contains(&name) {
         return Ok(());
     }
-    let likeness = |candidate: &&str| strsim::jaro(name, candidate);
-    let nearest = names.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    let meant = match nearest.filter(|candidate| likeness(candidate) > 0.7) {
-        Some(candidate) => format!(", did you mean {candidate}?"),
-        None => ";".to_owned(),
-    };
+    let meant = did_you_mean(name, names.iter().copied());
     Err(Error::Invalid(format!("no {what} is named \"{name}\"{meant} there are {}", names.join(", "))))
 }

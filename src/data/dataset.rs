@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::labels::Labels;
+use super::labels::{Labels, listed};
 use super::layout::{Layout, survey};
 use super::source::{Header, Source, not_whole, voxel_text, whole};
 use super::{Geometry, Volume, open};
+use crate::suggestion::did_you_mean;
 use crate::{Error, Result};
 
 /// A patient's scan and its mask, as files.
@@ -25,6 +26,8 @@ pub struct Dataset {
     pub cases: Vec<Case>,
     /// The labels that dataset.json declares; nothing where a layout declares none.
     declared: Option<BTreeSet<i64>>,
+    /// What labels are called: in dataset.json, or by VerSe.
+    names: BTreeMap<String, Vec<i64>>,
 }
 
 /// A case in memory, both volumes on the grid as stored.
@@ -67,6 +70,7 @@ impl Dataset {
             layout: listing.layout,
             cases: listing.cases,
             declared: listing.declared,
+            names: listing.names,
         };
         Ok((dataset, listing.problems))
     }
@@ -129,14 +133,53 @@ impl Dataset {
         labels
     }
 
+    /// The labels of a list like `26-33,41` or `L3,L4`: numbers, ranges, and the names that the data set has for labels.
+    /// Without a list, any label above 0.
+    ///
+    /// # Errors
+    /// If a part is none of these, or stands for none of the labels that dataset.json declares, if there is one; the
+    /// message suggests what may be meant.
+    pub fn foreground(&self, list: &str) -> Result<Labels> {
+        let parts = list.split(',').map(|part| {
+            let part = part.trim();
+            let named = self.names.iter().find(|(name, _)| name.eq_ignore_ascii_case(part));
+            let numbers = match named {
+                Some((_, labels)) => labels.iter().map(i64::to_string).collect::<Vec<_>>().join(","),
+                None if part.starts_with(char::is_alphabetic) && !self.names.is_empty() => {
+                    return Err(self.no_label(part));
+                }
+                None => part.to_owned(),
+            };
+            let labels: Labels = numbers.parse()?;
+            let known = |declared: &BTreeSet<i64>| declared.iter().any(|&label| labels.contains(label));
+            if self.declared.as_ref().is_none_or(known) { Ok(numbers) } else { Err(self.no_label(part)) }
+        });
+        parts.collect::<Result<Vec<_>>>()?.join(",").parse()
+    }
+
+    /// The error that the data set has no label that is called or numbered so.
+    fn no_label(&self, label: &str) -> Error {
+        let foreground = || self.names.iter().filter(|(_, labels)| **labels != [0]);
+        let numbers: Vec<String> = foreground().flat_map(|(_, labels)| labels).map(i64::to_string).collect();
+        let names = foreground().map(|(name, _)| name.as_str());
+        let meant = did_you_mean(label, numbers.iter().map(String::as_str).chain(names));
+        let numbered = |labels: &[i64]| listed(labels.iter().copied());
+        let known: Vec<String> = foreground().map(|(name, labels)| format!("{} ({name})", numbered(labels))).collect();
+        let message = format!("--labels {label}: it has no such label{meant} there are {}", known.join(", "));
+        Error::file(&self.folder, message)
+    }
+
     /// The cases but those named, which must exist.
     ///
     /// # Errors
     /// If a name is no case of the data set, or nothing would be left.
     pub fn cases_without(&self, names: &[String]) -> Result<Vec<Case>> {
         if let Some(unknown) = names.iter().find(|name| self.cases.iter().all(|case| case.name != **name)) {
-            let known = self.cases.iter().map(|case| case.name.as_str()).collect::<Vec<_>>().join(", ");
-            return Err(Error::file(&self.folder, format!("has no case \"{unknown}\" to leave out; it has {known}")));
+            let known: Vec<&str> = self.cases.iter().map(|case| case.name.as_str()).collect();
+            let meant = did_you_mean(unknown, known.iter().copied());
+            let known = known.join(", ");
+            let message = format!("--test-cases {unknown}: it has no case \"{unknown}\"{meant} there are {known}");
+            return Err(Error::file(&self.folder, message));
         }
         let rest: Vec<Case> = self.cases.iter().filter(|case| !names.contains(&case.name)).cloned().collect();
         match rest.is_empty() {

@@ -75,9 +75,9 @@ impl FromStr for Labels {
         };
         let ranges = text.split(',').map(|part| {
             range(part).ok_or_else(|| {
+                let part = part.trim();
                 Error::Invalid(format!(
-                    "labels \"{text}\": \"{}\" is not a label or a range of labels above 0, such as 26-33,41",
-                    part.trim()
+                    "--labels {text}: \"{part}\" is not a label or a range of labels above 0, such as 26-33,41"
                 ))
             })
         });

@@ -45,6 +45,8 @@ pub(super) struct Listing {
     pub cases: Vec<Case>,
     /// The labels that dataset.json declares.
     pub declared: Option<BTreeSet<i64>>,
+    /// Labels by what they are called.
+    pub names: BTreeMap<String, Vec<i64>>,
     /// A line for each thing that is missing or wrong.
     pub problems: Vec<String>,
 }
@@ -100,7 +102,7 @@ fn described(folder: &Path, json: &Path) -> Result<Listing> {
         Some(1) => {}
         Some(n) => problems.push(format!("dataset.json names {n} channels; the network takes one, the CT")),
     }
-    let declared = description.labels.as_ref().and_then(|labels| declared_labels(labels, &mut problems));
+    let names = description.labels.as_ref().and_then(|labels| label_names(labels, &mut problems));
     if description.labels.is_none() {
         problems.push("dataset.json lacks labels: {\"labels\": {\"background\": 0, \"vertebra\": 1}}".to_owned());
     }
@@ -124,7 +126,8 @@ fn described(folder: &Path, json: &Path) -> Result<Listing> {
     if let Some(count) = description.training_count.filter(|&count| count != cases.len() && problems.is_empty()) {
         problems.push(format!("dataset.json says numTraining {count}, but there are {} cases", cases.len()));
     }
-    Ok(Listing { layout, cases, declared, problems })
+    let declared = names.as_ref().map(|names| names.values().flatten().copied().collect());
+    Ok(Listing { layout, cases, declared, names: names.unwrap_or_default(), problems })
 }
 
 fn nnunet_raw(folder: &Path, ending: &str, problems: &mut Vec<String>) -> Result<Vec<Case>> {
@@ -183,26 +186,35 @@ fn decathlon(folder: &Path, training: &[Value], problems: &mut Vec<String>) -> V
     cases.into_values().filter(|case| case.image.is_file() && case.mask.is_file()).collect()
 }
 
-/// The label values of dataset.json: `{"vertebra": 1}`, `{"spine": [1, 2]}` or the older `{"1": "vertebra"}`.
-fn declared_labels(labels: &BTreeMap<String, Value>, problems: &mut Vec<String>) -> Option<BTreeSet<i64>> {
-    let mut declared = BTreeSet::new();
-    for (name, value) in labels {
-        match value {
-            Value::Number(number) if number.as_i64().is_some() => declared.extend(number.as_i64()),
-            Value::Array(values) if values.iter().all(|value| value.as_i64().is_some()) => {
-                declared.extend(values.iter().filter_map(Value::as_i64));
-            }
-            Value::String(_) if name.parse::<i64>().is_ok() => declared.extend(name.parse::<i64>()),
-            _ => {
-                problems.push(format!("dataset.json's label \"{name}\" is {value}; it should be a whole number"));
-                return None;
-            }
-        }
+/// The labels of dataset.json by their names: `{"vertebra": 1}`, `{"spine": [1, 2]}` or the older `{"1": "vertebra"}`.
+fn label_names(labels: &BTreeMap<String, Value>, problems: &mut Vec<String>) -> Option<BTreeMap<String, Vec<i64>>> {
+    let mut names = BTreeMap::<String, Vec<i64>>::new();
+    for (key, value) in labels {
+        let whole = |values: &[Value]| values.iter().map(Value::as_i64).collect::<Option<Vec<i64>>>();
+        let named = match value {
+            Value::Number(_) => whole(std::slice::from_ref(value)).map(|labels| (key, labels)),
+            Value::Array(values) => whole(values).map(|labels| (key, labels)),
+            Value::String(name) => key.parse().ok().map(|label| (name, vec![label])),
+            _ => None,
+        };
+        let Some((name, labels)) = named else {
+            problems.push(format!("dataset.json's label \"{key}\" is {value}; it should be a whole number"));
+            return None;
+        };
+        names.entry(name.clone()).or_default().extend(labels);
     }
-    if !declared.contains(&0) {
+    if !names.values().flatten().any(|&label| label == 0) {
         problems.push("dataset.json's labels lack the background, 0".to_owned());
     }
-    Some(declared)
+    Some(names)
+}
+
+/// VerSe's labels: C1 to C7, T1 to T12, L1 to L6 from 1 on; T13 came later.
+fn verse_names() -> BTreeMap<String, Vec<i64>> {
+    let names =
+        [("C", 7), ("T", 12), ("L", 6)].into_iter().flat_map(|(region, count)| (1..=count).map(move |n| (region, n)));
+    let numbered = names.zip(1..).map(|((region, number), label)| (format!("{region}{number}"), vec![label]));
+    numbered.chain([("T13".to_owned(), vec![28])]).collect()
 }
 
 /// The end of a mask's name in the CSI 2014 layout.
@@ -227,7 +239,7 @@ fn label_suffix(folder: &Path) -> Result<Listing> {
             },
         }
     }
-    Ok(Listing { layout: Layout::LabelSuffix, cases, declared: None, problems })
+    Ok(Listing { layout: Layout::LabelSuffix, cases, declared: None, names: BTreeMap::new(), problems })
 }
 
 fn is_verse(folder: &Path) -> bool {
@@ -258,7 +270,8 @@ fn verse(folder: &Path) -> Result<Listing> {
     if cases.is_empty() && problems.is_empty() {
         problems.push("rawdata holds no image whose name ends in _ct".to_owned());
     }
-    Ok(Listing { layout: Layout::Verse, cases: cases.into_values().collect(), declared: None, problems })
+    let cases = cases.into_values().collect();
+    Ok(Listing { layout: Layout::Verse, cases, declared: None, names: verse_names(), problems })
 }
 
 /// A file's name without the ending of a scan.

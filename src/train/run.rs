@@ -4,7 +4,7 @@ use super::adl::Denoiser;
 use super::manifest::{self, Manifest, Resumption};
 use super::{EpochRecord, Learner, RunFolder, Settings, State, checkpoint};
 use crate::data::file::write_atomically;
-use crate::data::{Cache, Dataset, Labels, Loader, SliceSet, Split};
+use crate::data::{Cache, Dataset, Loader, SliceSet, Split};
 use crate::device::Device;
 use crate::metrics::overlap::Counts;
 use crate::model::weights::{self, Weights};
@@ -95,10 +95,7 @@ impl<'a> Run<'a> {
         progress: impl Fn() + Sync,
     ) -> Result<SliceSet> {
         settings.check()?;
-        let labels = match settings.labels.is_empty() {
-            true => Labels::default(),
-            false => settings.labels.parse()?,
-        };
+        let labels = dataset.foreground(&settings.labels)?;
         let cases = dataset.cases_without(&settings.test_cases)?;
         let (size, window) = (settings.size, settings.window);
         match cache {

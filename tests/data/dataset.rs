@@ -90,6 +90,28 @@ fn labels_are_parsed_and_printed() {
 }
 
 #[test]
+fn labels_have_names_and_mistyped_ones_suggestions() {
+    let folder = dataset();
+    let dataset = Dataset::open(folder.path()).unwrap();
+    let of = |list: &str| dataset.foreground(list).map(|labels| labels.to_string());
+    assert_eq!(of("").unwrap(), Labels::default().to_string());
+    assert_eq!(of("Disc, 1").unwrap(), "26,1");
+    assert_eq!(of("20-30").unwrap(), "20-30");
+    let error = |list: &str| of(list).unwrap_err().to_string();
+    let text = error("dics");
+    assert!(
+        text.contains("--labels dics: it has no such label, did you mean disc? there are 1 (bone), 26 (disc)"),
+        "{text}"
+    );
+    let text = error("1,27");
+    assert!(text.contains("--labels 27: it has no such label"), "{text}");
+    let text = error("1,-");
+    assert!(text.contains("\"-\" is not a label"), "{text}");
+    let text = dataset.cases_without(&["b".into(), "patient7".into()]).unwrap_err().to_string();
+    assert!(text.contains("--test-cases patient7: it has no case \"patient7\"; there are a, b"), "{text}");
+}
+
+#[test]
 fn chosen_labels_alone_are_foreground() {
     let folder = dataset();
     write_mask(folder.path(), "b", grid(), 26);
