@@ -5,6 +5,7 @@
 #
 # DEVICE    cuda:0 unless set; another GPU is cuda:N, and `emulator` runs the same kernels on the CPU, at small sizes
 # LIMIT     seconds a step may take, 1800 unless set
+# ONLY      the steps to run: a pattern of the shell that their names match, as `bench-*`; all unless set
 #
 # A step passes, fails, or is skipped for a reason that the report says. The exit code is 1 if a step failed. Beside the
 # kit's own files, peers/torch_rarunet.py is timed if it is there and python3 has torch.
@@ -12,6 +13,7 @@ set -u
 kit=$(cd "$(dirname "$0")" && pwd)
 device=${DEVICE:-cuda:0}
 limit=${LIMIT:-1800}
+only=${ONLY:-*}
 mkdir -p "${1:-$kit/report}" && out=$(cd "${1:-$kit/report}" && pwd) || exit 1
 rm -f "$out"/*.stdout "$out"/*.stderr
 
@@ -23,10 +25,12 @@ case $device in
   emulator)
     export RARUNET_EMULATOR_LIBRARY=$kit/emulator/libcuda.so.1
     benchmark=(--size 32 --batch 1 --widths 8,8,8,8,8 --steps 2)
+    precisions=(f32)
     ;;
   cuda:*)
     export RARUNET_TEST_DEVICE=$device
     benchmark=(--size 256 --batch 8 --steps 20)
+    precisions=(f32 bf16 fp16)
     ;;
   *) echo "DEVICE is cuda:N or emulator, not $device" >&2; exit 2 ;;
 esac
@@ -56,6 +60,7 @@ record() {
 step() {
   local name=$1 check=$2 start=$SECONDS code fault=
   shift 2
+  is_wanted "$name" || return 0
   timeout --kill-after=10 "$limit" "$@" >"$out/$name.stdout" 2>"$out/$name.stderr" </dev/null
   code=$?
   if [ $code -eq 124 ] || [ $code -eq 137 ]; then
@@ -73,7 +78,15 @@ step() {
   fi
 }
 
-skip() { record "$1" skipped 0 "$2"; }
+skip() {
+  is_wanted "$1" || return 0
+  record "$1" skipped 0 "$2"
+}
+
+is_wanted() {
+  # shellcheck disable=SC2053 # it is a pattern
+  [[ $1 == $only ]]
+}
 
 # What of an output stands in the report: the device, how many tests passed, how fast it is.
 summary() { grep -hoE "^ *$device +yes.*|^test result: .* failed|\"images_per_s\": *[0-9.e+-]+" "$1" | tail -n 1; }
@@ -117,12 +130,32 @@ for tool in memcheck racecheck synccheck initcheck; do
   fi
 done
 
-step bench-train anything "$program" bench --device "$device" --json "${benchmark[@]}"
-step bench-infer anything "$program" bench --device "$device" --json "${benchmark[@]}" --infer
+for precision in "${precisions[@]}"; do
+  benchmarked=(bench --device "$device" --precision "$precision" --json "${benchmark[@]}")
+  step "bench-train-$precision" anything "$program" "${benchmarked[@]}"
+  step "bench-infer-$precision" anything "$program" "${benchmarked[@]}" --infer
+done
 for bench in "$kit"/benches/*; do
   step "bench-$(basename "$bench")" anything env RARUNET_TEST_DEVICE="$device" "$bench" --bench --noplot "$device"
 done
 
+# Where a step's time goes, kernel by kernel: of the first step, which is not captured into a graph.
+if [ "$device" = emulator ]; then
+  skip profile "the emulator's time is not a GPU's"
+elif ! command -v ncu >/dev/null; then
+  skip profile "no ncu"
+else
+  metrics=gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum
+  metrics+=,sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active,sm__warps_active.avg.pct_of_peak_sustained_active
+  for mode in train infer; do
+    flags=(--device "$device" --precision "${precisions[1]}" "${benchmark[@]}")
+    [ $mode = train ] || flags+=(--infer)
+    step "profile-$mode" anything ncu --clock-control none --cache-control none --csv --metrics "$metrics" \
+      --launch-count "${PROFILED:-700}" "$program" bench "${flags[@]}" --steps 1
+  done
+fi
+
+# PyTorch knows no other name for the device under which it waits for it: the GPU is picked by what it can see.
 peer=$kit/peers/torch_rarunet.py
 if [ ! -f "$peer" ]; then
   skip peer "no peers/torch_rarunet.py beside the kit"
@@ -132,9 +165,12 @@ elif ! python3 -c 'import torch' 2>/dev/null; then
   skip peer "python3 has no torch"
 else
   for mode in train infer; do
-    flags=(--device "$device" --size 256 --batch 8 --steps 20 --channels-last)
-    [ $mode = train ] || flags+=(--infer)
-    step "peer-$mode" anything python3 "$peer" "${flags[@]}"
+    for how in eager compile; do
+      flags=(--device cuda --size 256 --batch 8 --steps 20 --amp bf16 --channels-last)
+      [ $mode = train ] || flags+=(--infer)
+      [ $how = eager ] || flags+=(--compile --compile-mode max-autotune)
+      step "peer-$mode-$how" anything env CUDA_VISIBLE_DEVICES="${device#cuda:}" python3 "$peer" "${flags[@]}"
+    done
   done
 fi
 

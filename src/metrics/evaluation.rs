@@ -101,7 +101,7 @@ impl Evaluation {
         text
     }
 
-    /// The cells of the cases, then of their summary, each row with its name.
+    /// The cells of the cases, then of their summary if there is more than one value, each row with its name.
     fn rows(&self, scope: Scope) -> Vec<(String, [String; Metrics::COUNT])> {
         let cell = |value: Option<f64>| value.map_or("-".to_string(), |value| format!("{value:.4}"));
         let mut rows: Vec<_> = self
@@ -111,6 +111,9 @@ impl Evaluation {
                 (printable(name), Tally::of_each(scope.of(case)).map(|tally| cell(tally.mean().value())))
             })
             .collect();
+        if scope == Scope::Volume && rows.len() == 1 {
+            return rows;
+        }
         let summaries = self.summarize(scope);
         let mut push = |name: &str, of: fn(&Summary) -> Option<f64>| {
             rows.push((name.to_string(), summaries.each_ref().map(|summary| cell(of(summary)))));

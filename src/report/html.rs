@@ -420,7 +420,7 @@ fn metrics_html(
         writeln!(html, "{}", heading(name, "number", meaning))?;
     }
     writeln!(html, "</tr></thead>\n<tbody>")?;
-    for (name, values) in rows {
+    for (name, values) in &rows {
         let name = escape(name);
         write!(html, "<tr><th scope=\"row\" data-value=\"{name}\">{name}</th>")?;
         for value in values {
@@ -432,6 +432,9 @@ fn metrics_html(
             }
         }
         writeln!(html, "</tr>")?;
+    }
+    if rows.len() < 2 {
+        return writeln!(html, "</tbody>\n</table>\n</div>");
     }
     writeln!(html, "</tbody>\n<tfoot>")?;
     let mut summary = |name: &str, of: fn(&Summary) -> Option<f64>| {

@@ -44,10 +44,11 @@ fn results(report: &Value, result: &str) -> Vec<String> {
 fn a_kit_reports_what_passed() {
     let (code, report) = run(PASSED, 0);
     assert_eq!((code, &report["passed"]), (0, &Value::Bool(true)), "{report:#}");
-    let passed = ["devices", "cuda-tests", "golden-values", "gradcheck", "bench-train", "bench-infer", "bench-step"];
+    let passed =
+        ["devices", "cuda-tests", "golden-values", "gradcheck", "bench-train-f32", "bench-infer-f32", "bench-step"];
     assert_eq!(results(&report, "passed"), passed);
-    assert_eq!(results(&report, "skipped"), ["memcheck", "racecheck", "synccheck", "initcheck", "peer"]);
-    let bench = report["steps"].as_array().unwrap().iter().find(|step| step["name"] == "bench-train").unwrap();
+    assert_eq!(results(&report, "skipped"), ["memcheck", "racecheck", "synccheck", "initcheck", "profile", "peer"]);
+    let bench = report["steps"].as_array().unwrap().iter().find(|step| step["name"] == "bench-train-f32").unwrap();
     assert_eq!(bench["output"]["images_per_s"], 7.5);
     assert_eq!(report["version"], "a \"kit\"\\ of two lines");
 }
