@@ -18,13 +18,23 @@ constexpr int TENSOR_THREADS = 128;
 constexpr int WARPS = TENSOR_THREADS / WARP_SIZE;
 constexpr int PATCH_WIDTH = 16;  // an mma's rows
 constexpr int PIECE = 8;         // elements of 16 bytes
-constexpr int DEPTH = 16;        // source channels of a step: an mma's inner dimension
+constexpr int MMA_DEPTH = 16;    // an mma's inner dimension
+constexpr int LINE_BYTES = 128;  // that caches hold together
 
 __device__ __forceinline__ void multiply(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
 #ifdef ELEMENT_bf16
   mma_m16n8k16_bf16(sums, a, b);
 #else
   mma_m16n8k16_f16(sums, a, b);
+#endif
+}
+
+// Two neighbours, rounded; `to` is a multiple of 4 bytes.
+__device__ __forceinline__ void store_pair(Element* to, float first, float second) {
+#ifdef ELEMENT_bf16
+  *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(first, second);
+#else
+  *reinterpret_cast<__half2*>(to) = __floats2half2_rn(first, second);
 #endif
 }
 
@@ -84,24 +94,28 @@ __device__ __forceinline__ bool is_inside(int at, int size) {
 // For the 1x1 kernels, source or target may be the large image of a window. If the source is, its taps are more of the
 // inner dimension, before the channels; if the target is, (tap, channel) are the columns, of which `outputs` are all.
 
-template <int kernel_, int rows_per_warp_, int columns_, int stages_, bool transposed_> struct Tile {
-  static constexpr int kernel = kernel_, rows_per_warp = rows_per_warp_, columns = columns_, stages = stages_;
+template <int kernel_, int rows_per_warp_, int columns_, int depth_, int stages_, bool transposed_> struct Tile {
+  static constexpr int kernel = kernel_, rows_per_warp = rows_per_warp_, columns = columns_;
+  static constexpr int depth = depth_, stages = stages_;  // source channels of a step, and steps in shared memory
   static constexpr bool transposed = transposed_;
   static constexpr int taps = kernel * kernel, border = kernel / 2;
   static constexpr int rows = WARPS * rows_per_warp;
   static constexpr int source_width = PATCH_WIDTH + kernel - 1, source_rows = rows + kernel - 1;
   // Elements from one line to the next: an odd number of pieces.
-  static constexpr int pixel_pitch = DEPTH + PIECE;
-  static constexpr int weight_pitch = transposed ? DEPTH + PIECE : columns + PIECE;
-  static constexpr int weight_lines = taps * (transposed ? columns : DEPTH);  // lines of DEPTH or `columns` elements
+  static constexpr int pixel_pitch = depth + PIECE;
+  static constexpr int weight_pitch = (transposed ? depth : columns) + PIECE;
+  static constexpr int tap_lines = transposed ? columns : depth;  // lines of `depth` or `columns` elements
   static constexpr int source_elements = source_rows * source_width * pixel_pitch;
-  static constexpr int stage_elements = source_elements + weight_lines * weight_pitch;
-  // Pieces that a thread copies in a step.
-  static constexpr int source_pieces = source_rows * source_width * (DEPTH / PIECE);
-  static constexpr int pieces_per_line = (transposed ? DEPTH : columns) / PIECE;
-  static constexpr int weight_pieces = weight_lines * pieces_per_line;
+  static constexpr int stage_elements = source_elements + taps * tap_lines * weight_pitch;
+  // Pieces that a thread copies in a step. All threads copy the pieces of some taps at once, or a part of a tap's.
+  static constexpr int source_pieces = source_rows * source_width * (depth / PIECE);
+  static constexpr int pieces_per_line = (transposed ? depth : columns) / PIECE;
+  static constexpr int tap_pieces = tap_lines * pieces_per_line, weight_pieces = taps * tap_pieces;
+  static constexpr int taps_at_once = tap_pieces < TENSOR_THREADS ? TENSOR_THREADS / tap_pieces : 1;
+  static constexpr int tap_parts = tap_pieces > TENSOR_THREADS ? tap_pieces / TENSOR_THREADS : 1;
   static constexpr int source_copies = (source_pieces + TENSOR_THREADS - 1) / TENSOR_THREADS;
   static constexpr int weight_copies = (weight_pieces + TENSOR_THREADS - 1) / TENSOR_THREADS;
+  static_assert(tap_parts * TENSOR_THREADS == taps_at_once * tap_pieces, "whole taps");
 
   using Sums = float[rows_per_warp][columns / 8][4];
 };
@@ -115,8 +129,7 @@ template <class T> struct Copies {
   int inputs, outputs, source_stride, tap = 0;
   int source_offsets[T::source_copies];
   unsigned source_valid = 0;  // a bit for each copy
-  int source_channel, weight_channel, weight_tap, weight_step, channel = 0;
-  bool has_column;
+  int source_channel, weight_channel, weight_step, columns_left, channel = 0;
 
   __device__ __forceinline__ Copies(const Element* source, const Element* weight, const Image& size,
                                     const Window& window, const Patch& patch, int first_column, int inputs, int outputs,
@@ -124,10 +137,10 @@ template <class T> struct Copies {
       : source(source), first_source(source), size(size), window(window), inputs(inputs), outputs(outputs),
         source_stride(source_stride) {
     const int thread = threadIdx.x;
-    source_channel = thread % (DEPTH / PIECE) * PIECE;
+    source_channel = thread % (T::depth / PIECE) * PIECE;
 #pragma unroll
     for (int i = 0; i < T::source_copies; ++i) {
-      const int pixel = (thread + i * TENSOR_THREADS) / (DEPTH / PIECE);
+      const int pixel = (thread + i * TENSOR_THREADS) / (T::depth / PIECE);
       const int y = patch.y - T::border + pixel / T::source_width, x = patch.x - T::border + pixel % T::source_width;
       const bool valid =
           pixel < T::source_rows * T::source_width && is_inside(y, size.height) && is_inside(x, size.width);
@@ -136,55 +149,57 @@ template <class T> struct Copies {
       source_offsets[i] = valid ? place * source_stride + source_channel : 0;
       source_valid |= static_cast<unsigned>(valid) << i;
     }
-    // A thread's copies of weights are of one line of each tap, or of every second one: TENSOR_THREADS is a multiple of
-    // the pieces of a tap, or half of it.
-    constexpr int tap_pieces = T::weight_pieces / T::taps;
-    static_assert(tap_pieces % TENSOR_THREADS == 0 || TENSOR_THREADS % tap_pieces == 0, "whole taps");
-    const int line = thread / T::pieces_per_line % (tap_pieces / T::pieces_per_line);
-    const int piece = thread % T::pieces_per_line * PIECE;
-    weight_tap = thread / tap_pieces;
+    // A thread's copies of weights are of one line of each tap, or of every second one, or of every line that is a part
+    // of a tap further on.
+    const int line = thread / T::pieces_per_line % T::tap_lines, piece = thread % T::pieces_per_line * PIECE;
+    const int first_tap = thread / T::tap_pieces, tap = T::transposed ? T::taps - 1 - first_tap : first_tap;
     weight_channel = T::transposed ? piece : line;
     const int column = first_column + (T::transposed ? line : piece);
-    has_column = column < outputs;
-    const int tap = T::transposed ? T::taps - 1 - weight_tap : weight_tap;
     this->weight = weight + (T::transposed ? (tap * outputs + column) * inputs + weight_channel
                                            : (tap * inputs + weight_channel) * outputs + column);
     first_weight = this->weight;
-    weight_step = TENSOR_THREADS / tap_pieces * inputs * outputs;
+    weight_step = T::taps_at_once * inputs * outputs;
     if (T::transposed) weight_step = -weight_step;
+    columns_left = outputs - column;
   }
 
   // Begins the copies of the next step's channels.
   __device__ __forceinline__ void operator()(Element* stage) {
     const int thread = threadIdx.x;
     const bool has_channel = channel + source_channel < inputs;
-    Element* to = stage + thread / (DEPTH / PIECE) * T::pixel_pitch + source_channel;
+    Element* to = stage + thread / (T::depth / PIECE) * T::pixel_pitch + source_channel;
 #pragma unroll
     for (int i = 0; i < T::source_copies; ++i) {
-      const int pixels = TENSOR_THREADS / (DEPTH / PIECE);
+      const int pixels = TENSOR_THREADS / (T::depth / PIECE);
       if ((i + 1) * TENSOR_THREADS <= T::source_pieces || thread + i * TENSOR_THREADS < T::source_pieces)
         cp_async_or_zero<16>(to + i * pixels * T::pixel_pitch, source + source_offsets[i],
                              has_channel && source_valid >> i & 1);
     }
-    source += DEPTH;
-    const bool valid = has_column && channel + weight_channel < inputs;
-    to = stage + T::source_elements + thread / T::pieces_per_line * T::weight_pitch +
-         thread % T::pieces_per_line * PIECE;
-    const Element* from = weight;
-#pragma unroll
-    for (int i = 0; i < T::weight_copies; ++i) {
-      const int lines = TENSOR_THREADS / T::pieces_per_line;
-      if ((i + 1) * TENSOR_THREADS <= T::weight_pieces || thread + i * TENSOR_THREADS < T::weight_pieces)
-        cp_async_or_zero<16>(to + i * lines * T::weight_pitch, from, valid);
-      from += weight_step;
-    }
-    weight += T::transposed ? DEPTH : DEPTH * outputs;
-    channel += DEPTH;
+    source += T::depth;
+    copy_weights(stage + T::source_elements + thread / T::pieces_per_line * T::weight_pitch +
+                 thread % T::pieces_per_line * PIECE);
+    channel += T::depth;
     if (T::kernel > 1 || channel < inputs) return;
     channel = 0;
     ++tap;
     source = first_source + window_offset(size, window, tap) * source_stride;
     weight = first_weight + tap * inputs * outputs;
+  }
+
+  __device__ __forceinline__ void copy_weights(Element* to) {
+    const Element* from = weight;
+    constexpr int lines = TENSOR_THREADS / T::pieces_per_line;  // that all threads copy at once
+#pragma unroll
+    for (int i = 0; i < T::weight_copies; ++i) {
+      const int line = i % T::tap_parts * lines;  // further on in the tap
+      const bool valid = T::transposed ? line < columns_left && channel + weight_channel < inputs
+                                       : columns_left > 0 && channel + weight_channel + line < inputs;
+      if ((i + 1) * TENSOR_THREADS <= T::weight_pieces ||
+          static_cast<int>(threadIdx.x) + i * TENSOR_THREADS < T::weight_pieces)
+        cp_async_or_zero<16>(to + i * lines * T::weight_pitch, from + line * (T::transposed ? inputs : outputs), valid);
+      if (i % T::tap_parts == T::tap_parts - 1) from += weight_step;
+    }
+    weight += T::transposed ? T::depth : T::depth * outputs;
   }
 };
 
@@ -197,29 +212,29 @@ template <class T> __device__ __forceinline__ void multiply_step(typename T::Sum
                            (T::transposed ? (lane % 8 + lane / 16 * 8) * T::weight_pitch + lane / 8 % 2 * PIECE
                                           : lane % 16 * T::weight_pitch + lane / 16 * PIECE);
 #pragma unroll
-  for (int dx = 0; dx < T::kernel; ++dx) {
-    unsigned a[T::rows_per_warp + T::kernel - 1][4];
+  for (int inner = 0; inner < T::depth; inner += MMA_DEPTH)
 #pragma unroll
-    for (int row = 0; row < T::rows_per_warp + T::kernel - 1; ++row)
-      ldmatrix_x4(a[row], pixels + (row * T::source_width + dx) * T::pixel_pitch);
+    for (int dx = 0; dx < T::kernel; ++dx) {
+      unsigned a[T::rows_per_warp + T::kernel - 1][4];
 #pragma unroll
-    for (int dy = 0; dy < T::kernel; ++dy) {
-      const int tap = dy * T::kernel + dx;
+      for (int row = 0; row < T::rows_per_warp + T::kernel - 1; ++row)
+        ldmatrix_x4(a[row], pixels + (row * T::source_width + dx) * T::pixel_pitch + inner);
 #pragma unroll
-      for (int column = 0; column < T::columns; column += 16) {
-        unsigned pair[4];
-        if constexpr (T::transposed)
-          ldmatrix_x4(pair, weights + (tap * T::columns + column) * T::weight_pitch);
-        else
-          ldmatrix_x4_trans(pair, weights + tap * DEPTH * T::weight_pitch + column);
-        const unsigned b[2][2] = {{pair[0], pair[1]}, {pair[2], pair[3]}};
+      for (int dy = 0; dy < T::kernel; ++dy) {
+        const Element* tap = weights + (dy * T::kernel + dx) * T::tap_lines * T::weight_pitch;
 #pragma unroll
-        for (int row = 0; row < T::rows_per_warp; ++row)
+        for (int column = 0; column < T::columns; column += 16) {
+          unsigned pair[4];
+          if constexpr (T::transposed) ldmatrix_x4(pair, tap + column * T::weight_pitch + inner);
+          else ldmatrix_x4_trans(pair, tap + inner * T::weight_pitch + column);
+          const unsigned b[2][2] = {{pair[0], pair[1]}, {pair[2], pair[3]}};
 #pragma unroll
-          for (int j = 0; j < 2; ++j) multiply(sums[row][column / 8 + j], a[row + dy], b[j]);
+          for (int row = 0; row < T::rows_per_warp; ++row)
+#pragma unroll
+            for (int j = 0; j < 2; ++j) multiply(sums[row][column / 8 + j], a[row + dy], b[j]);
+        }
       }
     }
-  }
 }
 
 // What becomes of the target before it is stored: what stands in another tensor of its shape is added, negative values
@@ -229,41 +244,89 @@ struct Epilogue {
   const Element *added, *mask;
   int added_stride, mask_stride, relu;
 
-  __device__ __forceinline__ void apply(Vector16<Element>& values, int place, int channel) const {
+  __device__ __forceinline__ void apply(Vector16<Element>& values, const Vector16<Element>& added,
+                                        const Vector16<Element>& mask) const {
     const Element zero = from_float<Element>(0.0f);
     if (added_stride) {
-      const Vector16<Element> other = load16(added + place * added_stride + channel);
 #pragma unroll
-      for (int k = 0; k < PIECE; ++k) values[k] = from_float<Element>(to_float(values[k]) + to_float(other[k]));
+      for (int k = 0; k < PIECE; ++k) values[k] = from_float<Element>(to_float(values[k]) + to_float(added[k]));
     }
     if (relu) {
 #pragma unroll
       for (int k = 0; k < PIECE; ++k) values[k] = to_float(values[k]) < 0.0f ? zero : values[k];
     }
     if (mask_stride) {
-      const Vector16<Element> other = load16(mask + place * mask_stride + channel);
 #pragma unroll
-      for (int k = 0; k < PIECE; ++k) values[k] = to_float(other[k]) > 0.0f ? values[k] : zero;
+      for (int k = 0; k < PIECE; ++k) values[k] = to_float(mask[k]) > 0.0f ? values[k] : zero;
     }
   }
 };
 
-// Adds the bias, and writes the warp's pixels, by 16 bytes, by way of shared memory.
+// Where a thread writes the target: pieces of one channel group, of pixels some way apart. Pixels are counted over the rows
+// of a warp.
+template <class T> struct Pieces {
+  static constexpr int per_pixel = T::columns / PIECE, pixels = WARP_SIZE / per_pixel;  // that a warp writes at once
+  static constexpr int count = T::rows_per_warp * PATCH_WIDTH / pixels;
+  const Image& size;
+  const Window& window;
+  const Patch& patch;
+  int channel, offset = 0;
+  bool has_channel;
+
+  __device__ __forceinline__ Pieces(const Image& size, const Window& window, const Patch& patch, int first_column,
+                                    int outputs)
+      : size(size), window(window), patch(patch) {
+    channel = first_column + first_channel();
+    has_channel = channel < outputs;
+    if (T::kernel > 1) return;
+    const int channels = outputs / (window.height * window.width), tap = channel / channels;
+    offset = window_offset(size, window, tap);
+    channel -= tap * channels;
+  }
+
+  static __device__ __forceinline__ int first_channel() { return threadIdx.x % per_pixel * PIECE; }
+  static __device__ __forceinline__ int pixel(int index) { return index * pixels + threadIdx.x % WARP_SIZE / per_pixel; }
+
+  // The pixel of the target; none below 0.
+  __device__ __forceinline__ int place(int index) const {
+    const int row = pixel(index) / PATCH_WIDTH;
+    const int y = patch.y + threadIdx.x / WARP_SIZE * T::rows_per_warp + row, x = patch.x + pixel(index) % PATCH_WIDTH;
+    if (!has_channel || y >= size.height || x >= size.width) return -1;
+    return T::kernel == 1 ? large_pixel(size, window, patch.image, y, x) + offset
+                          : (patch.image * size.height + y) * size.width + x;
+  }
+};
+
+// Brings what the epilogue will read closer, while the sums are computed.
+template <class T>
+__device__ __forceinline__ void prefetch_epilogue(const Epilogue& epilogue, const Pieces<T>& pieces) {
+  if (!epilogue.added_stride && !epilogue.mask_stride) return;
+  if (pieces.first_channel() % (LINE_BYTES / sizeof(Element))) return;
+#pragma unroll
+  for (int i = 0; i < Pieces<T>::count; ++i) {
+    const int place = pieces.place(i);
+    if (place < 0) continue;
+    if (epilogue.added_stride) prefetch(epilogue.added + place * epilogue.added_stride + pieces.channel);
+    if (epilogue.mask_stride) prefetch(epilogue.mask + place * epilogue.mask_stride + pieces.channel);
+  }
+}
+
+// Adds the bias, and writes the warp's pixels, by 16 bytes, by way of shared memory. What the epilogue reads is under way
+// for several pieces at once.
 template <class T>
 __device__ __forceinline__ void write_sums(Element* target, const typename T::Sums& sums, Element* shared,
-                                           const float* bias, const Epilogue& epilogue, const Image& size,
-                                           const Window& window, const Patch& patch, int first_column, int outputs,
-                                           int target_stride, int has_bias) {
+                                           const float* bias, const Epilogue& epilogue, const Pieces<T>& pieces,
+                                           int first_column, int outputs, int channels, int target_stride) {
   constexpr int pitch = T::columns + PIECE, pixels = T::rows_per_warp * PATCH_WIDTH;
+  constexpr int at_once = Pieces<T>::count < 8 ? Pieces<T>::count : 8;
   static_assert(WARPS * pixels * pitch <= T::stages * T::stage_elements, "the sums have room where the operands were");
-  const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
-  Element* own = shared + warp * pixels * pitch;
-  const int channels = T::kernel == 1 ? outputs / (window.height * window.width) : outputs;
+  const int lane = threadIdx.x % WARP_SIZE;
+  Element* own = shared + threadIdx.x / WARP_SIZE * pixels * pitch;
 #pragma unroll
   for (int n = 0; n < T::columns / 8; ++n) {
     const int column = n * 8 + lane % 4 * 2;
     float added[2] = {0.0f, 0.0f};
-    if (has_bias && first_column + column < outputs) {
+    if (channels && first_column + column < outputs) {
       const int channel = T::kernel == 1 ? (first_column + column) % channels : first_column + column;
       added[0] = bias[channel];
       added[1] = bias[channel + 1];
@@ -271,28 +334,29 @@ __device__ __forceinline__ void write_sums(Element* target, const typename T::Su
 #pragma unroll
     for (int row = 0; row < T::rows_per_warp; ++row)
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        Element* to = own + (row * PATCH_WIDTH + half * 8 + lane / 4) * pitch + column;
-        to[0] = from_float<Element>(sums[row][n][2 * half] + added[0]);
-        to[1] = from_float<Element>(sums[row][n][2 * half + 1] + added[1]);
-      }
+      for (int half = 0; half < 2; ++half)
+        store_pair(own + (row * PATCH_WIDTH + half * 8 + lane / 4) * pitch + column, sums[row][n][2 * half] + added[0],
+                   sums[row][n][2 * half + 1] + added[1]);
   }
   __syncwarp();
-  constexpr int pieces = T::columns / PIECE;
 #pragma unroll
-  for (int i = lane; i < pixels * pieces; i += WARP_SIZE) {
-    const int pixel = i / pieces, column = i % pieces * PIECE;
-    const int y = patch.y + warp * T::rows_per_warp + pixel / PATCH_WIDTH, x = patch.x + pixel % PATCH_WIDTH;
-    if (y >= size.height || x >= size.width || first_column + column >= outputs) continue;
-    int place = (patch.image * size.height + y) * size.width + x, channel = first_column + column;
-    if (T::kernel == 1) {
-      const int tap = channel / channels;
-      place = large_pixel(size, window, patch.image, y, x) + window_offset(size, window, tap);
-      channel -= tap * channels;
+  for (int first = 0; first < Pieces<T>::count; first += at_once) {
+    int places[at_once];
+    Vector16<Element> added[at_once], mask[at_once];
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      places[i] = pieces.place(first + i);
+      if (places[i] < 0) continue;
+      if (epilogue.added_stride) added[i] = load16(epilogue.added + places[i] * epilogue.added_stride + pieces.channel);
+      if (epilogue.mask_stride) mask[i] = load16(epilogue.mask + places[i] * epilogue.mask_stride + pieces.channel);
     }
-    Vector16<Element> values = load16(own + pixel * pitch + column);
-    epilogue.apply(values, place, channel);
-    store16(target + place * target_stride + channel, values);
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      if (places[i] < 0) continue;
+      Vector16<Element> values = load16(own + pieces.pixel(first + i) * pitch + pieces.first_channel());
+      epilogue.apply(values, added[i], mask[i]);
+      store16(target + places[i] * target_stride + pieces.channel, values);
+    }
   }
 }
 
@@ -306,7 +370,7 @@ __device__ __forceinline__ void correlate(Element* target, const Element* source
   const Patch patch(blockIdx.x, T::rows, size);
   const int first_column = blockIdx.y * T::columns;
   Copies<T> copy(source, weight, size, source_window, patch, first_column, inputs, outputs, source_stride);
-  int steps = (inputs + DEPTH - 1) / DEPTH;
+  int steps = (inputs + T::depth - 1) / T::depth;
   if (T::kernel == 1) steps *= source_window.height * source_window.width;
   typename T::Sums sums = {};
 #pragma unroll
@@ -314,6 +378,8 @@ __device__ __forceinline__ void correlate(Element* target, const Element* source
     if (step < steps) copy(shared + step * T::stage_elements);
     cp_async_commit();
   }
+  const Pieces<T> pieces(size, target_window, patch, first_column, outputs);
+  prefetch_epilogue(epilogue, pieces);
   Element *stage = shared, *free_stage = shared + (T::stages - 1) * T::stage_elements;
   Element* const end = shared + T::stages * T::stage_elements;
   for (int step = 0; step < steps; ++step) {
@@ -326,12 +392,19 @@ __device__ __forceinline__ void correlate(Element* target, const Element* source
     free_stage = free_stage + T::stage_elements == end ? shared : free_stage + T::stage_elements;
   }
   __syncthreads();
-  write_sums<T>(target, sums, shared, bias, epilogue, size, target_window, patch, first_column, outputs, target_stride,
-                has_bias);
+  const int channels = has_bias ? outputs / (target_window.height * target_window.width) : 0;
+  write_sums<T>(target, sums, shared, bias, epilogue, pieces, first_column, outputs, channels, target_stride);
 }
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
 // Kernels are named by their window, and by the pixels and channels of a block.
+
+// Of the wide 1x1 kernels; a third would not fit into a block's shared memory on sm_75.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define WIDE_STAGES 2
+#else
+#define WIDE_STAGES 3
+#endif
 
 #define FORWARD_PARAMETERS                                                                                     \
   Element* __restrict__ out,              /* [n * height * width, outputs], stride out_stride */               \
@@ -347,24 +420,24 @@ __device__ __forceinline__ void correlate(Element* target, const Element* source
       {1, 1}, inputs, outputs, out_stride, x_stride, has_bias
 
 KERNEL_WITH_THREADS(convolution_forward_3x3_512x32, TENSOR_THREADS)(FORWARD_PARAMETERS) {
-  correlate<Tile<3, 8, 32, 2, false>>(FORWARD_ARGUMENTS);
+  correlate<Tile<3, 8, 32, 16, 2, false>>(FORWARD_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_forward_3x3_256x64, TENSOR_THREADS)(FORWARD_PARAMETERS) {
-  correlate<Tile<3, 4, 64, 2, false>>(FORWARD_ARGUMENTS);
+  correlate<Tile<3, 4, 64, 16, 2, false>>(FORWARD_ARGUMENTS);
 }
 
 // For small images, and for sm_75, whose blocks have 64 KB of shared memory.
 KERNEL_WITH_THREADS(convolution_forward_3x3_256x32, TENSOR_THREADS)(FORWARD_PARAMETERS) {
-  correlate<Tile<3, 4, 32, 2, false>>(FORWARD_ARGUMENTS);
+  correlate<Tile<3, 4, 32, 16, 2, false>>(FORWARD_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_forward_1x1_256x32, TENSOR_THREADS)(FORWARD_PARAMETERS) {
-  correlate<Tile<1, 4, 32, 4, false>>(FORWARD_ARGUMENTS);
+  correlate<Tile<1, 4, 32, 32, 2, false>>(FORWARD_ARGUMENTS);
 }
 
-KERNEL_WITH_THREADS(convolution_forward_1x1_256x64, TENSOR_THREADS)(FORWARD_PARAMETERS) {
-  correlate<Tile<1, 4, 64, 4, false>>(FORWARD_ARGUMENTS);
+KERNEL_WITH_THREADS(convolution_forward_1x1_128x64, TENSOR_THREADS)(FORWARD_PARAMETERS) {
+  correlate<Tile<1, 2, 64, 64, WIDE_STAGES, false>>(FORWARD_ARGUMENTS);
 }
 
 // ---- input gradient ---------------------------------------------------------------------------------------------------
@@ -386,53 +459,53 @@ KERNEL_WITH_THREADS(convolution_forward_1x1_256x64, TENSOR_THREADS)(FORWARD_PARA
       {window_height, window_width}, inputs, outputs, dx_stride, dout_stride, has_bias
 
 KERNEL_WITH_THREADS(convolution_backward_input_3x3_512x32, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  correlate<Tile<3, 8, 32, 2, true>>(BACKWARD_INPUT_ARGUMENTS);
+  correlate<Tile<3, 8, 32, 16, 2, true>>(BACKWARD_INPUT_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_backward_input_3x3_256x64, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  correlate<Tile<3, 4, 64, 2, true>>(BACKWARD_INPUT_ARGUMENTS);
+  correlate<Tile<3, 4, 64, 16, 2, true>>(BACKWARD_INPUT_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_backward_input_3x3_256x32, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  correlate<Tile<3, 4, 32, 2, true>>(BACKWARD_INPUT_ARGUMENTS);
+  correlate<Tile<3, 4, 32, 16, 2, true>>(BACKWARD_INPUT_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_backward_input_1x1_256x32, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  correlate<Tile<1, 4, 32, 4, true>>(BACKWARD_INPUT_ARGUMENTS);
+  correlate<Tile<1, 4, 32, 32, 2, true>>(BACKWARD_INPUT_ARGUMENTS);
 }
 
-KERNEL_WITH_THREADS(convolution_backward_input_1x1_256x64, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  correlate<Tile<1, 4, 64, 4, true>>(BACKWARD_INPUT_ARGUMENTS);
+KERNEL_WITH_THREADS(convolution_backward_input_1x1_128x64, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
+  correlate<Tile<1, 2, 64, 64, WIDE_STAGES, true>>(BACKWARD_INPUT_ARGUMENTS);
 }
 
 // ---- weight gradient --------------------------------------------------------------------------------------------------
 // Rows are input channels, columns output channels, a product for each tap; the inner dimension is the pixels, of which
 // an mma takes a row of 16. A block goes over the patches of its part, and each part's sums go to a matrix of their own,
-// for convolution_sum_parts, or to the gradient itself if there is one part. A warp has 16 input and 32 output channels;
-// where there are 32 output channels or fewer, two warps share them and the patch's pixels. The input's pixels are read
+// for convolution_sum_parts, or to the gradient itself if there is one part. A warp has 16 input channels, or 32 of a wide
+// 1x1 kernel, and 32 output channels; where there are 32 output channels or fewer, two warps share the patch's pixels. The input's pixels are read
 // from shared memory once for all taps of a column of the kernel, as its rows pass by.
 // Grid: input channels in tiles, for the 1x1 kernels for each tap of the window whose large image x is; output channels in
 // tiles; parts.
 
 constexpr int WEIGHT_PATCH_ROWS = 8;
-constexpr int WEIGHT_INPUTS = 32;  // input channels of a block
 
-template <int kernel_, int columns_> struct WeightTile {
-  static constexpr int kernel = kernel_, columns = columns_, taps = kernel * kernel, border = kernel / 2;
+template <int kernel_, int inputs_, int columns_> struct WeightTile {
+  static constexpr int kernel = kernel_, inputs = inputs_, columns = columns_, taps = kernel * kernel;
+  static constexpr int border = kernel / 2, warp_inputs = inputs / 2, blocks = warp_inputs / 16;  // of 16 inputs each
   static constexpr int halves = 64 / columns;  // into which the patch's rows are divided among warps
   static constexpr int rows_per_warp = WEIGHT_PATCH_ROWS / halves;
   static constexpr int x_width = PATCH_WIDTH + kernel - 1, x_rows = WEIGHT_PATCH_ROWS + kernel - 1;
-  static constexpr int x_pitch = WEIGHT_INPUTS + PIECE, dout_pitch = columns + PIECE;
+  static constexpr int x_pitch = inputs + PIECE, dout_pitch = columns + PIECE;
   static constexpr int x_elements = x_rows * x_width * x_pitch;
   static constexpr int stage_elements = x_elements + WEIGHT_PATCH_ROWS * PATCH_WIDTH * dout_pitch;
   static constexpr int dout_pieces = columns / PIECE;  // of a pixel
 
-  using Sums = float[taps][4][4];
+  using Sums = float[taps * blocks][4][4];
 };
 
 // What a thread copies into shared memory, patch by patch: a column of pixels, or every second pixel of one.
 template <class T> struct WeightCopies {
-  static constexpr int x_threads = T::x_width * (WEIGHT_INPUTS / PIECE);
+  static constexpr int x_threads = T::x_width * (T::inputs / PIECE);
   static constexpr int dout_rows = TENSOR_THREADS / (T::columns / PIECE) / PATCH_WIDTH;  // that all threads copy at once
   static_assert(x_threads <= TENSOR_THREADS, "all columns at once");
   const Element *dout, *x;
@@ -448,7 +521,7 @@ template <class T> struct WeightCopies {
       : size(size), window(window), dout_stride(dout_stride), x_stride(x_stride),
         patch(first_patch, WEIGHT_PATCH_ROWS, size) {
     const int thread = threadIdx.x;
-    const int input = first_input + thread % (WEIGHT_INPUTS / PIECE) * PIECE;
+    const int input = first_input + thread % (T::inputs / PIECE) * PIECE;
     const int output = blockIdx.y * T::columns + thread % (T::columns / PIECE) * PIECE;
     has_input = input < inputs;
     has_output = output < outputs;
@@ -460,12 +533,12 @@ template <class T> struct WeightCopies {
   __device__ __forceinline__ void operator()(Element* stage) {
     const int thread = threadIdx.x;
     if (thread < x_threads) {
-      const int column = thread / (WEIGHT_INPUTS / PIECE), at = patch.x + column - T::border;
+      const int column = thread / (T::inputs / PIECE), at = patch.x + column - T::border;
       const int place = T::kernel == 1 ? large_pixel(size, window, patch.image, patch.y, at)
                                        : (patch.image * size.height + patch.y - T::border) * size.width + at;
       const int step = (T::kernel == 1 ? window.height * size.width * window.width : size.width) * x_stride;
       const bool valid = has_input && is_inside(at, size.width);
-      Element* to = stage + column * T::x_pitch + thread % (WEIGHT_INPUTS / PIECE) * PIECE;
+      Element* to = stage + column * T::x_pitch + thread % (T::inputs / PIECE) * PIECE;
       const Element* from = x + static_cast<ptrdiff_t>(place) * x_stride;
 #pragma unroll
       for (int row = 0; row < T::x_rows; ++row) {
@@ -494,7 +567,7 @@ template <class T> struct WeightWarp {
 
   __device__ __forceinline__ WeightWarp() {
     const int warp = threadIdx.x / WARP_SIZE;
-    input = warp / 2 * 16;
+    input = warp / 2 * T::warp_inputs;
     output = T::halves == 1 ? warp % 2 * 32 : 0;
     half = T::halves == 1 ? 0 : warp % 2;
   }
@@ -508,12 +581,14 @@ __device__ __forceinline__ void multiply_patch(typename T::Sums& sums, const Ele
                      lane / 8 % 2 * PIECE;
   const Element* dout = stage + T::x_elements + (first_row * PATCH_WIDTH + lane % 16) * T::dout_pitch + warp.output +
                         lane / 16 * PIECE;
-  unsigned a[T::kernel][T::kernel][4];  // of the rows that the kernel covers now, for each of its columns
+  unsigned a[T::kernel][T::kernel][T::blocks][4];  // of the rows that the kernel covers now, for each of its columns
 #pragma unroll
   for (int row = 0; row < T::rows_per_warp + T::kernel - 1; ++row) {
 #pragma unroll
     for (int dx = 0; dx < T::kernel; ++dx)
-      ldmatrix_x4_trans(a[row % T::kernel][dx], x + (row * T::x_width + dx) * T::x_pitch);
+#pragma unroll
+      for (int block = 0; block < T::blocks; ++block)
+        ldmatrix_x4_trans(a[row % T::kernel][dx][block], x + (row * T::x_width + dx) * T::x_pitch + block * 16);
     const int out_row = row - (T::kernel - 1);
     if (out_row < 0) continue;
     unsigned b[4][2];
@@ -528,8 +603,10 @@ __device__ __forceinline__ void multiply_patch(typename T::Sums& sums, const Ele
 #pragma unroll
       for (int dx = 0; dx < T::kernel; ++dx)
 #pragma unroll
-        for (int n = 0; n < 4; ++n)
-          multiply(sums[dy * T::kernel + dx][n], a[(out_row + dy) % T::kernel][dx], b[n]);
+        for (int block = 0; block < T::blocks; ++block)
+#pragma unroll
+          for (int n = 0; n < 4; ++n)
+            multiply(sums[(dy * T::kernel + dx) * T::blocks + block][n], a[(out_row + dy) % T::kernel][dx][block], b[n]);
   }
 }
 
@@ -543,7 +620,7 @@ __device__ __forceinline__ void add_halves(typename T::Sums& sums, Element* shar
   for (int pass = 0; pass < 2; ++pass) {
     if (warp.half != pass) {
 #pragma unroll
-      for (int i = 0; i < T::taps * 16; ++i) {
+      for (int i = 0; i < T::taps * T::blocks * 16; ++i) {
         float& value = sums[i / 16][i / 4 % 4][i % 4];
         float* slot = own + i * (TENSOR_THREADS / 2);
         if (pass == 0) *slot = value;
@@ -598,8 +675,8 @@ __device__ __forceinline__ void correlate_weights(float* parts, float* bias_part
                                                   int dout_stride, int x_stride, int patches, int part_patches,
                                                   int has_bias) {
   DYNAMIC_SHARED(Element, shared);
-  const int input_tiles = (inputs + WEIGHT_INPUTS - 1) / WEIGHT_INPUTS, first_tap = blockIdx.x / input_tiles;
-  const int first_input = (blockIdx.x - first_tap * input_tiles) * WEIGHT_INPUTS;
+  const int input_tiles = (inputs + T::inputs - 1) / T::inputs, first_tap = blockIdx.x / input_tiles;
+  const int first_input = (blockIdx.x - first_tap * input_tiles) * T::inputs;
   const int begin = blockIdx.z * part_patches, end = min(begin + part_patches, patches);
   WeightCopies<T> copy(dout, x, size, window, begin, first_tap, first_input, inputs, outputs, dout_stride, x_stride);
   const WeightWarp<T> warp;
@@ -626,17 +703,18 @@ __device__ __forceinline__ void correlate_weights(float* parts, float* bias_part
   }
   const int lane = threadIdx.x % WARP_SIZE;
 #pragma unroll
-  for (int tap = 0; tap < T::taps; ++tap)
+  for (int sum = 0; sum < T::taps * T::blocks; ++sum)
 #pragma unroll
     for (int n = 0; n < 4; ++n)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int input = first_input + warp.input + half * 8 + lane / 4;
+        const int tap = sum / T::blocks;
+        const int input = first_input + warp.input + sum % T::blocks * 16 + half * 8 + lane / 4;
         const int output = first_output + warp.output + n * 8 + lane % 4 * 2;
         if (input >= inputs || output >= outputs) continue;
         const int taps = T::kernel == 1 ? window.height * window.width : T::taps;
         float* to = parts + ((blockIdx.z * taps + first_tap + tap) * inputs + input) * outputs + output;
-        *reinterpret_cast<float2*>(to) = make_float2(sums[tap][n][2 * half], sums[tap][n][2 * half + 1]);
+        *reinterpret_cast<float2*>(to) = make_float2(sums[sum][n][2 * half], sums[sum][n][2 * half + 1]);
       }
 }
 
@@ -653,17 +731,17 @@ __device__ __forceinline__ void correlate_weights(float* parts, float* bias_part
       x_stride, patches, part_patches, has_bias
 
 KERNEL_WITH_THREADS(convolution_backward_weight_3x3_32x64, TENSOR_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
-  correlate_weights<WeightTile<3, 64>>(BACKWARD_WEIGHT_ARGUMENTS);
+  correlate_weights<WeightTile<3, 32, 64>>(BACKWARD_WEIGHT_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_backward_weight_3x3_32x32, TENSOR_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
-  correlate_weights<WeightTile<3, 32>>(BACKWARD_WEIGHT_ARGUMENTS);
+  correlate_weights<WeightTile<3, 32, 32>>(BACKWARD_WEIGHT_ARGUMENTS);
 }
 
-KERNEL_WITH_THREADS(convolution_backward_weight_1x1_32x64, TENSOR_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
-  correlate_weights<WeightTile<1, 64>>(BACKWARD_WEIGHT_ARGUMENTS);
+KERNEL_WITH_THREADS(convolution_backward_weight_1x1_64x64, TENSOR_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
+  correlate_weights<WeightTile<1, 64, 64>>(BACKWARD_WEIGHT_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_backward_weight_1x1_32x32, TENSOR_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
-  correlate_weights<WeightTile<1, 32>>(BACKWARD_WEIGHT_ARGUMENTS);
+  correlate_weights<WeightTile<1, 32, 32>>(BACKWARD_WEIGHT_ARGUMENTS);
 }

@@ -151,4 +151,9 @@ template <int groups_left> __device__ __forceinline__ void cp_async_wait() {
 #endif
 }
 
+// Asks for the line of global memory where `global` lies to be brought into the second-level cache.
+__device__ __forceinline__ void prefetch(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
 #endif  // CUDA_EMULATOR

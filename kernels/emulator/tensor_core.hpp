@@ -137,4 +137,6 @@ template <int bytes> inline void cp_async_or_zero(void* shared, const void* glob
 
 inline void cp_async_commit() { emulator::commit_copies(); }
 
+inline void prefetch(const void*) {}
+
 template <int groups_left> inline void cp_async_wait() { emulator::wait_for_copies(groups_left); }

@@ -4,14 +4,14 @@ use super::Window;
 use super::cuda::Epilogue;
 use crate::Result;
 use crate::device::cuda::{Grid, Launcher, Operand, Pointer};
-use crate::device::kernels::convolution_tensor::{
-    DEPTH, PATCH_WIDTH, PIECE, TENSOR_THREADS, WEIGHT_INPUTS, WEIGHT_PATCH_ROWS,
-};
+use crate::device::kernels::convolution_tensor::{PATCH_WIDTH, PIECE, TENSOR_THREADS, WEIGHT_PATCH_ROWS};
 use crate::device::kernels::*;
 use crate::tensor::{Shape, Storage};
 
 /// Fewer blocks leave multiprocessors of large GPUs idle: smaller tiles are better then.
 const ENOUGH_BLOCKS: usize = 128;
+/// The first compute capability whose blocks have room for the larger tiles.
+const AMPERE: (i32, i32) = (8, 0);
 /// Bytes of a 16-bit element.
 const ELEMENT: usize = 2;
 
@@ -76,13 +76,14 @@ fn patches(image: &Shape, rows: usize) -> usize {
 
 // ------------------------------------------------------------------ forward and input gradient
 
-/// A block's rows and columns, and the stages of its shared memory: `Tile` in the kernels.
+/// A block's rows and columns, the source channels of a step, and the steps in its shared memory: `Tile` in the kernels.
 struct Tile {
     forward: Kernel,
     backward_input: Kernel,
     kernel: usize,
     rows: usize,
     columns: usize,
+    depth: usize,
     stages: usize,
 }
 
@@ -92,6 +93,7 @@ const SAME_512X32: Tile = Tile {
     kernel: 3,
     rows: 32,
     columns: 32,
+    depth: 16,
     stages: 2,
 };
 const SAME_256X64: Tile = Tile {
@@ -100,6 +102,7 @@ const SAME_256X64: Tile = Tile {
     kernel: 3,
     rows: 16,
     columns: 64,
+    depth: 16,
     stages: 2,
 };
 const SAME_256X32: Tile = Tile {
@@ -108,6 +111,7 @@ const SAME_256X32: Tile = Tile {
     kernel: 3,
     rows: 16,
     columns: 32,
+    depth: 16,
     stages: 2,
 };
 const PATCHES_256X32: Tile = Tile {
@@ -116,27 +120,35 @@ const PATCHES_256X32: Tile = Tile {
     kernel: 1,
     rows: 16,
     columns: 32,
-    stages: 4,
+    depth: 32,
+    stages: 2,
 };
-const PATCHES_256X64: Tile = Tile {
-    forward: CONVOLUTION_FORWARD_1X1_256X64,
-    backward_input: CONVOLUTION_BACKWARD_INPUT_1X1_256X64,
+const PATCHES_128X64: Tile = Tile {
+    forward: CONVOLUTION_FORWARD_1X1_128X64,
+    backward_input: CONVOLUTION_BACKWARD_INPUT_1X1_128X64,
     kernel: 1,
-    rows: 16,
+    rows: 8,
     columns: 64,
-    stages: 4,
+    depth: 64,
+    stages: 3,
 };
+/// The same where a block has less shared memory.
+const PATCHES_128X64_TURING: Tile = Tile { stages: 2, ..PATCHES_128X64 };
 
 impl Tile {
     fn choose(form: Form, small: &Shape, columns: usize, capability: (i32, i32)) -> &'static Tile {
         // Half of a wide tile would compute nothing.
         let narrow = (1..=32).contains(&(columns % 64));
         if let Form::Patches(_) = form {
-            return if narrow { &PATCHES_256X32 } else { &PATCHES_256X64 };
+            return match narrow {
+                true => &PATCHES_256X32,
+                false if capability < AMPERE => &PATCHES_128X64_TURING,
+                false => &PATCHES_128X64,
+            };
         }
         let blocks = patches(small, SAME_256X64.rows) * columns.div_ceil(SAME_256X64.columns);
         // The larger tiles take more shared memory than blocks of sm_75 have.
-        if capability < (8, 0) || blocks < ENOUGH_BLOCKS {
+        if capability < AMPERE || blocks < ENOUGH_BLOCKS {
             &SAME_256X32
         } else if !narrow {
             &SAME_256X64
@@ -149,8 +161,11 @@ impl Tile {
 
     /// Bytes of shared memory of a block.
     fn shared(&self, transposed: bool) -> usize {
-        let source = (self.rows + self.kernel - 1) * (PATCH_WIDTH + self.kernel - 1) * (DEPTH + PIECE);
-        let tap = if transposed { self.columns * (DEPTH + PIECE) } else { DEPTH * (self.columns + PIECE) };
+        let source = (self.rows + self.kernel - 1) * (PATCH_WIDTH + self.kernel - 1) * (self.depth + PIECE);
+        let tap = match transposed {
+            true => self.columns * (self.depth + PIECE),
+            false => self.depth * (self.columns + PIECE),
+        };
         self.stages * (source + self.kernel * self.kernel * tap) * ELEMENT
     }
 }
@@ -222,13 +237,52 @@ const PART_PATCHES: usize = 4;
 /// All parts' sums together have at most this many elements, 64 MiB, if there are several.
 const PART_ELEMENTS: usize = 1 << 24;
 
-/// The weight gradient's tiles and parts; by shape alone, as the order of the sum depends on them. `dout` is the small
-/// image, `x` the large one.
+/// A block's input and output channels: `WeightTile` in the kernels.
+struct WeightTile {
+    kernel: Kernel,
+    size: usize,
+    inputs: usize,
+    columns: usize,
+}
+
+const SAME_32X64: WeightTile =
+    WeightTile { kernel: CONVOLUTION_BACKWARD_WEIGHT_3X3_32X64, size: 3, inputs: 32, columns: 64 };
+const SAME_32X32: WeightTile =
+    WeightTile { kernel: CONVOLUTION_BACKWARD_WEIGHT_3X3_32X32, size: 3, inputs: 32, columns: 32 };
+const PATCHES_64X64: WeightTile =
+    WeightTile { kernel: CONVOLUTION_BACKWARD_WEIGHT_1X1_64X64, size: 1, inputs: 64, columns: 64 };
+const PATCHES_32X32: WeightTile =
+    WeightTile { kernel: CONVOLUTION_BACKWARD_WEIGHT_1X1_32X32, size: 1, inputs: 32, columns: 32 };
+
+impl WeightTile {
+    fn choose(form: Form, narrow: bool) -> &'static WeightTile {
+        match (form, narrow) {
+            (Form::Same3, true) => &SAME_32X32,
+            (Form::Same3, false) => &SAME_32X64,
+            (Form::Patches(_), true) => &PATCHES_32X32,
+            (Form::Patches(_), false) => &PATCHES_64X64,
+        }
+    }
+
+    /// Tiles of taps and input channels, and of output channels.
+    fn tiles(&self, form: Form, inputs: usize, outputs: usize) -> [usize; 2] {
+        let taps = form.window().iter().product::<usize>();
+        [taps * inputs.div_ceil(self.inputs), outputs.div_ceil(self.columns)]
+    }
+
+    /// Bytes of shared memory of a block.
+    fn shared(&self) -> usize {
+        let pixels = (WEIGHT_PATCH_ROWS + self.size - 1) * (PATCH_WIDTH + self.size - 1);
+        let operands = pixels * (self.inputs + PIECE) + WEIGHT_PATCH_ROWS * PATCH_WIDTH * (self.columns + PIECE);
+        2 * operands * ELEMENT + TENSOR_THREADS * PIECE * size_of::<f32>()
+    }
+}
+
+/// The weight gradient's parts; by shape alone, as the order of the sum depends on them. `dout` is the small image, `x` the
+/// large one.
 pub(in crate::ops) struct TensorWeights {
     form: Form,
-    columns: usize,
-    /// Tiles of taps and input channels, and of output channels.
-    tiles: [usize; 2],
+    narrow: bool,
     patches: usize,
     part_patches: usize,
     pub parts: usize,
@@ -237,15 +291,14 @@ pub(in crate::ops) struct TensorWeights {
 impl TensorWeights {
     pub(in crate::ops) fn new(form: Form, dout: &Shape, x: &Shape) -> Self {
         let (inputs, outputs) = (x.channels.stored(), dout.channels.stored());
-        let columns = if (1..=32).contains(&(outputs % 64)) { 32 } else { 64 };
-        let taps = form.window().iter().product::<usize>();
-        let tiles = [taps * inputs.div_ceil(WEIGHT_INPUTS), outputs.div_ceil(columns)];
+        let narrow = (1..=32).contains(&(outputs % 64));
+        let blocks: usize = WeightTile::choose(form, narrow).tiles(form, inputs, outputs).iter().product();
         let patches = patches(dout, WEIGHT_PATCH_ROWS);
         let elements = form.taps() * inputs * outputs;
         let most_parts = patches.div_ceil(PART_PATCHES).min((PART_ELEMENTS / elements).max(1));
-        let parts = PART_BLOCKS.div_ceil(tiles[0] * tiles[1]).min(most_parts);
+        let parts = PART_BLOCKS.div_ceil(blocks).min(most_parts);
         let part_patches = patches.div_ceil(parts);
-        TensorWeights { form, columns, tiles, patches, part_patches, parts: patches.div_ceil(part_patches) }
+        TensorWeights { form, narrow, patches, part_patches, parts: patches.div_ceil(part_patches) }
     }
 
     /// Launches the kernel that writes each part's sums, of the bias's gradient, too, if there is one.
@@ -257,25 +310,18 @@ impl TensorWeights {
         dout: Operand,
         x: Operand,
     ) -> Result<()> {
-        // On sm_75 a block has not enough shared memory for 64 columns.
-        let columns = if launcher.capability() < (8, 0) { 32 } else { self.columns };
-        let (kernel, size) = match (self.form, columns) {
-            (Form::Same3, 32) => (CONVOLUTION_BACKWARD_WEIGHT_3X3_32X32, 3),
-            (Form::Same3, _) => (CONVOLUTION_BACKWARD_WEIGHT_3X3_32X64, 3),
-            (Form::Patches(_), 32) => (CONVOLUTION_BACKWARD_WEIGHT_1X1_32X32, 1),
-            (Form::Patches(_), _) => (CONVOLUTION_BACKWARD_WEIGHT_1X1_32X64, 1),
-        };
-        let pixels = (WEIGHT_PATCH_ROWS + size - 1) * (PATCH_WIDTH + size - 1);
-        let operands = pixels * (WEIGHT_INPUTS + PIECE) + WEIGHT_PATCH_ROWS * PATCH_WIDTH * (columns + PIECE);
+        // On sm_75 a block has not enough shared memory for the wide tiles.
+        let tile = WeightTile::choose(self.form, self.narrow || launcher.capability() < AMPERE);
+        let [input_tiles, output_tiles] = tile.tiles(self.form, x.channels(), dout.channels());
         let [_, height, width] = dout.shape.spatial;
         launcher
-            .kernel(kernel)
+            .kernel(tile.kernel)
             .pointers([parts, bias_parts.unwrap_or(parts.unused(Element::F32)), dout.pointer, x.pointer])
             .sizes([height, width])
             .sizes(self.form.window())
             .sizes([x.channels(), dout.channels(), dout.stride, x.stride, self.patches, self.part_patches])
             .flag(bias_parts.is_some())
-            .shared(2 * operands * ELEMENT + TENSOR_THREADS * PIECE * size_of::<f32>())
-            .launch(Grid::new([self.tiles[0], dout.channels().div_ceil(columns), self.parts], TENSOR_THREADS))
+            .shared(tile.shared())
+            .launch(Grid::new([input_tiles, output_tiles, self.parts], TENSOR_THREADS))
     }
 }
