@@ -24,18 +24,19 @@ static __device__ void add_groups(Element* out, const Element* a, const Element*
   const int c = first_channel<width>();
   if (c >= channels) return;
   struct Three {
-    Group<width> a, b, mask;
+    Stored<width, Element> a, b, mask;
   };
   for_each_pixel(
       pixels,
       [&](int p) {
-        return Three{load<width>(a + p * a_stride + c), load<width>(b + p * b_stride + c),
-                     load<width>(mask + p * mask_stride + c)};
+        return Three{load_stored<width>(a + p * a_stride + c), load_stored<width>(b + p * b_stride + c),
+                     load_stored<width>(mask + p * mask_stride + c)};
       },
       [&](int p, const Three& three) {
-        Group<width> sum;
+        Group<width> sum = floats(three.a);
+        const Group<width> other = floats(three.b), mask = floats(three.mask);
 #pragma unroll
-        for (int k = 0; k < width; ++k) sum[k] = three.mask[k] > 0.0f ? three.a[k] + three.b[k] : 0.0f;
+        for (int k = 0; k < width; ++k) sum[k] = mask[k] > 0.0f ? sum[k] + other[k] : 0.0f;
         store(out + p * out_stride + c, sum);
       });
 }

@@ -5,53 +5,54 @@
 
 // ---- forward: statistics ----------------------------------------------------------------------------------------------
 
-// How many values were seen, their mean, and their summed squared deviations from it.
-template <int width> struct Moments {
-  float count;
-  Group<width> mean, squares;
+// Two sums a channel.
+template <int width> struct Sums {
+  Group<width> first, second;
 };
 
-// Welford's update by one value a channel.
-template <int width> static __device__ __forceinline__ void add_value(Moments<width>& moments, const Group<width>& x) {
-  moments.count += 1.0f;
-  const float share = 1.0f / moments.count;
+template <int width> static __device__ Sums<width> plus(Sums<width> a, const Sums<width>& b) {
 #pragma unroll
   for (int k = 0; k < width; ++k) {
-    const float delta = x[k] - moments.mean[k];
-    moments.mean[k] += delta * share;
-    moments.squares[k] += delta * (x[k] - moments.mean[k]);
+    a.first[k] += b.first[k];
+    a.second[k] += b.second[k];
   }
-}
-
-// Chan, Golub and LeVeque's merge of two sets' moments.
-template <int width> static __device__ Moments<width> merge(Moments<width> a, const Moments<width>& b) {
-  const float count = a.count + b.count;
-  const float share = count > 0.0f ? b.count / count : 0.0f;
-#pragma unroll
-  for (int k = 0; k < width; ++k) {
-    const float delta = b.mean[k] - a.mean[k];
-    a.mean[k] += delta * share;
-    a.squares[k] += b.squares[k] + delta * delta * a.count * share;
-  }
-  a.count = count;
   return a;
 }
 
+// Sums differences from the chunk's first pixel, and their squares: wherever the mean lies, what cancels is then at most
+// as large as what one of the chunk's own values adds to the squares.
 template <int width>
 static __device__ void chunk_moments(float* partial, const Element* x, int pixels, int channels, int x_stride,
                                      int chunk_pixels) {
   const int c = first_channel<width>();
   const Chunk chunk = chunk_of(blockIdx.x, pixels, chunk_pixels);
-  Moments<width> moments = {};
-  if (c < channels)
+  Sums<width> sums = {};
+  Group<width> pivot = {};
+  if (c < channels) {
+    pivot = load<width>(x + chunk.start * x_stride + c);
     for_each_in_chunk(
-        chunk, [&](int p) { return load<width>(x + p * x_stride + c); },
-        [&](int, const Group<width>& group) { add_value(moments, group); });
-  moments = reduce_rows(moments, merge<width>);
+        chunk, [&](int p) { return load_stored<width>(x + p * x_stride + c); },
+        [&](int, const Stored<width, Element>& stored) {
+          const Group<width> group = floats(stored);
+#pragma unroll
+          for (int k = 0; k < width; ++k) {
+            const float difference = group[k] - pivot[k];
+            sums.first[k] += difference;
+            sums.second[k] += difference * difference;
+          }
+        });
+  }
+  sums = reduce_rows(sums, plus<width>);
   if (threadIdx.y > 0 || c >= channels) return;
+  const float share = 1.0f / (chunk.end - chunk.start);
+#pragma unroll
+  for (int k = 0; k < width; ++k) {
+    sums.second[k] -= sums.first[k] * sums.first[k] * share;
+    pivot[k] += sums.first[k] * share;
+  }
   float* own = partial + blockIdx.x * 2 * channels + c;
-  store(own, moments.mean);
-  store(own + channels, moments.squares);
+  store(own, pivot);
+  store(own + channels, sums.second);
 }
 
 // A block for each chunk (x).
@@ -61,6 +62,17 @@ KERNEL_WITH_THREADS(batch_norm_forward_chunks, THREADS)(
     int pixels, int channels, int x_stride, int chunk_pixels, int width) {
   if (is_wide<Element>(width)) chunk_moments<WIDE<Element>>(partial, x, pixels, channels, x_stride, chunk_pixels);
   else chunk_moments<1>(partial, x, pixels, channels, x_stride, chunk_pixels);
+}
+
+// How many values were seen, their mean, and their summed squared deviations from it.
+struct Moments {
+  float count, mean, squares;
+};
+
+// Chan, Golub and LeVeque's merge of two sets' moments.
+static __device__ Moments merge(const Moments& a, const Moments& b) {
+  const float count = a.count + b.count, share = count > 0.0f ? b.count / count : 0.0f, delta = b.mean - a.mean;
+  return {count, a.mean + delta * share, a.squares + (b.squares + delta * delta * a.count * share)};
 }
 
 // Threads along y share the chunks.
@@ -74,18 +86,20 @@ KERNEL_WITH_THREADS(batch_norm_forward_statistics, THREADS)(
     int pixels, int channels, int chunk_pixels, int chunks,
     float epsilon) {
   const int c = first_channel<1>();
-  Moments<1> moments = {};
+  Moments moments = {};
   if (c < channels) {
-    for (int index = threadIdx.y; index < chunks; index += blockDim.y) {
-      const Chunk chunk = chunk_of(index, pixels, chunk_pixels);
-      const float* other = partial + index * 2 * channels + c;
-      const float count = static_cast<float>(chunk.end - chunk.start);
-      moments = merge(moments, Moments<1>{count, load<1>(other), load<1>(other + channels)});
-    }
+    for_each_chunk(
+        chunks,
+        [&](int index) {
+          const Chunk chunk = chunk_of(index, pixels, chunk_pixels);
+          const float* other = partial + index * 2 * channels + c;
+          return Moments{static_cast<float>(chunk.end - chunk.start), other[0], other[channels]};
+        },
+        [&](int, const Moments& other) { moments = merge(moments, other); });
   }
-  moments = reduce_rows(moments, merge<1>);
+  moments = reduce_rows(moments, merge);
   if (threadIdx.y > 0 || c >= channels) return;
-  const float average = moments.mean[0], squares = moments.squares[0];
+  const float average = moments.mean, squares = moments.squares;
   mean[c] = average;
   inverse[c] = 1.0f / sqrtf(squares / pixels + epsilon);
   running_mean[c] += *momentum * (average - running_mean[c]);
@@ -105,8 +119,9 @@ static __device__ void normalise(Element* out, const Element* x, const float* ga
 #pragma unroll
   for (int k = 0; k < width; ++k) scale[k] *= inverses[k];
   for_each_pixel(
-      pixels, [&](int p) { return load<width>(x + p * x_stride + c); },
-      [&](int p, Group<width> group) {
+      pixels, [&](int p) { return load_stored<width>(x + p * x_stride + c); },
+      [&](int p, const Stored<width, Element>& stored) {
+        Group<width> group = floats(stored);
 #pragma unroll
         for (int k = 0; k < width; ++k) group[k] = (group[k] - center[k]) * scale[k] + shift[k];
         store(out + p * out_stride + c, group);
@@ -141,8 +156,9 @@ static __device__ void infer(Element* out, const Element* x, const float* gamma,
     shift[k] -= means[k] * scale[k];
   }
   for_each_pixel(
-      pixels, [&](int p) { return load<width>(x + p * x_stride + c); },
-      [&](int p, Group<width> group) {
+      pixels, [&](int p) { return load_stored<width>(x + p * x_stride + c); },
+      [&](int p, const Stored<width, Element>& stored) {
+        Group<width> group = floats(stored);
 #pragma unroll
         for (int k = 0; k < width; ++k) group[k] = group[k] * scale[k] + shift[k];
         store(out + p * out_stride + c, group);
@@ -165,19 +181,6 @@ KERNEL_WITH_THREADS(batch_norm_inference, THREADS)(
 // ---- backward: sums ---------------------------------------------------------------------------------------------------
 
 // Of dout, and of dout (x - mean).
-template <int width> struct Sums {
-  Group<width> dbeta, dgamma;
-};
-
-template <int width> static __device__ Sums<width> plus(Sums<width> a, const Sums<width>& b) {
-#pragma unroll
-  for (int k = 0; k < width; ++k) {
-    a.dbeta[k] += b.dbeta[k];
-    a.dgamma[k] += b.dgamma[k];
-  }
-  return a;
-}
-
 template <int width>
 static __device__ void chunk_sums(float* partial, const Element* dout, const Element* x, const float* mean, int pixels,
                                   int channels, int dout_stride, int x_stride, int chunk_pixels) {
@@ -189,21 +192,23 @@ static __device__ void chunk_sums(float* partial, const Element* dout, const Ele
     for_each_in_chunk(
         chunk,
         [&](int p) {
-          return GroupPair<width>{load<width>(dout + p * dout_stride + c), load<width>(x + p * x_stride + c)};
+          return StoredPair<width, Element>{load_stored<width>(dout + p * dout_stride + c),
+                                            load_stored<width>(x + p * x_stride + c)};
         },
-        [&](int, const GroupPair<width>& pair) {
+        [&](int, const StoredPair<width, Element>& pair) {
+          const Group<width> given = floats(pair.a), value = floats(pair.b);
 #pragma unroll
           for (int k = 0; k < width; ++k) {
-            sums.dbeta[k] += pair.a[k];
-            sums.dgamma[k] += pair.a[k] * (pair.b[k] - center[k]);
+            sums.first[k] += given[k];
+            sums.second[k] += given[k] * (value[k] - center[k]);
           }
         });
   }
   sums = reduce_rows(sums, plus<width>);
   if (threadIdx.y > 0 || c >= channels) return;
   float* own = partial + blockIdx.x * 2 * channels + c;
-  store(own, sums.dbeta);
-  store(own + channels, sums.dgamma);
+  store(own, sums.first);
+  store(own + channels, sums.second);
 }
 
 // A block for each chunk (x).
@@ -227,15 +232,18 @@ KERNEL_WITH_THREADS(batch_norm_backward_parameters, THREADS)(
   const int c = first_channel<1>();
   Sums<1> sums = {};
   if (c < channels) {
-    for (int chunk = threadIdx.y; chunk < chunks; chunk += blockDim.y) {
-      const float* other = partial + chunk * 2 * channels + c;
-      sums = plus(sums, Sums<1>{load<1>(other), load<1>(other + channels)});
-    }
+    for_each_chunk(
+        chunks,
+        [&](int chunk) {
+          const float* other = partial + chunk * 2 * channels + c;
+          return Sums<1>{load<1>(other), load<1>(other + channels)};
+        },
+        [&](int, const Sums<1>& other) { sums = plus(sums, other); });
   }
   sums = reduce_rows(sums, plus<1>);
   if (threadIdx.y > 0 || c >= channels) return;
-  dbeta[c] = sums.dbeta[0];
-  dgamma[c] = sums.dgamma[0] * inverse[c];
+  dbeta[c] = sums.first[0];
+  dgamma[c] = sums.second[0] * inverse[c];
 }
 
 // ---- backward: dx -----------------------------------------------------------------------------------------------------
@@ -249,25 +257,28 @@ static __device__ void differentiate(Element* dx, const Element* dout, const Ele
   if (c >= channels) return;
   const Group<width> center = load<width>(mean + c), inverses = load<width>(inverse + c);
   Group<width> factor = load<width>(gamma + c), slope = load<width>(dgamma + c), offset = load<width>(dbeta + c);
+  const float share = 1.0f / pixels;  // once: a division of zero, as in padded channels, takes the slow way
 #pragma unroll
   for (int k = 0; k < width; ++k) {
     factor[k] *= inverses[k];
-    slope[k] *= -factor[k] * inverses[k] / pixels;
-    offset[k] *= -factor[k] / pixels;
+    slope[k] *= -factor[k] * inverses[k] * share;
+    offset[k] *= -factor[k] * share;
   }
   for_each_pixel(
       pixels,
       [&](int p) {
-        return GroupPair<width>{load<width>(dout + p * dout_stride + c), load<width>(x + p * x_stride + c)};
+        return StoredPair<width, Element>{load_stored<width>(dout + p * dout_stride + c),
+                                          load_stored<width>(x + p * x_stride + c)};
       },
-      [&](int p, const GroupPair<width>& pair) {
-        Group<width> result;
+      [&](int p, const StoredPair<width, Element>& pair) {
+        Group<width> gradient = floats(pair.a);
+        const Group<width> value = floats(pair.b);
 #pragma unroll
         for (int k = 0; k < width; ++k) {
-          const float gradient = factor[k] * pair.a[k] + (slope[k] * (pair.b[k] - center[k]) + offset[k]);
-          result[k] = mask && !(pair.b[k] > 0.0f) ? 0.0f : gradient;
+          gradient[k] = factor[k] * gradient[k] + (slope[k] * (value[k] - center[k]) + offset[k]);
+          if (mask && !(value[k] > 0.0f)) gradient[k] = 0.0f;
         }
-        store(dx + p * dx_stride + c, result);
+        store(dx + p * dx_stride + c, gradient);
       });
 }
 

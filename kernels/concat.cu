@@ -10,8 +10,8 @@ static __device__ void copy(Element* out, const Element* x, int pixels, int chan
   const int c = first_channel<width>();
   if (c >= channels) return;
   for_each_pixel(
-      pixels, [&](int p) { return c < x_channels ? load<width>(x + p * x_stride + c) : Group<width>{}; },
-      [&](int p, const Group<width>& group) { store(out + p * out_stride + c, group); });
+      pixels, [&](int p) { return c < x_channels ? load_stored<width>(x + p * x_stride + c) : Stored<width, Element>{}; },
+      [&](int p, const Stored<width, Element>& stored) { store(out + p * out_stride + c, floats(stored)); });
 }
 
 KERNEL_WITH_THREADS(concat_copy, THREADS)(

@@ -32,8 +32,11 @@ static __device__ void pool_chunk(float* pooled, const Element* x, int pixels, i
   Pooled<width> result = nothing<width>();
   if (c < channels)
     for_each_in_chunk(
-        chunk, [&](int p) { return load<width>(x + (n * pixels + p) * x_stride + c); },
-        [&](int, const Group<width>& group) { result = combine(result, Pooled<width>{group, group}); });
+        chunk, [&](int p) { return load_stored<width>(x + (n * pixels + p) * x_stride + c); },
+        [&](int, const Stored<width, Element>& stored) {
+          const Group<width> group = floats(stored);
+          result = combine(result, Pooled<width>{group, group});
+        });
   result = reduce_rows(result, combine<width>);
   if (threadIdx.y > 0 || c >= channels) return;
   float* own = pooled + (n * gridDim.x + blockIdx.x) * 2 * channels + c;
@@ -58,10 +61,13 @@ KERNEL_WITH_THREADS(pixel_pool_forward, THREADS)(
   const int c = first_channel<1>(), n = blockIdx.z;
   Pooled<1> result = nothing<1>();
   if (c < channels) {
-    for (int chunk = threadIdx.y; chunk < chunks; chunk += blockDim.y) {
-      const float* other = pooled + (n * chunks + chunk) * 2 * channels + c;
-      result = combine(result, Pooled<1>{load<1>(other), load<1>(other + channels)});
-    }
+    for_each_chunk(
+        chunks,
+        [&](int chunk) {
+          const float* other = pooled + (n * chunks + chunk) * 2 * channels + c;
+          return Pooled<1>{load<1>(other), load<1>(other + channels)};
+        },
+        [&](int, const Pooled<1>& other) { result = combine(result, other); });
   }
   result = reduce_rows(result, combine<1>);
   if (threadIdx.y > 0 || c >= channels) return;
@@ -95,8 +101,9 @@ static __device__ void find_in_chunk(int* places, const Element* x, const float*
   if (c < channels) {
     const Group<width> maxima = load<width>(out + (gridDim.z + n) * out_stride + c);
     for_each_in_chunk(
-        chunk, [&](int p) { return load<width>(x + (n * pixels + p) * x_stride + c); },
-        [&](int p, const Group<width>& group) {
+        chunk, [&](int p) { return load_stored<width>(x + (n * pixels + p) * x_stride + c); },
+        [&](int p, const Stored<width, Element>& stored) {
+          const Group<width> group = floats(stored);
 #pragma unroll
           for (int k = 0; k < width; ++k)
             if (group[k] == maxima[k]) found.values[k] = min(found.values[k], p);
@@ -126,8 +133,9 @@ KERNEL_WITH_THREADS(pixel_pool_backward_place, THREADS)(
   const int c = first_channel<1>(), n = blockIdx.z;
   Places<1> found = {{NOWHERE}};
   if (c < channels)
-    for (int chunk = threadIdx.y; chunk < chunks; chunk += blockDim.y)
-      found = earlier(found, Places<1>{{places[(n * chunks + chunk) * channels + c]}});
+    for_each_chunk(
+        chunks, [&](int chunk) { return Places<1>{{places[(n * chunks + chunk) * channels + c]}}; },
+        [&](int, const Places<1>& other) { found = earlier(found, other); });
   found = reduce_rows(found, earlier<1>);
   if (threadIdx.y == 0 && c < channels) place[n * channels + c] = found.values[0];
 }

@@ -7,6 +7,7 @@
 
 constexpr int THREADS = 256;          // of a block, at most: enough to fill every GPU's multiprocessors with few blocks
 constexpr int PIXELS_PER_THREAD = 4;  // enough work to pay for a thread's start, and loads under way at once
+constexpr int CHUNKS_PER_THREAD = 8;  // of those that are merged
 
 // ---- a group of channels ----------------------------------------------------------------------------------------------
 // Floats, whatever they are stored in.
@@ -17,6 +18,11 @@ template <int width> struct Group {
   __device__ __forceinline__ const float& operator[](int index) const { return values[index]; }
 };
 
+// The same as it is stored: what a thread keeps while loads are under way, in half of the registers where T has 16 bits.
+template <int width, class T> struct alignas(width == 1 ? sizeof(T) : 16) Stored {
+  T values[width];
+};
+
 // Channels that a thread takes at once: 16 bytes of T.
 template <class T> constexpr int WIDE = 16 / sizeof(T);
 
@@ -24,20 +30,28 @@ template <class T> constexpr int WIDE = 16 / sizeof(T);
 template <class T> __device__ __forceinline__ bool is_wide(int width) { return sizeof(T) == 2 || width > 1; }
 
 // 1 channel, or a multiple of 16 bytes of them.
-template <int width, class T> __device__ __forceinline__ Group<width> load(const T* address) {
-  Group<width> group;
+template <int width, class T> __device__ __forceinline__ Stored<width, T> load_stored(const T* address) {
+  Stored<width, T> stored;
   if constexpr (width == 1) {
-    group.values[0] = to_float(*address);
+    stored.values[0] = *address;
   } else {
     static_assert(width % WIDE<T> == 0, "a group is whole 16-byte accesses");
 #pragma unroll
-    for (int first = 0; first < width; first += WIDE<T>) {
-      const Vector16<T> all = load16(address + first);
-#pragma unroll
-      for (int k = 0; k < WIDE<T>; ++k) group.values[first + k] = to_float(all[k]);
-    }
+    for (int first = 0; first < width; first += WIDE<T>)
+      *reinterpret_cast<uint4*>(stored.values + first) = *reinterpret_cast<const uint4*>(address + first);
   }
+  return stored;
+}
+
+template <int width, class T> __device__ __forceinline__ Group<width> floats(const Stored<width, T>& stored) {
+  Group<width> group;
+#pragma unroll
+  for (int k = 0; k < width; ++k) group[k] = to_float(stored.values[k]);
   return group;
+}
+
+template <int width, class T> __device__ __forceinline__ Group<width> load(const T* address) {
+  return floats(load_stored<width>(address));
 }
 
 template <int width, class T> __device__ __forceinline__ void store(T* address, const Group<width>& group) {
@@ -55,8 +69,8 @@ template <int width, class T> __device__ __forceinline__ void store(T* address, 
 }
 
 // The groups of two tensors at one place.
-template <int width> struct GroupPair {
-  Group<width> a, b;
+template <int width, class T> struct StoredPair {
+  Stored<width, T> a, b;
 };
 
 // ---- a thread's place -------------------------------------------------------------------------------------------------
@@ -73,19 +87,24 @@ template <class Body> __device__ __forceinline__ void for_each_pixel(int pixels,
     body(static_cast<int>(p));
 }
 
-// Calls use(p, load(p)) likewise, the loads of several pixels first, so that they are under way at once. Kernels declare
-// their pointers without __restrict__: with it the compiler moves each load down to its use.
-template <class Load, class Use> __device__ __forceinline__ void for_each_pixel(int pixels, Load load, Use use) {
-  const unsigned step = gridDim.x * blockDim.y, end = pixels;
-  unsigned p = blockIdx.x * blockDim.y + threadIdx.y;
-  for (; p + (PIXELS_PER_THREAD - 1) * step < end; p += PIXELS_PER_THREAD * step) {
-    decltype(load(0)) loaded[PIXELS_PER_THREAD];
+// Calls use(p, load(p)) for p = first, first + step, ... up to `end`, in order; `at_once` loads first, so that they are
+// under way at once. Of the last ones some may be left: they load the last pixel again, rather than wait one by one.
+// Kernels declare their pointers without __restrict__: with it the compiler moves each load down to its use.
+template <int at_once, class Load, class Use>
+__device__ __forceinline__ void for_each_step(unsigned first, unsigned end, unsigned step, Load load, Use use) {
+  for (unsigned p = first; p < end; p += at_once * step) {
+    decltype(load(0)) loaded[at_once];
 #pragma unroll
-    for (int i = 0; i < PIXELS_PER_THREAD; ++i) loaded[i] = load(static_cast<int>(p + i * step));
+    for (int i = 0; i < at_once; ++i) loaded[i] = load(static_cast<int>(min(p + i * step, end - 1)));
 #pragma unroll
-    for (int i = 0; i < PIXELS_PER_THREAD; ++i) use(static_cast<int>(p + i * step), loaded[i]);
+    for (int i = 0; i < at_once; ++i)
+      if (p + i * step < end) use(static_cast<int>(p + i * step), loaded[i]);
   }
-  for (; p < end; p += step) use(static_cast<int>(p), load(static_cast<int>(p)));
+}
+
+// Calls use(p, load(p)) for the thread's pixels among `pixels`, whatever the grid.
+template <class Load, class Use> __device__ __forceinline__ void for_each_pixel(int pixels, Load load, Use use) {
+  for_each_step<PIXELS_PER_THREAD>(blockIdx.x * blockDim.y + threadIdx.y, pixels, gridDim.x * blockDim.y, load, use);
 }
 
 // ---- element by element -----------------------------------------------------------------------------------------------
@@ -98,8 +117,9 @@ __device__ __forceinline__ void map_groups(T* out, const T* a, int pixels, int c
   const int c = first_channel<width>();
   if (c >= channels) return;
   for_each_pixel(
-      pixels, [&](int p) { return load<width>(a + p * a_stride + c); },
-      [&](int p, Group<width> x) {
+      pixels, [&](int p) { return load_stored<width>(a + p * a_stride + c); },
+      [&](int p, const Stored<width, T>& stored) {
+        Group<width> x = floats(stored);
 #pragma unroll
         for (int k = 0; k < width; ++k) x[k] = function(x[k]);
         store(out + p * out_stride + c, x);
@@ -122,13 +142,14 @@ __device__ __forceinline__ void zip_groups(T* out, const T* a, const T* b, int p
   for_each_pixel(
       pixels,
       [&](int p) {
-        return GroupPair<width>{load<width>(a + p * a_stride + c), load<width>(b + p * b_stride + c)};
+        return StoredPair<width, T>{load_stored<width>(a + p * a_stride + c), load_stored<width>(b + p * b_stride + c)};
       },
-      [&](int p, const GroupPair<width>& pair) {
-        Group<width> result;
+      [&](int p, const StoredPair<width, T>& pair) {
+        Group<width> x = floats(pair.a);
+        const Group<width> y = floats(pair.b);
 #pragma unroll
-        for (int k = 0; k < width; ++k) result[k] = function(pair.a[k], pair.b[k]);
-        store(out + p * out_stride + c, result);
+        for (int k = 0; k < width; ++k) x[k] = function(x[k], y[k]);
+        store(out + p * out_stride + c, x);
       });
 }
 
@@ -153,19 +174,14 @@ __device__ __forceinline__ Chunk chunk_of(int index, int pixels, int chunk_pixel
   return {start, min(start + chunk_pixels, pixels)};
 }
 
-// Calls use(p, load(p)) for the thread's pixels of a chunk, p counted in its sample, in order; the loads of several pixels
-// first, so that they are under way at once.
+// Calls use(p, load(p)) for the thread's pixels of a chunk, p counted in its sample, in order.
 template <class Load, class Use> __device__ __forceinline__ void for_each_in_chunk(Chunk chunk, Load load, Use use) {
-  const int step = blockDim.y;
-  int p = chunk.start + threadIdx.y;
-  for (; p + (PIXELS_PER_THREAD - 1) * step < chunk.end; p += PIXELS_PER_THREAD * step) {
-    decltype(load(0)) loaded[PIXELS_PER_THREAD];
-#pragma unroll
-    for (int i = 0; i < PIXELS_PER_THREAD; ++i) loaded[i] = load(p + i * step);
-#pragma unroll
-    for (int i = 0; i < PIXELS_PER_THREAD; ++i) use(p + i * step, loaded[i]);
-  }
-  for (; p < chunk.end; p += step) use(p, load(p));
+  for_each_step<PIXELS_PER_THREAD>(chunk.start + threadIdx.y, chunk.end, blockDim.y, load, use);
+}
+
+// Calls use(index, load(index)) for the thread's share of the chunks' results, in order.
+template <class Load, class Use> __device__ __forceinline__ void for_each_chunk(int chunks, Load load, Use use) {
+  for_each_step<CHUNKS_PER_THREAD>(threadIdx.y, chunks, blockDim.y, load, use);
 }
 
 // Combines what the threads with the same channels hold, in a fixed order; those with threadIdx.y == 0 get the result.

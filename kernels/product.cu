@@ -6,7 +6,7 @@
 // ---- forward, a factor a pixel ----------------------------------------------------------------------------------------
 
 template <int width> struct PixelAndFactor {
-  Group<width> group;
+  Stored<width, Element> stored;
   float factor;
 };
 
@@ -18,12 +18,13 @@ static __device__ void multiply_pixels(Element* out, const Element* x, const flo
   for_each_pixel(
       pixels,
       [&](int p) {
-        return PixelAndFactor<width>{load<width>(x + p * x_stride + c), map[p * map_stride]};
+        return PixelAndFactor<width>{load_stored<width>(x + p * x_stride + c), map[p * map_stride]};
       },
-      [&](int p, PixelAndFactor<width> pixel) {
+      [&](int p, const PixelAndFactor<width>& pixel) {
+        Group<width> group = floats(pixel.stored);
 #pragma unroll
-        for (int k = 0; k < width; ++k) pixel.group[k] *= pixel.factor;
-        store(out + p * out_stride + c, pixel.group);
+        for (int k = 0; k < width; ++k) group[k] *= pixel.factor;
+        store(out + p * out_stride + c, group);
       });
 }
 
@@ -45,8 +46,9 @@ static __device__ void multiply_channels(Element* out, const Element* x, const f
   if (c >= channels) return;
   const Group<width> factors = load<width>(map + n * map_stride + c);
   for_each_pixel(
-      pixels, [&](int p) { return load<width>(x + (n * pixels + p) * x_stride + c); },
-      [&](int p, Group<width> group) {
+      pixels, [&](int p) { return load_stored<width>(x + (n * pixels + p) * x_stride + c); },
+      [&](int p, const Stored<width, Element>& stored) {
+        Group<width> group = floats(stored);
 #pragma unroll
         for (int k = 0; k < width; ++k) group[k] *= factors[k];
         store(out + (n * pixels + p) * out_stride + c, group);
@@ -110,11 +112,13 @@ static __device__ void dot_chunk(float* sums, const Element* dout, const Element
         chunk,
         [&](int p) {
           const int q = n * pixels + p;
-          return GroupPair<width>{load<width>(dout + q * dout_stride + c), load<width>(x + q * x_stride + c)};
+          return StoredPair<width, Element>{load_stored<width>(dout + q * dout_stride + c),
+                                            load_stored<width>(x + q * x_stride + c)};
         },
-        [&](int, const GroupPair<width>& pair) {
+        [&](int, const StoredPair<width, Element>& pair) {
+          const Group<width> given = floats(pair.a), value = floats(pair.b);
 #pragma unroll
-          for (int k = 0; k < width; ++k) sum[k] += pair.a[k] * pair.b[k];
+          for (int k = 0; k < width; ++k) sum[k] += given[k] * value[k];
         });
   }
   sum = reduce_rows(sum, plus<width>);
@@ -139,8 +143,9 @@ KERNEL_WITH_THREADS(product_backward_map_channel, THREADS)(
   const int c = first_channel<1>(), n = blockIdx.z;
   Group<1> sum = {};
   if (c < channels)
-    for (int chunk = threadIdx.y; chunk < chunks; chunk += blockDim.y)
-      sum[0] += sums[(n * chunks + chunk) * channels + c];
+    for_each_chunk(
+        chunks, [&](int chunk) { return sums[(n * chunks + chunk) * channels + c]; },
+        [&](int, float other) { sum[0] += other; });
   sum = reduce_rows(sum, plus<1>);
   if (threadIdx.y == 0 && c < channels) dmap[n * dmap_stride + c] = sum[0];
 }

@@ -260,7 +260,7 @@ impl<T: Real> OnCpu<T> for BatchNormInference {
 
 /// Two numbers for each chunk and channel.
 fn chunk_elements(x: &Shape) -> usize {
-    Chunks::new(x.positions()).count * 2 * x.channels.stored()
+    Chunks::most(x.positions(), 1) * 2 * x.channels.stored()
 }
 
 impl OnCuda for BatchNorm {
@@ -273,8 +273,8 @@ impl OnCuda for BatchNorm {
         let [out, mean, inverse, running_mean, running_variance] = [0, 1, 2, 3, 4].map(|index| launcher.output(index));
         let (momentum, partial) = (launcher.input(5), launcher.workspace());
         let (pixels, channels) = (x.positions(), x.channels());
-        let (chunks, grid) =
-            (Chunks::new(pixels), PixelGrid::new(channels, [&x, &out, &gamma, &beta, &mean, &inverse]));
+        let grid = PixelGrid::new(channels, [&x, &out, &gamma, &beta, &mean, &inverse]);
+        let chunks = grid.chunks(pixels, 1);
         launcher
             .kernel(BATCH_NORM_FORWARD_CHUNKS)
             .pointers([partial, x.pointer])
@@ -303,8 +303,9 @@ impl OnCuda for BatchNormGradient {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let [dout, x, gamma, mean, inverse] = [0, 1, 2, 3, 4].map(|index| launcher.input(index));
         let ([dx, dgamma, dbeta], partial) = ([0, 1, 2].map(|index| launcher.output(index)), launcher.workspace());
-        let (pixels, channels, chunks) = (x.positions(), x.channels(), Chunks::new(x.positions()));
+        let (pixels, channels) = (x.positions(), x.channels());
         let grid = PixelGrid::new(channels, [&dx, &dgamma, &dbeta, &dout, &x, &gamma, &mean, &inverse]);
+        let chunks = grid.chunks(pixels, 1);
         launcher
             .kernel(BATCH_NORM_BACKWARD_CHUNKS)
             .pointers([partial, dout.pointer, x.pointer, mean.pointer])

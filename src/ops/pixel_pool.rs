@@ -171,13 +171,15 @@ impl<T: Real> OnCpu<T> for PixelPoolGradient {
 impl OnCuda for PixelPool {
     /// A sum and a maximum for each chunk and channel.
     fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
-        inputs[0].batch * Chunks::new(inputs[0].pixels()).count * 2 * inputs[0].channels.stored()
+        let x = inputs[0];
+        x.batch * Chunks::most(x.pixels(), x.batch) * 2 * x.channels.stored()
     }
 
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (out, x, pooled) = (launcher.output(0), launcher.input(0), launcher.workspace());
         let (batch, pixels, channels) = (x.shape.batch, x.shape.pixels(), x.channels());
-        let (chunks, grid) = (Chunks::new(pixels), PixelGrid::new(channels, [&x]));
+        let grid = PixelGrid::new(channels, [&x]);
+        let chunks = grid.chunks(pixels, batch);
         launcher
             .kernel(PIXEL_POOL_FORWARD_CHUNKS)
             .pointers([pooled, x.pointer])
@@ -194,13 +196,15 @@ impl OnCuda for PixelPool {
 impl OnCuda for PixelPoolGradient {
     /// The place of each chunk's and channel's maximum, then of each channel's.
     fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
-        inputs[1].batch * (Chunks::new(inputs[1].pixels()).count + 1) * inputs[1].channels.stored()
+        let x = inputs[1];
+        x.batch * (Chunks::most(x.pixels(), x.batch) + 1) * x.channels.stored()
     }
 
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (dx, dout, x, out) = (launcher.output(0), launcher.input(0), launcher.input(1), launcher.input(2));
         let (batch, pixels, channels) = (x.shape.batch, x.shape.pixels(), x.channels());
-        let (chunks, grid) = (Chunks::new(pixels), PixelGrid::new(channels, [&dx, &dout, &x, &out]));
+        let grid = PixelGrid::new(channels, [&dx, &dout, &x, &out]);
+        let chunks = grid.chunks(pixels, batch);
         let (each, all) = (batch * chunks.count * channels, batch * channels);
         let [places, place] = [0..each, each..each + all].map(|range| launcher.workspace().part(range));
         launcher

@@ -186,7 +186,7 @@ impl OnCuda for ProductMapGradient {
         let x = inputs[1];
         match kind(x, &self.map) {
             Map::Pixel => 0,
-            Map::Channel => x.batch * Chunks::new(x.pixels()).count * x.channels.stored(),
+            Map::Channel => x.batch * Chunks::most(x.pixels(), x.batch) * x.channels.stored(),
         }
     }
 
@@ -201,7 +201,8 @@ impl OnCuda for ProductMapGradient {
                 .sizes([x.positions(), channels, dmap.stride, dout.stride, x.stride, grid.width])
                 .launch(grid.over(x.positions()));
         }
-        let (chunks, grid, sums) = (Chunks::new(pixels), PixelGrid::new(channels, [&dout, &x]), launcher.workspace());
+        let (grid, sums) = (PixelGrid::new(channels, [&dout, &x]), launcher.workspace());
+        let chunks = grid.chunks(pixels, batch);
         launcher
             .kernel(PRODUCT_BACKWARD_MAP_CHANNEL_CHUNKS)
             .pointers([sums, dout.pointer, x.pointer])

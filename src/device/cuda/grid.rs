@@ -2,7 +2,7 @@
 
 use super::Operand;
 use crate::device::kernels::common::WARP_SIZE;
-use crate::device::kernels::pixels::{PIXELS_PER_THREAD, THREADS};
+use crate::device::kernels::pixels::{CHUNKS_PER_THREAD, PIXELS_PER_THREAD, THREADS};
 
 /// The blocks of a launch, and the threads of a block, along x, y and z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +23,8 @@ impl Grid {
     }
 }
 
-/// Channels of a block that merges chunks: 128 bytes, what memory delivers at once.
-const MERGE_COLUMNS: usize = 32;
+/// Channels of a block that merges chunks: few, so that each thread has few chunks, and loads them all at once.
+const MERGE_COLUMNS: usize = 4;
 
 /// How threads share pixels and channels: along x, groups of `width` channels; along y, pixels. Threads and blocks
 /// along x cover all channels; along y, threads are as many as a block has room for.
@@ -56,7 +56,7 @@ impl PixelGrid {
         Self::with_width(channels, 1)
     }
 
-    /// For merging chunks: few channels a block, so that many threads share the chunks of each.
+    /// For merging chunks: many threads share the chunks of each channel.
     pub fn merging(channels: usize) -> Self {
         let columns = channels.min(MERGE_COLUMNS);
         PixelGrid { width: 1, columns, rows: THREADS / columns, column_blocks: channels.div_ceil(columns) }
@@ -72,6 +72,13 @@ impl PixelGrid {
     /// Blocks that go over `pixels` pixels of each of `samples` samples.
     pub fn over(&self, pixels: usize, samples: usize) -> Grid {
         self.with_blocks(pixels.div_ceil(self.rows * PIXELS_PER_THREAD), samples)
+    }
+
+    /// Chunks of the pixels of each of `samples` samples. Smaller ones would not keep a block's threads busy.
+    pub fn chunks(&self, pixels: usize, samples: usize) -> Chunks {
+        let size = pixels.div_ceil(Chunks::most(pixels, samples)).next_multiple_of(self.rows);
+        let size = size.max(self.rows * PIXELS_PER_THREAD);
+        Chunks { pixels: size, count: pixels.div_ceil(size) }
     }
 
     /// `blocks` blocks for each sample.
@@ -146,13 +153,12 @@ pub struct Chunks {
     pub count: usize,
 }
 
-/// About so many chunks fill a GPU, and can be merged by one block.
-const CHUNKS: usize = 256;
+/// At most so many chunks: they fill a GPU, four to a multiprocessor, and are merged with one wait for memory.
+const CHUNKS: usize = CHUNKS_PER_THREAD * THREADS / MERGE_COLUMNS;
 
 impl Chunks {
-    pub fn new(pixels: usize) -> Self {
-        // Chunks of fewer pixels would not keep a block's threads busy, and of more take long for one block.
-        let size = (pixels / CHUNKS).next_power_of_two().clamp(16, 512);
-        Chunks { pixels: size, count: pixels.div_ceil(size) }
+    /// The most there are of each sample, whatever the grid.
+    pub fn most(pixels: usize, samples: usize) -> usize {
+        (CHUNKS / samples.max(1)).clamp(1, pixels.div_ceil(PIXELS_PER_THREAD).max(1))
     }
 }
