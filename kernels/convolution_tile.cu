@@ -134,26 +134,78 @@ KERNEL_WITH_THREADS(convolution_backward_weight_64x32, TILE_THREADS)(BACKWARD_WE
   correlate_weights<Tile64x32, true>(BACKWARD_WEIGHT_ARGUMENTS);
 }
 
+// ---- weight gradient of few pixels ------------------------------------------------------------------------------------
+
+// Each thread has a weight; behind the weights are the biases, whose input is 1. Grid: weights and biases.
+KERNEL_WITH_THREADS(convolution_backward_weight_vectors, VECTORS_THREADS)(
+    float* __restrict__ dweight,     // [inputs, outputs]
+    float* __restrict__ dbias,       // [outputs]; not written where has_bias is 0
+    const float* __restrict__ dout,  // [pixels, outputs], stride dout_stride
+    const float* __restrict__ x,     // [pixels, inputs], stride x_stride
+    int pixels, int inputs, int outputs, int dout_stride, int x_stride, int has_bias) {
+  const int number = blockIdx.x * VECTORS_THREADS + threadIdx.x, input = number / outputs, output = number % outputs;
+  const bool is_bias = input >= inputs;
+  if (input >= inputs + has_bias) return;
+  float sum = 0.0f;
+#pragma unroll 8
+  for (int pixel = 0; pixel < pixels; ++pixel)
+    sum = fmaf(is_bias ? 1.0f : x[pixel * x_stride + input], dout[pixel * dout_stride + output], sum);
+  if (is_bias) dbias[output] = sum;
+  else dweight[number] = sum;
+}
+
 // ---- the sums of parts ------------------------------------------------------------------------------------------------
 
 constexpr int SUM_THREADS = 256;
+constexpr int SUM_AT_ONCE = 8;  // parts that a thread loads at once
 
-// out[i] = the sum of parts[part][i]: each warp sums every eighth part. Grid: elements by 32.
+// The sum of every `step`th part from `first` on of up to four elements.
+template <bool aligned>
+__device__ __forceinline__ Quad sum_quads(const float* parts, int elements, int count, int first, int part_count,
+                                          int step) {
+  Quad sum = zero_quad();
+  for (int part = first; part < part_count; part += SUM_AT_ONCE * step) {
+    Quad quads[SUM_AT_ONCE];
+#pragma unroll
+    for (int i = 0; i < SUM_AT_ONCE; ++i)
+      quads[i] = load_quad<aligned>(parts + (part + i * step) * count, part + i * step < part_count, elements);
+#pragma unroll
+    for (int i = 0; i < SUM_AT_ONCE; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sum[j] += quads[i][j];
+  }
+  return sum;
+}
+
+// out[i] = the sum of parts[part][i], of the weights and, in the blocks behind theirs, of the bias. `rows` threads, a
+// power of two, share the parts of four elements. Grid: elements by 4 * SUM_THREADS / rows.
 KERNEL_WITH_THREADS(convolution_sum_parts, SUM_THREADS)(
-    float* __restrict__ out,          // [count]
-    const float* __restrict__ parts,  // [part_count, count]
-    int count, int part_count) {
-  constexpr int warps = SUM_THREADS / WARP_SIZE;
-  __shared__ float sums[warps][WARP_SIZE];
-  const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
-  const int element = blockIdx.x * WARP_SIZE + lane;
-  float sum = 0.0f;
-  if (element < count)
-#pragma unroll 4
-    for (int part = warp; part < part_count; part += warps) sum += parts[part * count + element];
-  sums[warp][lane] = sum;
-  __syncthreads();
-  if (warp > 0 || element >= count) return;
-  for (int i = 1; i < warps; ++i) sum += sums[i][lane];
-  out[element] = sum;
+    float* __restrict__ out,               // [count]
+    float* __restrict__ bias_out,          // [bias_count]
+    const float* __restrict__ parts,       // [part_count, count]
+    const float* __restrict__ bias_parts,  // [part_count, bias_count]
+    int count, int bias_count, int part_count, int rows) {
+  __shared__ Quad shared[SUM_THREADS];
+  const int quads = SUM_THREADS / rows, row = threadIdx.x / quads, weight_blocks = divide_up(count, 4 * quads);
+  const bool is_bias = static_cast<int>(blockIdx.x) >= weight_blocks;
+  const int block = is_bias ? blockIdx.x - weight_blocks : blockIdx.x;
+  if (is_bias) out = bias_out, parts = bias_parts, count = bias_count;
+  const int element = (block * quads + threadIdx.x % quads) * 4, elements = count - element;
+  const bool aligned = count % 4 == 0 && is_aligned16(out) && is_aligned16(parts);
+  Quad sum = zero_quad();
+  if (elements > 0)
+    sum = aligned ? sum_quads<true>(parts + element, elements, count, row, part_count, rows)
+                  : sum_quads<false>(parts + element, elements, count, row, part_count, rows);
+  if (rows > 1) shared[threadIdx.x] = sum;
+  for (int half = rows / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (row >= half) continue;
+    const Quad other = shared[threadIdx.x + half * quads];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sum[j] += other[j];
+    shared[threadIdx.x] = sum;
+  }
+  if (row > 0 || elements <= 0) return;
+  if (aligned) store_quad<true>(out + element, sum, elements);
+  else store_quad<false>(out + element, sum, elements);
 }

@@ -222,7 +222,7 @@ fn few_channels() {
         convolution(Window::cube(3, 1, 1), 24, volume([3, 4, 5], 2)),
         // The head, and CBAM's spatial attention.
         convolution(Window::same(1), 1, Shape::image(3, 50, 60, 96)),
-        convolution(Window::same(7), 1, Shape::image(2, 33, 20, 2)),
+        convolution(Window::same(7), 1, Shape::image(2, 33, 41, 2)),
         relu(Window::same(3), 3, Shape::image(2, 9, 11, 40)),
         convolution(Window::same(3), 4, Shape::image(2, 9, 11, 4)),
         convolution(Window::square(3, 2, 1), 2, Shape::image(2, 9, 11, 96)),

@@ -1,5 +1,6 @@
 //! Convolution on CUDA: which kernel of `kernels/convolution.cu` a shape gets, and with how many blocks.
 
+use super::special::{MOST_CHANNELS, SpecialWeights};
 use super::tensor::{Form, TensorProduct, TensorWeights};
 use super::{BiasGradient, Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, Window};
 use crate::Result;
@@ -8,7 +9,8 @@ use crate::device::kernels::convolution::{
     BIAS_THREADS, FEW_WEIGHTS_THREADS, NARROW_LANES, NARROW_OUTPUTS, NARROW_THREADS, SHALLOW_COLUMNS, SHALLOW_INNER,
     SHALLOW_PIXELS, SHALLOW_THREADS,
 };
-use crate::device::kernels::convolution_tile::{SUM_THREADS, VECTORS_PIXELS, VECTORS_THREADS};
+use crate::device::kernels::convolution_one_channel::ONE_CHANNEL_THREADS;
+use crate::device::kernels::convolution_tile::{SUM_AT_ONCE, SUM_THREADS, VECTORS_PIXELS, VECTORS_THREADS};
 use crate::device::kernels::matrix_tile::{TILE_INNER, TILE_THREADS};
 use crate::device::kernels::*;
 use crate::tensor::{CHANNEL_ALIGNMENT, Shape};
@@ -92,7 +94,7 @@ impl Epilogue<'_> {
 // ------------------------------------------------------------------ geometry
 
 /// `Geometry` in `kernels/window.cuh`: target pixels are written, source pixels are read.
-struct Geometry {
+pub(super) struct Geometry {
     /// Of the target, all samples together.
     pixels: usize,
     source: [usize; 3],
@@ -103,7 +105,7 @@ struct Geometry {
 
 impl Geometry {
     /// What a convolution reads and writes; its weight gradient reads both.
-    fn forward(window: Window, x: &Shape, out: &Shape) -> Self {
+    pub(super) fn forward(window: Window, x: &Shape, out: &Shape) -> Self {
         Geometry { pixels: out.positions(), source: x.spatial, target: out.spatial, window, dilation: [1; 3] }
     }
 
@@ -116,7 +118,7 @@ impl Geometry {
     }
 
     /// In the order of `GEOMETRY_PARAMETERS`.
-    fn sizes(&self) -> impl Iterator<Item = usize> {
+    pub(super) fn sizes(&self) -> impl Iterator<Item = usize> {
         let Window { kernel, stride, padding } = self.window;
         let axes = [self.source, self.target, kernel, stride, padding, self.dilation];
         std::iter::once(self.pixels).chain(axes.into_iter().flatten())
@@ -192,7 +194,7 @@ const BACKWARD_INPUT: Kernels = Kernels {
 };
 
 /// Pixels that `vectors` is used for at most: a tile would hardly be filled.
-const MOST_VECTORS: usize = 64;
+pub(super) const MOST_VECTORS: usize = 64;
 
 /// A convolution from source to target pixels.
 struct Correlation<'a> {
@@ -338,9 +340,9 @@ impl OnCuda for ConvolutionInputGradient {
 /// Weights that have a thread each at most.
 const FEW_WEIGHTS: usize = 1024;
 /// Blocks to make of all parts: four for each multiprocessor of the largest GPUs.
-const PART_BLOCKS: usize = 512;
+pub(super) const PART_BLOCKS: usize = 512;
 /// Pixels of a part at least, which pay for writing and adding its sums.
-const PART_PIXELS: usize = 256;
+pub(super) const PART_PIXELS: usize = 256;
 /// All parts' sums together have at most this many elements, 64 MiB, if there are several.
 const PART_ELEMENTS: usize = 1 << 24;
 
@@ -378,6 +380,7 @@ impl OnCuda for ConvolutionWeightGradient {
         let form = Form::of(self.window, self.groups, [inputs[0], inputs[1]]);
         // Whether tensor cores will do it depends on the device's precision.
         let parts = form.map_or(parts, |form| parts.max(TensorWeights::new(form, inputs[0], inputs[1]).parts));
+        let parts = SpecialWeights::of(self, inputs[0], inputs[1]).map_or(parts, |special| parts.max(special.parts));
         let elements = outputs.iter().map(|output| output.elements()).sum::<usize>();
         let bias = if self.bias { bias_workspace(inputs[0]) } else { 0 };
         bias.max(if parts == 1 { 0 } else { parts * elements })
@@ -391,8 +394,14 @@ impl OnCuda for ConvolutionWeightGradient {
             let sums = Sums::new(launcher, dweight, weights.parts, 0);
             let bias = dbias.map(|dbias| Sums::new(launcher, dbias, weights.parts, weights.parts * sums.count));
             weights.launch(launcher, sums.parts, bias.as_ref().map(|bias| bias.parts), dout, x)?;
-            sums.launch(launcher)?;
-            return bias.map_or(Ok(()), |bias| bias.launch(launcher));
+            return sums.launch(launcher, bias);
+        }
+        let special = SpecialWeights::of(self, dout.shape, x.shape).filter(|special| special.takes(dout, x));
+        if let Some(special) = special {
+            let sums = Sums::new(launcher, dweight, special.parts, 0);
+            let bias = dbias.map(|dbias| Sums::new(launcher, dbias, special.parts, special.parts * sums.count));
+            special.launch(launcher, sums.parts, bias.as_ref().map(|bias| bias.parts), dout, x)?;
+            return sums.launch(launcher, bias);
         }
         let Division { rows, columns, few, tile, parts, part_rows } = Division::new(self, dout.shape, x.shape);
         let sums = Sums::new(launcher, dweight, parts, 0);
@@ -431,7 +440,7 @@ impl OnCuda for ConvolutionWeightGradient {
             .sizes(Geometry::forward(self.window, x.shape, dout.shape).sizes())
             .sizes([self.groups, inputs, columns, dout.stride, x.stride, part_rows])
             .launch(grid)?;
-        sums.launch(launcher)?;
+        sums.launch(launcher, None)?;
         // The weights' sums are done with, and so its own may lie where they were.
         dbias.map_or(Ok(()), |dbias| launch_bias(launcher, dbias, dout))
     }
@@ -440,7 +449,7 @@ impl OnCuda for ConvolutionWeightGradient {
 // ------------------------------------------------------------------ bias gradient, and the sums of parts
 
 /// Pixels of a part of the bias gradient at least, and parts at most.
-const BIAS_PART_PIXELS: usize = 1024;
+const BIAS_PART_PIXELS: usize = 32;
 const BIAS_PARTS: usize = 512;
 
 /// Pixels of a part.
@@ -458,12 +467,17 @@ fn launch_bias(launcher: &mut Launcher, dbias: Operand, dout: Operand) -> Result
     let (pixels, part_pixels) = (dout.positions(), bias_part(dout.shape));
     let parts = pixels.div_ceil(part_pixels);
     let sums = Sums::new(launcher, dbias, parts, 0);
+    let (kernel, grid) = if dout.is_aligned() && dout.channels() <= MOST_CHANNELS {
+        (CONVOLUTION_BACKWARD_BIAS_ALIGNED, Grid::new([parts, 1, 1], ONE_CHANNEL_THREADS))
+    } else {
+        (CONVOLUTION_BACKWARD_BIAS, Grid::new([dout.channels().div_ceil(WARP), parts, 1], BIAS_THREADS))
+    };
     launcher
-        .kernel(CONVOLUTION_BACKWARD_BIAS)
+        .kernel(kernel)
         .pointers([sums.parts, dout.pointer])
         .sizes([pixels, dout.channels(), dout.stride, part_pixels])
-        .launch(Grid::new([dout.channels().div_ceil(WARP), parts, 1], BIAS_THREADS))?;
-    sums.launch(launcher)
+        .launch(grid)?;
+    sums.launch(launcher, None)
 }
 
 impl OnCuda for BiasGradient {
@@ -476,6 +490,9 @@ impl OnCuda for BiasGradient {
         launch_bias(launcher, dbias, dout)
     }
 }
+
+/// Threads at most that share the parts of a few elements.
+const MOST_SUM_ROWS: usize = 64;
 
 /// A gradient that is summed in parts: in the workspace, or in place if there is one part.
 struct Sums {
@@ -495,15 +512,20 @@ impl Sums {
         Sums { out: out.pointer, parts, count, part_count }
     }
 
-    /// Adds the parts.
-    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+    /// Adds the parts, and those of the bias, of which there are as many.
+    fn launch(&self, launcher: &mut Launcher, bias: Option<Sums>) -> Result<()> {
         if self.part_count == 1 {
             return Ok(());
         }
+        let rows = self.part_count.div_ceil(SUM_AT_ONCE).next_power_of_two().min(MOST_SUM_ROWS);
+        let none =
+            Sums { out: self.out.unused(Element::F32), parts: self.parts.unused(Element::F32), count: 0, ..*self };
+        let bias = bias.unwrap_or(none);
+        let blocks = [self.count, bias.count].map(|count| count.div_ceil(4 * SUM_THREADS / rows));
         launcher
             .kernel(CONVOLUTION_SUM_PARTS)
-            .pointers([self.out, self.parts])
-            .sizes([self.count, self.part_count])
-            .launch(Grid::new([self.count.div_ceil(WARP), 1, 1], SUM_THREADS))
+            .pointers([self.out, bias.out, self.parts, bias.parts])
+            .sizes([self.count, bias.count, self.part_count, rows])
+            .launch(Grid::new([blocks.iter().sum(), 1, 1], SUM_THREADS))
     }
 }

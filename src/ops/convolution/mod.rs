@@ -6,6 +6,7 @@
 
 mod cpu;
 mod cuda;
+mod special;
 mod tensor;
 mod winograd;
 
