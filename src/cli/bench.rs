@@ -2,12 +2,13 @@
 
 use super::{device, flags, output};
 use crate::Result;
-use crate::device::Precision;
 use crate::device::cpu::{CpuDevice, InstructionSet};
+use crate::device::{LaunchTime, Precision};
 use crate::floors::Floors;
 use crate::metrics::summary::quantile;
 use crate::model::{Mode, Model, Network, Step};
-use crate::plan::shapes;
+use crate::plan::{Plan, shapes};
+use crate::tensor::Shape;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -42,7 +43,8 @@ pub struct Args {
     /// Time inference
     #[arg(long)]
     infer: bool,
-    /// Time each op of the step by itself, too; on the CPU, beside the peak of its arithmetic
+    /// Time each op of the step by itself, too: on the CPU beside the peak of its arithmetic, on a GPU launch by launch
+    /// and by the GPU's own clock
     #[arg(long, conflicts_with = "plan")]
     ops: bool,
     /// Time nothing: print what each kernel of the step moves and computes on a GPU, and the least time that takes on
@@ -82,6 +84,9 @@ struct Report {
     /// With --ops, the slowest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ops: Vec<OpTime>,
+    /// With --ops on a GPU, in the order of the step.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    launches: Vec<LaunchTime>,
 }
 
 /// All runs of an op in a step.
@@ -92,6 +97,16 @@ struct OpTime {
     median_s: f64,
     gflop: f64,
     gflop_per_s: f64,
+    /// Of all tensors that each run, on a GPU each launch, reads or writes.
+    gb: f64,
+    gb_per_s: f64,
+}
+
+impl OpTime {
+    /// Of no runs yet.
+    fn new(op: &'static str) -> Self {
+        OpTime { op, runs: 0, median_s: 0.0, gflop: 0.0, gflop_per_s: 0.0, gb: 0.0, gb_per_s: 0.0 }
+    }
 }
 
 /// Steps before the first that is timed.
@@ -110,7 +125,12 @@ pub fn run(args: &Args) -> Result<()> {
     let mut seconds = time(&mut network, &step, args.steps)?;
     let median_s = quantile(&mut seconds, 0.5);
     let gflop_per_step = network.plan(&step).operations as f64 / 1e9;
-    let ops = if args.ops { time_ops(&mut network, &step, args.steps)? } else { Vec::new() };
+    let launches = if args.ops { network.time_launches(&step, args.steps)? } else { None };
+    let ops = match &launches {
+        Some(launches) => sum_launches(network.plan(&step), launches),
+        None if args.ops => time_ops(&mut network, &step, args.steps)?,
+        None => Vec::new(),
+    };
     let peak = match args.device.device.resolve() {
         device::DeviceName::Cpu if args.ops => {
             Some(CpuDevice::<f32>::with(args.device.threads, InstructionSet::best())?.peak() / 1e9)
@@ -135,6 +155,7 @@ pub fn run(args: &Args) -> Result<()> {
         gflop_per_s: gflop_per_step / median_s,
         peak_gflop_per_s: peak,
         ops,
+        launches: launches.unwrap_or_default(),
     };
     match args.json {
         true => output::print_json(&report),
@@ -182,48 +203,77 @@ fn time(network: &mut Network<f32>, step: &Step, steps: usize) -> Result<Vec<f64
     Ok(seconds)
 }
 
-/// The seconds of each op of a step that ran before, the slowest first.
-fn time_ops(network: &mut Network<f32>, step: &Step, times: usize) -> Result<Vec<OpTime>> {
-    let mut ops = BTreeMap::<&str, OpTime>::new();
-    let plan = network.plan(step);
-    for node in &plan.nodes {
+/// The ops of a plan by name, their times not yet known, and where each runs.
+fn ops(plan: &Plan, precision: Precision) -> BTreeMap<&'static str, (OpTime, Vec<usize>)> {
+    let mut ops = BTreeMap::new();
+    for (position, node) in plan.nodes.iter().enumerate() {
         let op = &plan.graph.nodes()[node.index].op;
         let (inputs, outputs) = shapes(&plan.graph, node.index);
-        let fresh = OpTime { op: op.name(), runs: 0, median_s: 0.0, gflop: 0.0, gflop_per_s: 0.0 };
-        let total = ops.entry(op.name()).or_insert(fresh);
+        let (total, positions) = ops.entry(op.name()).or_insert((OpTime::new(op.name()), Vec::new()));
         total.runs += 1;
         total.gflop += op.operations(&inputs, &outputs) as f64 / 1e9;
+        let bytes = |shape: &&Shape| shape.elements() * precision.element(shape.storage).bytes();
+        total.gb += inputs.iter().chain(&outputs).map(bytes).sum::<usize>() as f64 / 1e9;
+        positions.push(position);
     }
-    let mut ops: Vec<OpTime> = ops.into_values().collect();
+    ops
+}
+
+/// The seconds of each op of a step that ran before, the slowest first.
+fn time_ops(network: &mut Network<f32>, step: &Step, times: usize) -> Result<Vec<OpTime>> {
+    let ops = ops(network.plan(step), network.device().precision());
+    let mut totals = Vec::with_capacity(ops.len());
+    for (mut total, positions) in ops.into_values() {
+        network.run_nodes(step, &positions)?; // to warm up
+        let seconds = (0..times).map(|_| network.time_nodes(step, &positions, 1));
+        total.median_s = quantile(&mut seconds.collect::<Result<Vec<_>>>()?, 0.5);
+        totals.push(total);
+    }
+    Ok(sorted(totals))
+}
+
+/// The same of a step's launches; what the step does beside its ops counts as one more.
+fn sum_launches(plan: &Plan, launches: &[LaunchTime]) -> Vec<OpTime> {
+    let mut totals = BTreeMap::<&str, OpTime>::new();
+    for LaunchTime { launch, seconds } in launches {
+        let total = totals.entry(launch.op).or_insert(OpTime::new(launch.op));
+        total.median_s += seconds;
+        total.gflop += launch.operations as f64 / 1e9;
+        total.gb += launch.bytes as f64 / 1e9;
+    }
+    for total in totals.values_mut() {
+        let runs = plan.nodes.iter().filter(|node| plan.graph.nodes()[node.index].op.name() == total.op);
+        total.runs = runs.count().max(1);
+    }
+    sorted(totals.into_values().collect())
+}
+
+/// With their speeds, the slowest first.
+fn sorted(mut ops: Vec<OpTime>) -> Vec<OpTime> {
     for total in &mut ops {
-        let mut seconds = Vec::with_capacity(times);
-        for number in 0..=times {
-            let start = Instant::now();
-            network.run_op(step, total.op)?;
-            if number > 0 {
-                seconds.push(start.elapsed().as_secs_f64());
-            }
-        }
-        total.median_s = quantile(&mut seconds, 0.5);
         total.gflop_per_s = total.gflop / total.median_s;
+        total.gb_per_s = total.gb / total.median_s;
     }
     ops.sort_by(|a, b| b.median_s.total_cmp(&a.median_s));
-    Ok(ops)
+    ops
 }
 
 /// A row for each op; an op's share of the peak is more than all where its algorithm saves products.
 fn table(report: &Report) -> String {
-    let mut text =
-        "\n| op | runs | ms | share of all | GFLOP | GFLOP/s | of the peak |\n|---|---|---|---|---|---|---|\n"
-            .to_owned();
+    let mut text = "\n| op | runs | ms | share of all | GB | GB/s | GFLOP | GFLOP/s | of the peak |\n\
+                    |---|---|---|---|---|---|---|---|---|\n"
+        .to_owned();
     let all: f64 = report.ops.iter().map(|op| op.median_s).sum();
-    for OpTime { op, runs, median_s, gflop, gflop_per_s } in &report.ops {
+    for OpTime { op, runs, median_s, gflop, gflop_per_s, gb, gb_per_s } in &report.ops {
         let peak = report.peak_gflop_per_s.filter(|_| *gflop > 0.0);
         let peak = peak.map_or(String::new(), |peak| format!("{:.0}%", 100.0 * gflop_per_s / peak));
         let (milliseconds, share) = (1e3 * median_s, 100.0 * median_s / all);
-        let row =
-            format!("| {op} | {runs} | {milliseconds:.2} | {share:.1}% | {gflop:.1} | {gflop_per_s:.0} | {peak} |\n");
-        text.push_str(&row);
+        text.push_str(&format!(
+            "| {op} | {runs} | {milliseconds:.3} | {share:.1}% | {gb:.3} | {gb_per_s:.0} | {gflop:.1} | {gflop_per_s:.0} | {peak} |\n"
+        ));
+    }
+    if !report.launches.is_empty() {
+        text.push_str(&format!("\n{} launches, {:.3} ms in all.\n", report.launches.len(), 1e3 * all));
     }
     match report.peak_gflop_per_s {
         Some(peak) => format!("{text}\nThe peak of the tile kernel's arithmetic: {peak:.0} GFLOP/s.\n"),

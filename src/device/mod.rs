@@ -6,11 +6,13 @@ pub mod emulator;
 pub mod kernels;
 mod precision;
 
+pub use cuda::LaunchTime;
 pub use precision::Precision;
 
 use crate::Result;
 use crate::graph::{Graph, Region, ValueId};
 use crate::plan::Plan;
+use std::time::Instant;
 
 /// A step that was loaded into a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,12 +64,32 @@ pub trait Device<T>: Send {
     /// If the device fails.
     fn run(&mut self, step: StepId) -> Result<()>;
 
-    /// Runs those nodes of a step whose op has this name, in order, and waits until they are done: to time an op at a
-    /// network's own shapes. They read whatever lies there.
+    /// Runs those nodes of a step's plan, and waits until they are done: to time them at a network's own shapes. They
+    /// read whatever lies there.
     ///
     /// # Errors
     /// If the device fails.
-    fn run_op(&mut self, step: StepId, op: &str) -> Result<()>;
+    fn run_nodes(&mut self, step: StepId, positions: &[usize]) -> Result<()>;
+
+    /// The seconds that the device itself takes to run those nodes `times` times, one run after the other.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn time_nodes(&mut self, step: StepId, positions: &[usize], times: usize) -> Result<f64> {
+        let start = Instant::now();
+        (0..times).try_for_each(|_| self.run_nodes(step, positions))?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    /// Runs a step again and again, and times each of its launches on the device: the median of `repeats` times. None
+    /// of a device that launches nothing.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn time_launches(&mut self, step: StepId, repeats: usize) -> Result<Option<Vec<LaunchTime>>> {
+        let _ = (step, repeats);
+        Ok(None)
+    }
 
     /// Reads a kept value: its channels side by side, without padding.
     ///

@@ -4,7 +4,7 @@ use super::builder::{Mode, StepGraph, stored_count};
 use super::{LossScale, Model, Parameter};
 use crate::Result;
 use crate::device::cpu::Real;
-use crate::device::{Device, Precision, StepId};
+use crate::device::{Device, LaunchTime, Precision, StepId};
 use crate::graph::Region;
 use crate::ops::adam;
 use crate::plan::Plan;
@@ -266,12 +266,28 @@ impl<T: Real> Network<T> {
         self.losses(step)
     }
 
-    /// Runs the nodes of one op; see [`Device::run_op`].
+    /// See [`Device::run_nodes`].
     ///
     /// # Errors
     /// If the device fails.
-    pub fn run_op(&mut self, step: &Step, op: &str) -> Result<()> {
-        self.device.run_op(step.id, op)
+    pub fn run_nodes(&mut self, step: &Step, positions: &[usize]) -> Result<()> {
+        self.device.run_nodes(step.id, positions)
+    }
+
+    /// See [`Device::time_nodes`].
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn time_nodes(&mut self, step: &Step, positions: &[usize], times: usize) -> Result<f64> {
+        self.device.time_nodes(step.id, positions, times)
+    }
+
+    /// See [`Device::time_launches`]. A training step trains meanwhile.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn time_launches(&mut self, step: &Step, repeats: usize) -> Result<Option<Vec<LaunchTime>>> {
+        self.device.time_launches(step.id, repeats)
     }
 
     fn losses(&mut self, step: &Step) -> Result<Losses<T>> {

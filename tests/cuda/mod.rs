@@ -5,6 +5,7 @@
 mod checked;
 mod convolution;
 mod errors;
+mod timing;
 mod training;
 
 use rarunet_cuda::device::cuda::{CudaDevice, Padding};
@@ -68,8 +69,8 @@ impl Device<f32> for Checked {
     fn run(&mut self, step: StepId) -> rarunet_cuda::Result<()> {
         self.0.run_checked(step, self.1)
     }
-    fn run_op(&mut self, step: StepId, op: &str) -> rarunet_cuda::Result<()> {
-        self.0.run_op(step, op)
+    fn run_nodes(&mut self, step: StepId, positions: &[usize]) -> rarunet_cuda::Result<()> {
+        self.0.run_nodes(step, positions)
     }
     fn read(&mut self, step: StepId, value: ValueId, data: &mut [f32]) -> rarunet_cuda::Result<()> {
         self.0.read(step, value, data)

@@ -15,7 +15,6 @@ pub use tile::InstructionSet;
 
 use super::{Device, Precision, StepId, Steps};
 use crate::graph::{Graph, Region, ValueId};
-use crate::ops::Op;
 use crate::plan::{Location, Memory, Plan, shapes};
 use crate::resources;
 use crate::tensor::Shape;
@@ -139,17 +138,16 @@ impl<T: Real> CpuDevice<T> {
         operations as f64 / seconds.fold(f64::INFINITY, f64::min)
     }
 
-    /// Runs the nodes of a step whose ops are wanted, in order.
-    fn run_nodes(&mut self, step: StepId, wanted: impl Fn(&dyn Op) -> bool + Sync) {
+    /// Runs some nodes of a step, in order.
+    fn run_some(&mut self, step: StepId, positions: impl Iterator<Item = usize> + Send) {
         let pointers = self.pointers();
         let plan = self.steps.get(step);
         let cpu = &self.cpu;
         cpu.threads.install(|| {
-            for node in &plan.nodes {
+            for position in positions {
+                let node = &plan.nodes[position];
                 let op = &*plan.graph.nodes()[node.index].op;
-                if wanted(op) {
-                    T::code(op).run(cpu, Call::new(plan, node, &pointers));
-                }
+                T::code(op).run(cpu, Call::new(plan, node, &pointers));
             }
         });
     }
@@ -213,12 +211,12 @@ impl<T: Real> Device<T> for CpuDevice<T> {
     }
 
     fn run(&mut self, step: StepId) -> Result<()> {
-        self.run_nodes(step, |_| true);
+        self.run_some(step, 0..self.steps.get(step).nodes.len());
         Ok(())
     }
 
-    fn run_op(&mut self, step: StepId, op: &str) -> Result<()> {
-        self.run_nodes(step, |node| node.name() == op);
+    fn run_nodes(&mut self, step: StepId, positions: &[usize]) -> Result<()> {
+        self.run_some(step, positions.iter().copied());
         Ok(())
     }
 

@@ -39,9 +39,10 @@ impl CudaDevice {
     /// If an op wrote anywhere but to its outputs and its workspace, or left other padding than wanted; the message
     /// names the op.
     pub fn run_checked(&mut self, step: StepId, padding: Padding) -> Result<()> {
+        self.launch_rounding()?;
         let mut before = self.contents()?;
         for position in 0..self.plan(step).nodes.len() {
-            self.launch(step, position..position + 1)?;
+            self.launch_nodes(step, [position])?;
             let after = self.contents()?;
             let plan = self.plan(step);
             let node = &plan.nodes[position];

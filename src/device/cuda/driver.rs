@@ -1,5 +1,6 @@
 //! Opening a driver and a device of it: what can be wrong there, and what is said about it.
 
+use super::timing::Marks;
 use crate::device::kernels::{self, Element};
 use crate::device::{Precision, emulator};
 use crate::{Error, Result};
@@ -155,6 +156,8 @@ pub struct Driver {
     modules: HashMap<(&'static str, Option<Element>), Arc<CudaModule>>,
     /// Likewise by the name of the kernel.
     functions: HashMap<(&'static str, Option<Element>), CudaFunction>,
+    /// While launches are timed: what is marked after each.
+    pub marks: Option<Marks>,
 }
 
 impl Driver {
@@ -198,7 +201,7 @@ impl Driver {
             let module = module.map_err(|error| module_error(&description, image.file, error))?;
             modules.insert((image.file, image.element), module);
         }
-        Ok(Driver { description, context, stream, modules, functions: HashMap::new() })
+        Ok(Driver { description, context, stream, modules, functions: HashMap::new(), marks: None })
     }
 
     /// The device's name in errors and flags.

@@ -3,9 +3,10 @@
 use super::Operand;
 use crate::device::kernels::common::WARP_SIZE;
 use crate::device::kernels::pixels::{CHUNKS_PER_THREAD, PIXELS_PER_THREAD, THREADS};
+use serde::Serialize;
 
 /// The blocks of a launch, and the threads of a block, along x, y and z.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Grid {
     pub blocks: [usize; 3],
     pub threads: [usize; 3],

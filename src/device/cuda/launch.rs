@@ -11,6 +11,7 @@ use crate::tensor::{Shape, Storage};
 use crate::{Error, Result};
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 use cudarc::driver::{LaunchConfig, PushKernelArg};
+use serde::Serialize;
 use std::ops::Range;
 
 /// Dynamic shared memory that a block may have without asking, in bytes.
@@ -46,7 +47,7 @@ pub(super) struct Addresses {
 
 impl Addresses {
     /// The pointer to `count` elements.
-    fn at(&self, location: Location, storage: Storage, count: usize, writable: bool) -> Pointer {
+    pub fn at(&self, location: Location, storage: Storage, count: usize, writable: bool) -> Pointer {
         let element = self.precision.element(storage);
         let base = match location.memory {
             Memory::Arena => self.arena,
@@ -86,6 +87,10 @@ impl Pointer {
     /// A pointer for a parameter that the kernel does not touch, which is of this element.
     pub fn unused(self, element: Element) -> Self {
         Pointer { element, bytes: 0, ..self }
+    }
+
+    pub(super) fn address(self) -> u64 {
+        self.address
     }
 
     /// Whether 16 bytes can be read or written at once.
@@ -208,7 +213,7 @@ fn size_error(op: &'static str, size: usize) -> Error {
 }
 
 /// A launch that was planned and not done.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct PlannedLaunch {
     pub op: &'static str,
     /// The kernel's name, with its element.
@@ -340,7 +345,7 @@ impl<'a> Launch<'a> {
         // operands of a planned node, which have room for what their shapes say, and which the op may write where the
         // kernel does; that the kernel keeps to them is what the op's author answers for and the tests look for.
         unsafe { builder.launch(config) }.map_err(|e| error(driver, e))?;
-        Ok(())
+        driver.mark()
     }
 
     fn convert_sizes(&mut self) -> Result<()> {

@@ -10,12 +10,14 @@ mod grid;
 mod launch;
 mod memory;
 mod planned;
+mod timing;
 
 pub use check::Padding;
 pub use driver::Description;
 pub use grid::{Chunks, Elements, Grid, LaneGrid, PixelGrid};
 pub use launch::{Launch, Launcher, OnCuda, Operand, PlannedLaunch, Pointer};
 pub use planned::{Planned, planned};
+pub use timing::LaunchTime;
 
 use super::kernels::{Element, ROUND_PARAMETERS};
 use super::{Device, Precision, StepId, Steps};
@@ -44,7 +46,11 @@ enum Progress {
 }
 
 /// A captured step.
-struct StepGraph(CudaGraph);
+struct StepGraph {
+    graph: CudaGraph,
+    /// What a replay takes, once somebody timed it.
+    seconds: Option<f64>,
+}
 
 // SAFETY: a graph must not be used by two threads at once; a device is used by one at a time, through `&mut`, and
 // cudarc makes the device's context the calling thread's before each call.
@@ -120,50 +126,55 @@ impl CudaDevice {
         }
     }
 
-    /// Launches a step's nodes, or some of them, in order.
-    fn launch(&mut self, step: StepId, nodes: std::ops::Range<usize>) -> Result<()> {
-        let addresses = Addresses {
+    fn addresses(&self) -> Addresses {
+        Addresses {
             arena: self.arena.address(),
             state: self.state.each_ref().map(|s| s.address()),
             copies: self.copies.address(),
             precision: self.precision,
-        };
-        if nodes.start == 0 {
-            self.round_parameters(addresses)?;
         }
+    }
+
+    /// How many parameters are copied into what activations are stored in.
+    fn copied(&self) -> usize {
+        self.copies.len() / self.precision.element(Storage::Reduced).bytes()
+    }
+
+    /// Launches a step.
+    fn launch(&mut self, step: StepId) -> Result<()> {
+        self.launch_rounding()?;
+        self.launch_nodes(step, 0..self.steps.get(step).nodes.len())
+    }
+
+    /// Launches what comes before a step's nodes: the parameters are copied.
+    fn launch_rounding(&mut self) -> Result<()> {
+        let (addresses, count) = (self.addresses(), self.copied());
+        if count == 0 { Ok(()) } else { round_parameters(Sink::Driver(&mut self.driver), addresses, count) }
+    }
+
+    /// Launches some nodes of a step, in order.
+    fn launch_nodes(&mut self, step: StepId, positions: impl IntoIterator<Item = usize>) -> Result<()> {
+        let addresses = self.addresses();
         let plan = self.steps.get(step);
-        for node in &plan.nodes[nodes] {
+        for position in positions {
+            let node = &plan.nodes[position];
             let op = &*plan.graph.nodes()[node.index].op;
             op.launch(&mut Launcher::new(Sink::Driver(&mut self.driver), plan, node, addresses))?;
         }
         Ok(())
     }
 
-    /// Copies the parameters into what activations are stored in.
-    fn round_parameters(&mut self, addresses: Addresses) -> Result<()> {
-        let count = self.copies.len() / self.precision.element(Storage::Reduced).bytes();
-        if count == 0 {
-            return Ok(());
-        }
-        let groups = count / CHANNEL_ALIGNMENT;
-        Launch::new(Sink::Driver(&mut self.driver), "parameters", ROUND_PARAMETERS)
-            .pointers(addresses.parameters(count))
-            .sizes([groups])
-            .launch(PixelGrid::single(1).over(groups, 1))
-    }
-
     /// Captures a step: nothing runs.
     fn capture(&mut self, step: StepId) -> Result<StepGraph> {
-        let nodes = self.steps.get(step).nodes.len();
         let stream = self.driver.stream.clone();
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).map_err(|error| self.driver.error("graph capture", error))?;
-        let launched = self.launch(step, 0..nodes);
+        let launched = self.launch(step);
         // The capture must end even where a launch failed.
         let captured = stream.end_capture(CUgraphInstantiate_flags(0));
         launched?;
         let graph = captured.map_err(|error| self.driver.error("graph capture", error))?;
-        Ok(StepGraph(graph.expect("a capture that ended makes a graph")))
+        Ok(StepGraph { graph: graph.expect("a capture that ended makes a graph"), seconds: None })
     }
 
     /// Where a value lies and how it is stored.
@@ -180,6 +191,15 @@ impl CudaDevice {
         };
         (memory, &self.driver)
     }
+}
+
+/// Copies so many parameters into what activations are stored in.
+fn round_parameters(sink: Sink, addresses: Addresses, count: usize) -> Result<()> {
+    let groups = count / CHANNEL_ALIGNMENT;
+    Launch::new(sink, "parameters", ROUND_PARAMETERS)
+        .pointers(addresses.parameters(count))
+        .sizes([groups])
+        .launch(PixelGrid::single(1).over(groups, 1))
 }
 
 /// Whether a tensor is stored as it is exchanged: its channels side by side, without padding.
@@ -281,9 +301,8 @@ impl Device<f32> for CudaDevice {
     }
 
     fn run(&mut self, step: StepId) -> Result<()> {
-        let nodes = self.steps.get(step).nodes.len();
         if let Progress::Launch = self.progress[step.0] {
-            self.launch(step, 0..nodes)?;
+            self.launch(step)?;
             self.progress[step.0] = Progress::Capture;
             return Ok(());
         }
@@ -291,19 +310,22 @@ impl Device<f32> for CudaDevice {
             self.progress[step.0] = Progress::Replay(self.capture(step)?);
         }
         match &self.progress[step.0] {
-            Progress::Replay(graph) => graph.0.launch().map_err(|error| self.driver.error("graph launch", error)),
+            Progress::Replay(step) => step.graph.launch().map_err(|error| self.driver.error("graph launch", error)),
             _ => unreachable!("the step was captured above"),
         }
     }
 
-    fn run_op(&mut self, step: StepId, op: &str) -> Result<()> {
-        for position in 0..self.plan(step).nodes.len() {
-            let plan = self.plan(step);
-            if plan.graph.nodes()[plan.nodes[position].index].op.name() == op {
-                self.launch(step, position..position + 1)?;
-            }
-        }
+    fn run_nodes(&mut self, step: StepId, positions: &[usize]) -> Result<()> {
+        self.launch_nodes(step, positions.iter().copied())?;
         self.driver.synchronize()
+    }
+
+    fn time_nodes(&mut self, step: StepId, positions: &[usize], times: usize) -> Result<f64> {
+        self.timed_nodes(step, positions, times)
+    }
+
+    fn time_launches(&mut self, step: StepId, repeats: usize) -> Result<Option<Vec<LaunchTime>>> {
+        self.timed_launches(step, repeats).map(Some)
     }
 
     fn read(&mut self, step: StepId, value: ValueId, data: &mut [f32]) -> Result<()> {

@@ -1,11 +1,11 @@
 //! The launches of a step on a GPU that need not be there: what each reads, writes and computes.
 
-use super::launch::{Addresses, Launch, Launcher, PlannedLaunch, Sink};
-use super::{Description, Element, PixelGrid, ROUND_PARAMETERS, plan_for};
+use super::launch::{Addresses, Launcher, PlannedLaunch, Sink};
+use super::{Description, plan_for, round_parameters};
 use crate::Result;
 use crate::device::Precision;
 use crate::graph::{Graph, Region, ValueId};
-use crate::plan::shapes;
+use crate::plan::{Plan, shapes};
 use crate::tensor::{CHANNEL_ALIGNMENT, Storage};
 
 /// A step as it would be launched.
@@ -42,24 +42,31 @@ pub fn planned(
     let far = |index: u64| index << 40;
     let state = Region::ALL.map(|region| far(1 + region as u64));
     let addresses = Addresses { arena: far(5), state, copies: far(6), precision };
-    let element = precision.element(Storage::Reduced);
-    let (mut launches, mut copies) = (Vec::new(), 0);
-    if element != Element::F32 {
-        let groups = parameters.div_ceil(CHANNEL_ALIGNMENT);
-        copies = groups * CHANNEL_ALIGNMENT * element.bytes();
-        Launch::new(Sink::List(&description, &mut launches), "parameters", ROUND_PARAMETERS)
-            .pointers(addresses.parameters(groups * CHANNEL_ALIGNMENT))
-            .sizes([groups])
-            .launch(PixelGrid::single(1).over(groups, 1))?;
+    let copied = if precision.is_reduced() { parameters.next_multiple_of(CHANNEL_ALIGNMENT) } else { 0 };
+    let launches = list(&plan, &description, addresses, copied)?;
+    let copies = copied * precision.element(Storage::Reduced).bytes();
+    Ok(Planned { launches, arena: (plan.arena + copies) as u64 })
+}
+
+/// The launches of a plan on such a device, behind the one that copies so many parameters.
+pub(super) fn list(
+    plan: &Plan,
+    description: &Description,
+    addresses: Addresses,
+    copied: usize,
+) -> Result<Vec<PlannedLaunch>> {
+    let mut launches = Vec::new();
+    if copied > 0 {
+        round_parameters(Sink::List(description, &mut launches), addresses, copied)?;
     }
     for node in &plan.nodes {
         let op = &*plan.graph.nodes()[node.index].op;
         let first = launches.len();
-        op.launch(&mut Launcher::new(Sink::List(&description, &mut launches), &plan, node, addresses))?;
+        op.launch(&mut Launcher::new(Sink::List(description, &mut launches), plan, node, addresses))?;
         let (inputs, outputs) = shapes(&plan.graph, node.index);
         if let Some(launch) = launches.get_mut(first) {
             launch.operations = op.operations(&inputs, &outputs);
         }
     }
-    Ok(Planned { launches, arena: (plan.arena + copies) as u64 })
+    Ok(launches)
 }
