@@ -1,6 +1,6 @@
-// Convolution between an image of one channel, stored in full, and one of many: the first layer, 3x3, and the head, 1x1.
-// Memory decides: a thread has 16 bytes of the many channels, for which it holds all weights, or their sums, in
-// registers, and several pixels' are on their way at once. One group; the many channels are aligned.
+// Convolution between an image of one channel, stored in full, and one of many: the first layer, 3x3, and the head, 1x1,
+// both keeping the size. Memory decides: a thread has 16 bytes of the many channels, for which it holds all weights, or
+// their sums, in registers, and what several pixels need is on its way at once. One group; the many channels are aligned.
 
 #include "pixels.cuh"
 #include "window.cuh"
@@ -9,6 +9,7 @@ constexpr int ONE_CHANNEL_THREADS = 128;
 constexpr int ONE_CHANNEL_WIDTH = WIDE<Element>;  // channels of a thread
 
 using Channels = Group<ONE_CHANNEL_WIDTH>;
+using Stored = Vector16<Element>;
 
 // ---- threads ----------------------------------------------------------------------------------------------------------
 
@@ -20,31 +21,21 @@ struct Slot {
   __device__ __forceinline__ explicit Slot(int channels)
       : groups(channels / ONE_CHANNEL_WIDTH), count(ONE_CHANNEL_THREADS / groups), index(threadIdx.x / groups),
         channel(threadIdx.x % groups * ONE_CHANNEL_WIDTH) {}
+
+  __device__ __forceinline__ bool exists() const { return index < count; }
 };
 
-// Calls use(pixel, loaded) for the slot's pixels from `begin` to `end`; what lies at `address`, behind a pixel's stride,
-// is loaded for `at_once` of them first.
-template <int at_once, class Use>
-__device__ __forceinline__ void for_each_of(const Slot& slot, int begin, int end, const Element* address, int stride,
-                                            Use use) {
-  if (slot.index >= slot.count) return;
-  for (int first = begin + slot.index; first < end; first += at_once * slot.count) {
-    Vector16<Element> loaded[at_once];
+__device__ __forceinline__ Stored load_or_zero(const Element* address, bool exists) {
+  Stored stored;
+  *reinterpret_cast<uint4*>(&stored) = exists ? *reinterpret_cast<const uint4*>(address) : uint4{0, 0, 0, 0};
+  return stored;
+}
+
+__device__ __forceinline__ Stored to_stored(const Channels& channels) {
+  Stored stored;
 #pragma unroll
-    for (int i = 0; i < at_once; ++i) {
-      const int pixel = first + i * slot.count;
-      if (pixel < end) loaded[i] = load16(address + pixel * stride);
-    }
-#pragma unroll
-    for (int i = 0; i < at_once; ++i) {
-      const int pixel = first + i * slot.count;
-      if (pixel >= end) return;
-      Channels channels;
-#pragma unroll
-      for (int k = 0; k < ONE_CHANNEL_WIDTH; ++k) channels[k] = to_float(loaded[i][k]);
-      use(pixel, channels);
-    }
-  }
+  for (int k = 0; k < ONE_CHANNEL_WIDTH; ++k) stored[k] = from_float<Element>(channels[k]);
+  return stored;
 }
 
 // to[channel] = the sum over the block's slots. All threads have to call it.
@@ -63,107 +54,229 @@ __device__ __forceinline__ void write_slots_sum(float* to, const Channels& sums,
   }
 }
 
-// ---- the window on the one channel ------------------------------------------------------------------------------------
+// ---- one input channel, 3x3 -------------------------------------------------------------------------------------------
+// A block goes over rows of pixels, a thread over every so many pixels of a row, side by side, so that they share what
+// they meet. Grid: rows, in parts.
 
 constexpr int SIDE = 3;
+constexpr int TAPS = SIDE * SIDE;
+constexpr int NEIGHBOURS = 4;  // pixels of a thread at once
 
-// The rows of the one channel that a row of the other image meets.
-struct WindowRows {
-  const float* rows[SIDE];  // of their pixel 0; null where there is none
-  int width, stride, padding, pixel_stride;
+// What the windows of neighbouring pixels meet of the one channel.
+struct Met {
+  float values[SIDE][NEIGHBOURS + SIDE - 1];
 
-  __device__ __forceinline__ WindowRows(const Geometry& g, const float* image, int image_stride, int row)
-      : width(g.source.width), stride(g.stride.width), padding(g.padding.width), pixel_stride(image_stride) {
-    const Corner corner = corner_of(g, pixel_at(row * g.target.width, g.target));
+  __device__ __forceinline__ Met(const float* x, int stride, int row, int first, int height, int width) {
+    const int y = row % height;
 #pragma unroll
     for (int dy = 0; dy < SIDE; ++dy) {
-      const int y = corner.at.height + dy;
-      const bool inside = is_inside(corner.at.depth, g.source.depth) && is_inside(y, g.source.height);
-      const int first = corner.sample + (corner.at.depth * g.source.height + y) * g.source.width;
-      rows[dy] = inside ? image + first * image_stride : nullptr;
+      const bool has_row = is_inside(y + dy - SIDE / 2, height);
+#pragma unroll
+      for (int i = 0; i < NEIGHBOURS + SIDE - 1; ++i) {
+        const int at = first + i - SIDE / 2;
+        const bool inside = has_row && is_inside(at, width);
+        values[dy][i] = inside ? x[((row + dy - SIDE / 2) * width + at) * stride] : 0.0f;
+      }
     }
   }
 
-  // What a pixel of the row meets.
-  __device__ __forceinline__ void read(float (&values)[SIDE * SIDE], int pixel) const {
-#pragma unroll
-    for (int dx = 0; dx < SIDE; ++dx) {
-      const int x = pixel * stride - padding + dx;
-#pragma unroll
-      for (int dy = 0; dy < SIDE; ++dy)
-        values[dy * SIDE + dx] = rows[dy] != nullptr && is_inside(x, width) ? rows[dy][x * pixel_stride] : 0.0f;
-    }
-  }
+  // What tap `tap` of the window of neighbour `i` meets.
+  __device__ __forceinline__ float operator()(int i, int tap) const { return values[tap / SIDE][i + tap % SIDE]; }
 };
 
-// ---- weight gradient, and a bias's ------------------------------------------------------------------------------------
-// In parts, as correlation.cuh says. Grid: parts.
-
-// One input channel.
-KERNEL_WITH_THREADS(convolution_backward_weight_one_input, ONE_CHANNEL_THREADS)(
-    float* __restrict__ parts,         // [parts, taps, outputs]
-    float* __restrict__ bias_parts,    // [parts, outputs]; not written where has_bias is 0
-    const Element* __restrict__ dout,  // [pixels, outputs], stride dout_stride
-    const float* __restrict__ x,       // [source pixels, 1], stride x_stride
-    GEOMETRY_PARAMETERS, int outputs, int dout_stride, int x_stride, int part_rows, int has_bias) {
-  constexpr int taps = SIDE * SIDE;
-  const Geometry g = GEOMETRY;
+KERNEL_WITH_THREADS(convolution_forward_one_input, ONE_CHANNEL_THREADS)(
+    Element* out,         // [rows * width, outputs], stride out_stride
+    const float* x,       // [rows * width, 1], stride x_stride
+    const float* weight,  // [taps, outputs]
+    const float* bias,    // [outputs]; not read where has_bias is 0
+    int rows, int height, int width, int outputs, int out_stride, int x_stride, int part_rows, int has_bias, int relu) {
   const Slot slot(outputs);
-  const int begin = blockIdx.x * part_rows, end = min(begin + part_rows, pixels / g.target.width);
-  Channels sums[taps] = {}, bias = {};
-  for (int row = begin; row < end; ++row) {
-    const WindowRows window(g, x, x_stride, row);
-    const Element* from = dout + (row * g.target.width * dout_stride + slot.channel);
-    for_each_of<4>(slot, 0, g.target.width, from, dout_stride, [&](int pixel, const Channels& gradient) {
-      float values[taps];
-      window.read(values, pixel);
+  if (!slot.exists()) return;
+  Channels weights[TAPS], first_sum = {};
 #pragma unroll
-      for (int k = 0; k < ONE_CHANNEL_WIDTH; ++k) {
+  for (int tap = 0; tap < TAPS; ++tap) weights[tap] = load<ONE_CHANNEL_WIDTH>(weight + tap * outputs + slot.channel);
+  if (has_bias) first_sum = load<ONE_CHANNEL_WIDTH>(bias + slot.channel);
+  const int begin = blockIdx.x * part_rows, end = min(begin + part_rows, rows);
+  for (int row = begin; row < end; ++row)
+    for (int first = slot.index * NEIGHBOURS; first < width; first += slot.count * NEIGHBOURS) {
+      const Met met(x, x_stride, row, first, height, width);
 #pragma unroll
-        for (int tap = 0; tap < taps; ++tap) sums[tap][k] = fmaf(values[tap], gradient[k], sums[tap][k]);
-        bias[k] += gradient[k];
+      for (int i = 0; i < NEIGHBOURS; ++i) {
+        Channels sums = first_sum;
+#pragma unroll
+        for (int tap = 0; tap < TAPS; ++tap)
+#pragma unroll
+          for (int k = 0; k < ONE_CHANNEL_WIDTH; ++k) sums[k] = fmaf(met(i, tap), weights[tap][k], sums[k]);
+#pragma unroll
+        for (int k = 0; k < ONE_CHANNEL_WIDTH; ++k) sums[k] = rectify(sums[k], relu);
+        if (first + i < width)
+          store16(out + ((row * width + first + i) * out_stride + slot.channel), to_stored(sums));
       }
-    });
-  }
+    }
+}
+
+// In parts, as correlation.cuh says.
+KERNEL_WITH_THREADS(convolution_backward_weight_one_input, ONE_CHANNEL_THREADS)(
+    float* parts,         // [parts, taps, outputs]
+    float* bias_parts,    // [parts, outputs]; not written where has_bias is 0
+    const Element* dout,  // [rows * width, outputs], stride dout_stride
+    const float* x,       // [rows * width, 1], stride x_stride
+    int rows, int height, int width, int outputs, int dout_stride, int x_stride, int part_rows, int has_bias) {
+  const Slot slot(outputs);
+  const int begin = blockIdx.x * part_rows, end = min(begin + part_rows, rows);
+  Channels sums[TAPS] = {}, bias = {};
+  for (int row = begin; row < end; ++row)
+    for (int start = 0; start < width; start += slot.count * NEIGHBOURS) {
+      const int first = start + slot.index * NEIGHBOURS, count = slot.exists() ? width - first : 0;
+      Stored gradients[NEIGHBOURS];
 #pragma unroll
-  for (int tap = 0; tap < taps; ++tap) write_slots_sum(parts + (blockIdx.x * taps + tap) * outputs, sums[tap], slot);
+      for (int i = 0; i < NEIGHBOURS; ++i)
+        gradients[i] = load_or_zero(dout + ((row * width + first + i) * dout_stride + slot.channel), i < count);
+      const Met met(x, x_stride, row, first, height, width);
+      __syncwarp();  // keeps the compiler from moving each load down to its use
+#pragma unroll
+      for (int i = 0; i < NEIGHBOURS; ++i)
+#pragma unroll
+        for (int k = 0; k < ONE_CHANNEL_WIDTH; ++k) {
+          const float gradient = to_float(gradients[i][k]);
+#pragma unroll
+          for (int tap = 0; tap < TAPS; ++tap) sums[tap][k] = fmaf(met(i, tap), gradient, sums[tap][k]);
+          bias[k] += gradient;
+        }
+    }
+#pragma unroll
+  for (int tap = 0; tap < TAPS; ++tap) write_slots_sum(parts + (blockIdx.x * TAPS + tap) * outputs, sums[tap], slot);
   if (has_bias) write_slots_sum(bias_parts + blockIdx.x * outputs, bias, slot);
 }
 
-// One output channel, 1x1.
+// ---- one output channel, 1x1 ------------------------------------------------------------------------------------------
+// Grid: pixels, in parts.
+
+constexpr int AT_ONCE = 8;  // pixels of a thread
+
+// Calls use(pixel, load(pixel)) for the slot's pixels of a part, the loads of several first.
+template <class Load, class Use>
+__device__ __forceinline__ void for_each_of_part(const Slot& slot, int pixels, int part_pixels, Load load, Use use) {
+  const int begin = blockIdx.x * part_pixels, end = min(begin + part_pixels, pixels);
+  if (!slot.exists()) return;
+  for (int first = begin + slot.index; first < end; first += AT_ONCE * slot.count) {
+    decltype(load(0)) loaded[AT_ONCE];
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; ++i)
+      if (first + i * slot.count < end) loaded[i] = load(first + i * slot.count);
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; ++i) {
+      if (first + i * slot.count >= end) return;
+      use(first + i * slot.count, loaded[i]);
+    }
+  }
+}
+
+// The gradient of a pixel, and the input there.
+struct Term {
+  float gradient;
+  Stored input;
+};
+
+constexpr int HEAD_LANES = 4;   // lanes that share a pixel's channels
+constexpr int HEAD_PIXELS = 2;  // pixels of a lane
+constexpr int HEAD_GROUPS = 4;  // groups of their channels that it loads at once
+
+// Grid: pixels.
+KERNEL_WITH_THREADS(convolution_forward_one_output, ONE_CHANNEL_THREADS)(
+    float* out,           // [pixels, 1], stride out_stride
+    const Element* x,     // [pixels, inputs], stride x_stride
+    const float* weight,  // [inputs, 1]
+    const float* bias,    // [1]; not read where has_bias is 0
+    int pixels, int inputs, int out_stride, int x_stride, int has_bias, int relu) {
+  constexpr int step = HEAD_LANES * ONE_CHANNEL_WIDTH, slots = ONE_CHANNEL_THREADS / HEAD_LANES;
+  const int lane = threadIdx.x % HEAD_LANES, first = blockIdx.x * slots * HEAD_PIXELS + threadIdx.x / HEAD_LANES;
+  float sums[HEAD_PIXELS] = {};
+  for (int start = 0; start < inputs; start += HEAD_GROUPS * step) {
+    Stored loaded[HEAD_GROUPS][HEAD_PIXELS];
+#pragma unroll
+    for (int group = 0; group < HEAD_GROUPS; ++group)
+#pragma unroll
+      for (int i = 0; i < HEAD_PIXELS; ++i) {
+        const int channel = start + group * step + lane * ONE_CHANNEL_WIDTH, pixel = first + i * slots;
+        loaded[group][i] = load_or_zero(x + (pixel * x_stride + channel), channel < inputs && pixel < pixels);
+      }
+    __syncwarp();  // keeps the compiler from moving each load down to its use
+#pragma unroll
+    for (int group = 0; group < HEAD_GROUPS; ++group) {
+      const int channel = start + group * step + lane * ONE_CHANNEL_WIDTH;
+      Channels factors = {};
+      if (channel < inputs) factors = load<ONE_CHANNEL_WIDTH>(weight + channel);
+#pragma unroll
+      for (int i = 0; i < HEAD_PIXELS; ++i)
+#pragma unroll
+        for (int k = 0; k < ONE_CHANNEL_WIDTH; ++k) sums[i] = fmaf(to_float(loaded[group][i][k]), factors[k], sums[i]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < HEAD_PIXELS; ++i) {
+#pragma unroll
+    for (int distance = HEAD_LANES / 2; distance > 0; distance /= 2)
+      sums[i] += __shfl_xor_sync(ALL_LANES, sums[i], distance);
+    const int pixel = first + i * slots;
+    if (lane == 0 && pixel < pixels) out[pixel * out_stride] = rectify(has_bias ? sums[i] + *bias : sums[i], relu);
+  }
+}
+
+KERNEL_WITH_THREADS(convolution_backward_input_one_output, ONE_CHANNEL_THREADS)(
+    Element* dx,          // [pixels, inputs], stride dx_stride
+    const float* dout,    // [pixels, 1], stride dout_stride
+    const float* weight,  // [inputs, 1]
+    int pixels, int inputs, int dx_stride, int dout_stride, int part_pixels) {
+  const Slot slot(inputs);
+  const Channels weights = load<ONE_CHANNEL_WIDTH>(weight + slot.channel);
+  for_each_of_part(
+      slot, pixels, part_pixels, [&](int pixel) { return dout[pixel * dout_stride]; },
+      [&](int pixel, float gradient) {
+        Channels products;
+#pragma unroll
+        for (int k = 0; k < ONE_CHANNEL_WIDTH; ++k) products[k] = gradient * weights[k];
+        store16(dx + (pixel * dx_stride + slot.channel), to_stored(products));
+      });
+}
+
 KERNEL_WITH_THREADS(convolution_backward_weight_one_output, ONE_CHANNEL_THREADS)(
-    float* __restrict__ parts,       // [parts, inputs, 1]
-    float* __restrict__ bias_parts,  // [parts, 1]; not written where has_bias is 0
-    const float* __restrict__ dout,  // [pixels, 1], stride dout_stride
-    const Element* __restrict__ x,   // [pixels, inputs], stride x_stride
+    float* parts,       // [parts, inputs, 1]
+    float* bias_parts,  // [parts, 1]; not written where has_bias is 0
+    const float* dout,  // [pixels, 1], stride dout_stride
+    const Element* x,   // [pixels, inputs], stride x_stride
     int pixels, int inputs, int dout_stride, int x_stride, int part_pixels, int has_bias) {
   const Slot slot(inputs);
-  const int begin = blockIdx.x * part_pixels, end = min(begin + part_pixels, pixels);
   Channels sums = {};
   float bias = 0.0f;
-  for_each_of<8>(slot, begin, end, x + slot.channel, x_stride, [&](int pixel, const Channels& values) {
-    const float gradient = dout[pixel * dout_stride];
+  for_each_of_part(
+      slot, pixels, part_pixels,
+      [&](int pixel) { return Term{dout[pixel * dout_stride], load16(x + (pixel * x_stride + slot.channel))}; },
+      [&](int, const Term& term) {
 #pragma unroll
-    for (int k = 0; k < ONE_CHANNEL_WIDTH; ++k) sums[k] = fmaf(values[k], gradient, sums[k]);
-    bias += gradient;
-  });
+        for (int k = 0; k < ONE_CHANNEL_WIDTH; ++k) sums[k] = fmaf(to_float(term.input[k]), term.gradient, sums[k]);
+        bias += term.gradient;
+      });
   write_slots_sum(parts + blockIdx.x * inputs, sums, slot);
   if (!has_bias) return;
   bias = block_sum(slot.channel == 0 ? bias : 0.0f);
   if (threadIdx.x == 0) bias_parts[blockIdx.x] = bias;
 }
 
-// The sum of all pixels.
+// ---- a bias's gradient alone ------------------------------------------------------------------------------------------
+
 KERNEL_WITH_THREADS(convolution_backward_bias_aligned, ONE_CHANNEL_THREADS)(
-    float* __restrict__ parts,         // [parts, channels]
-    const Element* __restrict__ dout,  // [pixels, channels], stride dout_stride
+    float* parts,         // [parts, channels]
+    const Element* dout,  // [pixels, channels], stride dout_stride
     int pixels, int channels, int dout_stride, int part_pixels) {
   const Slot slot(channels);
-  const int begin = blockIdx.x * part_pixels, end = min(begin + part_pixels, pixels);
   Channels sums = {};
-  for_each_of<8>(slot, begin, end, dout + slot.channel, dout_stride, [&](int, const Channels& gradient) {
+  for_each_of_part(
+      slot, pixels, part_pixels,
+      [&](int pixel) { return load16(dout + (pixel * dout_stride + slot.channel)); },
+      [&](int, const Stored& gradient) {
 #pragma unroll
-    for (int k = 0; k < ONE_CHANNEL_WIDTH; ++k) sums[k] += gradient[k];
-  });
+        for (int k = 0; k < ONE_CHANNEL_WIDTH; ++k) sums[k] += to_float(gradient[k]);
+      });
   write_slots_sum(parts + blockIdx.x * channels, sums, slot);
 }

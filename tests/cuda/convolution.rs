@@ -220,7 +220,9 @@ fn few_channels() {
         sliced(convolution(Window::square(5, 2, 2), 16, Shape::image(2, 9, 11, 8))),
         convolution(Window::square(7, 2, 3), 16, Shape::image(2, 19, 21, 1)),
         convolution(Window::cube(3, 1, 1), 24, volume([3, 4, 5], 2)),
+        sliced(relu(Window::same(3), 40, Shape::image(1, 7, 131, 1))),
         // The head, and CBAM's spatial attention.
+        relu(Window::same(1), 1, Shape::image(2, 9, 13, 300)),
         convolution(Window::same(1), 1, Shape::image(3, 50, 60, 96)),
         convolution(Window::same(7), 1, Shape::image(2, 33, 41, 2)),
         relu(Window::same(3), 3, Shape::image(2, 9, 11, 40)),

@@ -1,6 +1,6 @@
 //! Convolution on CUDA: which kernel of `kernels/convolution.cu` a shape gets, and with how many blocks.
 
-use super::special::{MOST_CHANNELS, SpecialWeights};
+use super::special::{MOST_CHANNELS, SpecialProduct, SpecialWeights};
 use super::tensor::{Form, TensorProduct, TensorWeights};
 use super::{BiasGradient, Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, Window};
 use crate::Result;
@@ -94,7 +94,7 @@ impl Epilogue<'_> {
 // ------------------------------------------------------------------ geometry
 
 /// `Geometry` in `kernels/window.cuh`: target pixels are written, source pixels are read.
-pub(super) struct Geometry {
+struct Geometry {
     /// Of the target, all samples together.
     pixels: usize,
     source: [usize; 3],
@@ -105,7 +105,7 @@ pub(super) struct Geometry {
 
 impl Geometry {
     /// What a convolution reads and writes; its weight gradient reads both.
-    pub(super) fn forward(window: Window, x: &Shape, out: &Shape) -> Self {
+    fn forward(window: Window, x: &Shape, out: &Shape) -> Self {
         Geometry { pixels: out.positions(), source: x.spatial, target: out.spatial, window, dilation: [1; 3] }
     }
 
@@ -118,7 +118,7 @@ impl Geometry {
     }
 
     /// In the order of `GEOMETRY_PARAMETERS`.
-    pub(super) fn sizes(&self) -> impl Iterator<Item = usize> {
+    fn sizes(&self) -> impl Iterator<Item = usize> {
         let Window { kernel, stride, padding } = self.window;
         let axes = [self.source, self.target, kernel, stride, padding, self.dilation];
         std::iter::once(self.pixels).chain(axes.into_iter().flatten())
@@ -163,6 +163,7 @@ struct Kernels {
     vectors: Kernel,
     /// Columns of the weights that a block of `vectors` has.
     vectors_columns: usize,
+    special: fn(Window, usize, [Operand; 2], bool) -> Option<SpecialProduct>,
 }
 
 const FORWARD: Kernels = Kernels {
@@ -175,6 +176,7 @@ const FORWARD: Kernels = Kernels {
     narrow_deep: Some(CONVOLUTION_FORWARD_NARROW_DEEP),
     vectors: CONVOLUTION_FORWARD_VECTORS,
     vectors_columns: WARP,
+    special: SpecialProduct::forward,
 };
 
 const BACKWARD_INPUT: Kernels = Kernels {
@@ -191,6 +193,7 @@ const BACKWARD_INPUT: Kernels = Kernels {
     narrow_deep: None,
     vectors: CONVOLUTION_BACKWARD_INPUT_VECTORS,
     vectors_columns: VECTORS_THREADS / WARP,
+    special: SpecialProduct::backward,
 };
 
 /// Pixels that `vectors` is used for at most: a tile would hardly be filled.
@@ -265,20 +268,37 @@ impl Correlation<'_> {
         (kernel, tile.grid(pixels, outputs, self.groups, 1))
     }
 
+    /// The kernel of its own that it has.
+    fn special(&self) -> Option<SpecialProduct> {
+        let aligned = self.weight.is_aligned() && self.bias.is_none_or(Pointer::is_aligned);
+        let operands = [self.target, self.source];
+        // What is kept of its size by a window is so by the flipped one.
+        if self.geometry.is_plain() {
+            (self.kernels.special)(self.geometry.window, self.groups, operands, aligned)
+        } else {
+            None
+        }
+    }
+
     /// Launches; `flags` are the parameters that end the kernel's list.
     fn launch(&self, launcher: &mut Launcher, flags: &[bool]) -> Result<()> {
-        let (kernel, grid) = self.kernel();
+        let special = self.special();
+        let (kernel, grid) = special.as_ref().map_or_else(|| self.kernel(), |special| (special.kernel, special.grid));
         let (inputs, outputs) = self.channels();
         let launch = launcher
             .kernel(kernel)
             .pointers([self.target.pointer, self.source.pointer, self.weight])
             .pointers(self.bias);
-        let launch = if kernel == self.kernels.vectors {
-            launch.sizes([self.geometry.pixels])
+        let launch = if let Some(special) = special {
+            launch.sizes(special.sizes)
         } else {
-            launch.sizes(self.geometry.sizes()).sizes([self.groups])
+            let launch = if kernel == self.kernels.vectors {
+                launch.sizes([self.geometry.pixels])
+            } else {
+                launch.sizes(self.geometry.sizes()).sizes([self.groups])
+            };
+            launch.sizes([inputs, outputs, self.target.stride, self.source.stride])
         };
-        let launch = launch.sizes([inputs, outputs, self.target.stride, self.source.stride]);
         flags.iter().fold(launch, |launch, &flag| launch.flag(flag)).launch(grid)
     }
 }

@@ -1,25 +1,25 @@
 //! Convolutions that have kernels of their own on CUDA: those of a few vectors, those between one channel and many (the
 //! first layer, the head), and CBAM's spatial attention.
 
-use super::cuda::{Geometry, MOST_VECTORS, PART_BLOCKS, PART_PIXELS};
+use super::cuda::{MOST_VECTORS, PART_BLOCKS, PART_PIXELS};
 use super::{ConvolutionWeightGradient, Window};
 use crate::Result;
 use crate::device::cuda::{Grid, Launcher, Operand, Pointer};
 use crate::device::kernels::convolution_7x7::{
-    ATTENTION_CHANNELS, ATTENTION_THREADS, ATTENTION_WEIGHT_ROWS, ATTENTION_WIDTH,
+    ATTENTION_CHANNELS, ATTENTION_ROWS, ATTENTION_THREADS, ATTENTION_WEIGHT_ROWS, ATTENTION_WIDTH,
 };
-use crate::device::kernels::convolution_one_channel::ONE_CHANNEL_THREADS;
+use crate::device::kernels::convolution_one_channel::{HEAD_LANES, HEAD_PIXELS, ONE_CHANNEL_THREADS};
 use crate::device::kernels::convolution_tile::VECTORS_THREADS;
 use crate::device::kernels::*;
-use crate::tensor::{Shape, Storage};
+use crate::tensor::Shape;
 
 /// Channels that a block has threads for: each thread has 16 bytes, four of f32.
 pub(super) const MOST_CHANNELS: usize = 4 * ONE_CHANNEL_THREADS;
 
-/// The kinds of weight gradients.
+/// What is special.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// 1x1 of few pixels, in f32.
+    /// 1x1 of few pixels.
     Vectors,
     /// 3x3 of an image of one channel.
     OneInput,
@@ -30,26 +30,94 @@ enum Kind {
 }
 
 impl Kind {
-    fn of(op: &ConvolutionWeightGradient, dout: &Shape, x: &Shape) -> Option<Kind> {
-        let Window { kernel, stride, padding } = op.window;
-        let [outputs, inputs] = [dout, x].map(|image| image.channels.stored());
-        let [from_full, to_full] = [x, dout].map(|image| image.storage == Storage::Full);
-        let plain = stride == [1; 3] && padding == kernel.map(|size| size / 2);
-        match (kernel, inputs, outputs) {
-            _ if op.groups > 1 => None,
-            ([1, 1, 1], ..) if plain && dout.positions() <= MOST_VECTORS => Some(Kind::Vectors),
-            ([1, 3, 3], 1, 2..=MOST_CHANNELS) if from_full => Some(Kind::OneInput),
-            ([1, 1, 1], 2..=MOST_CHANNELS, 1) if plain && to_full => Some(Kind::OneOutput),
-            ([1, 7, 7], ATTENTION_CHANNELS, 1) if plain && from_full && to_full => Some(Kind::Attention),
+    /// Of a convolution from `x` to `out`; images of one channel, and of two, are stored in full.
+    fn of(window: Window, groups: usize, [x, out]: [&Shape; 2]) -> Option<Kind> {
+        let Window { kernel, stride, padding } = window;
+        if groups > 1 || stride != [1; 3] || padding != kernel.map(|size| size / 2) {
+            return None;
+        }
+        match (kernel, x.channels.stored(), out.channels.stored()) {
+            ([1, 1, 1], ..) if out.positions() <= MOST_VECTORS => Some(Kind::Vectors),
+            ([1, 3, 3], 1, 2..=MOST_CHANNELS) => Some(Kind::OneInput),
+            ([1, 1, 1], 2..=MOST_CHANNELS, 1) => Some(Kind::OneOutput),
+            ([1, 7, 7], ATTENTION_CHANNELS, 1) => Some(Kind::Attention),
             _ => None,
         }
     }
 }
 
+/// Rows of all images, and the height and width of one.
+fn sides(image: &Shape) -> [usize; 3] {
+    let [_, height, width] = image.spatial;
+    [image.positions() / width, height, width]
+}
+
+/// Tiles of so many rows that cover an image.
+fn attention_tiles(image: &Shape, tile_rows: usize) -> usize {
+    let [rows, height, width] = sides(image);
+    rows / height * height.div_ceil(tile_rows) * width.div_ceil(ATTENTION_WIDTH)
+}
+
+// ------------------------------------------------------------------ forward and input gradient
+
+/// A launch from source to target pixels: the kernel, and the sizes that it is given.
+pub(super) struct SpecialProduct {
+    pub kernel: Kernel,
+    pub grid: Grid,
+    pub sizes: Vec<usize>,
+}
+
+impl SpecialProduct {
+    /// Forward, from `x` to `out`; `aligned` says whether weights and bias are.
+    pub(super) fn forward(window: Window, groups: usize, [out, x]: [Operand; 2], aligned: bool) -> Option<Self> {
+        let (pixels, [rows, height, width], strides) = (out.positions(), sides(out.shape), [out.stride, x.stride]);
+        match Kind::of(window, groups, [x.shape, out.shape])? {
+            Kind::OneInput if aligned && out.is_aligned() => {
+                let part = rows.div_ceil(PART_BLOCKS);
+                let sizes = [rows, height, width, out.channels(), out.stride, x.stride, part];
+                Some(Self::new(CONVOLUTION_FORWARD_ONE_INPUT, rows.div_ceil(part), ONE_CHANNEL_THREADS, &sizes))
+            }
+            Kind::OneOutput if aligned && x.is_aligned() => {
+                let blocks = pixels.div_ceil(ONE_CHANNEL_THREADS / HEAD_LANES * HEAD_PIXELS);
+                let sizes = [pixels, x.channels(), out.stride, x.stride];
+                Some(Self::new(CONVOLUTION_FORWARD_ONE_OUTPUT, blocks, ONE_CHANNEL_THREADS, &sizes))
+            }
+            Kind::Attention => Some(Self::attention(CONVOLUTION_FORWARD_7X7, out.shape, strides)),
+            _ => None,
+        }
+    }
+
+    /// The input gradient, from `dout` to `dx`.
+    pub(super) fn backward(window: Window, groups: usize, [dx, dout]: [Operand; 2], aligned: bool) -> Option<Self> {
+        let (pixels, strides) = (dx.positions(), [dx.stride, dout.stride]);
+        match Kind::of(window, groups, [dx.shape, dout.shape])? {
+            Kind::OneOutput if aligned && dx.is_aligned() => {
+                let part = pixels.div_ceil(PART_BLOCKS).max(PART_PIXELS);
+                let sizes = [pixels, dx.channels(), dx.stride, dout.stride, part];
+                let kernel = CONVOLUTION_BACKWARD_INPUT_ONE_OUTPUT;
+                Some(Self::new(kernel, pixels.div_ceil(part), ONE_CHANNEL_THREADS, &sizes))
+            }
+            Kind::Attention => Some(Self::attention(CONVOLUTION_BACKWARD_INPUT_7X7, dx.shape, strides)),
+            _ => None,
+        }
+    }
+
+    fn new(kernel: Kernel, blocks: usize, threads: usize, sizes: &[usize]) -> Self {
+        SpecialProduct { kernel, grid: Grid::new([blocks, 1, 1], threads), sizes: sizes.to_vec() }
+    }
+
+    fn attention(kernel: Kernel, target: &Shape, [target_stride, source_stride]: [usize; 2]) -> Self {
+        let [_, height, width] = sides(target);
+        let sizes = [height, width, target_stride, source_stride];
+        Self::new(kernel, attention_tiles(target, ATTENTION_ROWS), ATTENTION_THREADS, &sizes)
+    }
+}
+
+// ------------------------------------------------------------------ weight gradient
+
 /// A weight gradient, and how the pixels are divided: by shape alone, as the order of the sum depends on it.
 pub(super) struct SpecialWeights {
     kind: Kind,
-    window: Window,
     has_bias: bool,
     /// Pixels, rows of pixels or tiles of pixels, of all parts and of each.
     count: usize,
@@ -59,20 +127,17 @@ pub(super) struct SpecialWeights {
 
 impl SpecialWeights {
     pub(super) fn of(op: &ConvolutionWeightGradient, dout: &Shape, x: &Shape) -> Option<Self> {
-        let kind = Kind::of(op, dout, x)?;
-        let [_, height, width] = dout.spatial;
-        let rows = dout.positions() / width;
+        let kind = Kind::of(op.window, op.groups, [x, dout])?;
+        let [rows, _, width] = sides(dout);
         let (count, least) = match kind {
             Kind::Vectors => (1, 1),
             Kind::OneInput => (rows, PART_PIXELS.div_ceil(width)),
             Kind::OneOutput => (dout.positions(), PART_PIXELS),
-            Kind::Attention => {
-                (rows / height * height.div_ceil(ATTENTION_WEIGHT_ROWS) * width.div_ceil(ATTENTION_WIDTH), 1)
-            }
+            Kind::Attention => (attention_tiles(dout, ATTENTION_WEIGHT_ROWS), 1),
         };
         let part = count.div_ceil(PART_BLOCKS).max(least);
         let parts = count.div_ceil(part);
-        Some(SpecialWeights { kind, window: op.window, has_bias: op.bias, count, part, parts })
+        Some(SpecialWeights { kind, has_bias: op.bias, count, part, parts })
     }
 
     /// Whether the kernel can read these operands.
@@ -95,7 +160,7 @@ impl SpecialWeights {
         x: Operand,
     ) -> Result<()> {
         let (inputs, outputs, strides) = (x.channels(), dout.channels(), [dout.stride, x.stride]);
-        let [_, height, width] = dout.shape.spatial;
+        let [rows, height, width] = sides(dout.shape);
         let (kernel, blocks, threads) = match self.kind {
             Kind::Vectors => {
                 let elements = (inputs + usize::from(self.has_bias)) * outputs;
@@ -113,10 +178,7 @@ impl SpecialWeights {
         ]);
         let launch = match self.kind {
             Kind::Vectors => launch.sizes([dout.positions(), inputs, outputs]).sizes(strides),
-            Kind::OneInput => {
-                let geometry = Geometry::forward(self.window, x.shape, dout.shape);
-                launch.sizes(geometry.sizes()).sizes([outputs]).sizes(strides).sizes([self.part])
-            }
+            Kind::OneInput => launch.sizes([rows, height, width, outputs]).sizes(strides).sizes([self.part]),
             Kind::OneOutput => launch.sizes([self.count, inputs]).sizes(strides).sizes([self.part]),
             Kind::Attention => launch.sizes([height, width]).sizes(strides).sizes([self.count, self.part]),
         };
