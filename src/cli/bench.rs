@@ -188,13 +188,21 @@ fn time(network: &mut Network<f32>, step: &Step, steps: usize) -> Result<Vec<f64
     let weight = vec![1.0; step.batch];
     let progress = output::Progress::new("bench", (WARM_UP + steps) * step.batch, "images");
     let mut seconds = Vec::with_capacity(steps);
+    network.write_batch(step, &image, &target, &weight)?;
     for number in 1..=WARM_UP + steps {
         let start = Instant::now();
-        network.write_batch(step, &image, &target, &weight)?;
         match step.mode {
-            Mode::Train => network.train(step, 1e-5, number as u64)?,
-            _ => network.evaluate(step)?,
-        };
+            Mode::Train => {
+                // As training does: the next batch is written meanwhile.
+                network.begin_training(step, 1e-5, number as u64)?;
+                network.write_batch(step, &image, &target, &weight)?;
+                network.finish_training(step)?;
+            }
+            _ => {
+                network.evaluate(step)?;
+                network.write_batch(step, &image, &target, &weight)?;
+            }
+        }
         if number > WARM_UP {
             seconds.push(start.elapsed().as_secs_f64());
         }

@@ -220,13 +220,29 @@ impl<T: Real> Network<T> {
     /// # Errors
     /// If the device fails.
     pub fn train(&mut self, step: &Step, learning_rate: f64, number: u64) -> Result<Losses<T>> {
+        self.begin_training(step, learning_rate, number)?;
+        self.finish_training(step)
+    }
+
+    /// Begins an optimizer step. A GPU goes on with it alone: meanwhile the next batch can be prepared, and even written.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn begin_training(&mut self, step: &Step, learning_rate: f64, number: u64) -> Result<()> {
         assert_eq!(step.mode, Mode::Train, "the step trains");
         let rate = adam::rate(learning_rate, number).map(T::from_f64);
         self.device.write(step.id, step.values.rate, &rate)?;
         self.last_scale = self.loss_scale.map_or(1.0, |loss_scale| loss_scale.scale);
         self.device.write(step.id, step.values.loss_scale, &[T::from_f64(self.last_scale)])?;
         self.device.write(step.id, step.values.momentum, &[T::from_f64(MOMENTUM)])?;
-        self.device.run(step.id)?;
+        self.device.run(step.id)
+    }
+
+    /// What the step that was begun came to, once it is done.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn finish_training(&mut self, step: &Step) -> Result<Losses<T>> {
         let mut finite = [T::ZERO];
         self.device.read(step.id, step.values.finite.expect("a training step says so"), &mut finite)?;
         let finite = finite[0] == T::ONE;

@@ -21,6 +21,8 @@ pub struct Learner {
     image: Vec<f32>,
     target: Vec<f32>,
     weight: Vec<f32>,
+    /// The batch of the epoch that the device has already, to train on next.
+    written: Option<usize>,
     probabilities: Vec<f32>,
 }
 
@@ -56,6 +58,7 @@ impl Learner {
             image: vec![0.0; pixels],
             target: vec![0.0; pixels],
             weight: vec![0.0; settings.batch],
+            written: None,
             probabilities: vec![0.0; pixels],
         })
     }
@@ -66,7 +69,7 @@ impl Learner {
     }
 
     /// Trains on batch `batch` of `loader`: the `number`-th optimizer step (from 1). Returns the losses and the
-    /// slices that are really in the batch.
+    /// slices that are really in the batch. While a GPU is at it, the epoch's next batch is prepared.
     ///
     /// # Errors
     /// If the device fails.
@@ -77,9 +80,20 @@ impl Learner {
         learning_rate: f64,
         number: u64,
     ) -> Result<(Losses<f32>, &'l [usize])> {
-        let slices = loader.fill(batch, &mut self.image, &mut self.target, &mut self.weight);
-        self.network.write_batch(&self.train_step, &self.image, &self.target, &self.weight)?;
-        Ok((self.network.train(&self.train_step, learning_rate, number)?, slices))
+        if self.written.take() != Some(batch) {
+            self.write_batch(loader, batch)?;
+        }
+        self.network.begin_training(&self.train_step, learning_rate, number)?;
+        if batch + 1 < loader.batches() {
+            self.write_batch(loader, batch + 1)?;
+            self.written = Some(batch + 1);
+        }
+        Ok((self.network.finish_training(&self.train_step)?, loader.slices(batch)))
+    }
+
+    fn write_batch(&mut self, loader: &Loader, batch: usize) -> Result<()> {
+        loader.fill(batch, &mut self.image, &mut self.target, &mut self.weight);
+        self.network.write_batch(&self.train_step, &self.image, &self.target, &self.weight)
     }
 
     /// Replaces batch norm's running statistics by the mean over the loader's batches, or the first of many. All
@@ -91,6 +105,7 @@ impl Learner {
     pub fn estimate_statistics(&mut self, loader: &Loader) -> Result<()> {
         // Or a run that was stopped after this would come to other bits when it does it again.
         self.network.reset_statistics()?;
+        self.written = None; // steps share their memory
         for number in 0..loader.batches().min(STATISTICS_BATCHES) {
             loader.fill(number, &mut self.image, &mut self.target, &mut self.weight);
             self.network.write_batch(&self.statistics_step, &self.image, &self.target, &self.weight)?;
@@ -110,6 +125,7 @@ impl Learner {
         stop: &dyn Fn() -> Option<u8>,
         mut each: impl FnMut(Evaluated) -> Result<()>,
     ) -> Result<()> {
+        self.written = None;
         for batch in 0..loader.batches() {
             if let Some(exit_code) = stop() {
                 return Err(Error::Interrupted { exit_code });

@@ -10,6 +10,7 @@ mod grid;
 mod launch;
 mod memory;
 mod planned;
+mod staging;
 mod timing;
 
 pub use check::Padding;
@@ -30,6 +31,7 @@ use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use driver::Driver;
 use launch::{Addresses, Sink};
 use memory::DeviceMemory;
+use staging::Staging;
 
 /// Elements that one tensor may have, from its first to its last: kernels count them in 32 bits.
 const MAX_ELEMENTS: usize = i32::MAX as usize;
@@ -64,6 +66,7 @@ pub struct CudaDevice {
     state: [DeviceMemory; 3],
     /// Of the parameters, in what activations are stored in; made anew in each step.
     copies: DeviceMemory,
+    staging: Staging,
     precision: Precision,
     steps: Steps,
     driver: Driver,
@@ -111,6 +114,7 @@ impl CudaDevice {
             arena: DeviceMemory::new(),
             state: std::array::from_fn(|_| DeviceMemory::new()),
             copies: DeviceMemory::new(),
+            staging: Staging::new(),
             precision: choose(&driver.description)?,
             steps: Steps::default(),
             driver,
@@ -290,14 +294,18 @@ impl Device<f32> for CudaDevice {
         let (location, shape) = self.place(step, value);
         assert_eq!(location.stride, shape.channels.stored(), "an input has a place of its own");
         let element = self.precision.element(shape.storage);
-        let (memory, driver) = self.memory(location.memory);
-        let start = location.start * element.bytes();
-        if is_plain(&shape, location.stride) && element == Element::F32 {
-            return memory.write(driver, start, bytemuck::cast_slice(data));
-        }
-        let mut stored = vec![0.0; span(&shape, location.stride)];
-        shape.scatter(data, &mut stored, location.stride);
-        memory.write(driver, start, &element.encode(&stored))
+        let staged = if is_plain(&shape, location.stride) && element == Element::F32 {
+            self.staging.stage(&self.driver, bytemuck::cast_slice(data))?
+        } else {
+            let mut stored = vec![0.0; span(&shape, location.stride)];
+            shape.scatter(data, &mut stored, location.stride);
+            self.staging.stage(&self.driver, &element.encode(&stored))?
+        };
+        let memory = match location.memory {
+            Memory::Arena => &mut self.arena,
+            Memory::State(region) => &mut self.state[region as usize],
+        };
+        memory.write(&self.driver, location.start * element.bytes(), staged)
     }
 
     fn run(&mut self, step: StepId) -> Result<()> {
@@ -334,11 +342,13 @@ impl Device<f32> for CudaDevice {
         let (memory, driver) = self.memory(location.memory);
         let start = location.start * element.bytes();
         if is_plain(&shape, location.stride) && element == Element::F32 {
-            return memory.read(driver, start, bytemuck::cast_slice_mut(data));
+            memory.read(driver, start, bytemuck::cast_slice_mut(data))?;
+        } else {
+            let mut stored = vec![0; span(&shape, location.stride) * element.bytes()];
+            memory.read(driver, start, &mut stored)?;
+            shape.gather(&element.decode(&stored), location.stride, data);
         }
-        let mut stored = vec![0; span(&shape, location.stride) * element.bytes()];
-        memory.read(driver, start, &mut stored)?;
-        shape.gather(&element.decode(&stored), location.stride, data);
+        self.staging.clear(); // a read waits for all that was begun before
         Ok(())
     }
 
