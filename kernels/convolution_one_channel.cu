@@ -9,7 +9,7 @@ constexpr int ONE_CHANNEL_THREADS = 128;
 constexpr int ONE_CHANNEL_WIDTH = WIDE<Element>;  // channels of a thread
 
 using Channels = Group<ONE_CHANNEL_WIDTH>;
-using Stored = Vector16<Element>;
+using Piece = Vector16<Element>;
 
 // ---- threads ----------------------------------------------------------------------------------------------------------
 
@@ -25,14 +25,14 @@ struct Slot {
   __device__ __forceinline__ bool exists() const { return index < count; }
 };
 
-__device__ __forceinline__ Stored load_or_zero(const Element* address, bool exists) {
-  Stored stored;
+__device__ __forceinline__ Piece load_or_zero(const Element* address, bool exists) {
+  Piece stored;
   *reinterpret_cast<uint4*>(&stored) = exists ? *reinterpret_cast<const uint4*>(address) : uint4{0, 0, 0, 0};
   return stored;
 }
 
-__device__ __forceinline__ Stored to_stored(const Channels& channels) {
-  Stored stored;
+__device__ __forceinline__ Piece to_piece(const Channels& channels) {
+  Piece stored;
 #pragma unroll
   for (int k = 0; k < ONE_CHANNEL_WIDTH; ++k) stored[k] = from_float<Element>(channels[k]);
   return stored;
@@ -110,7 +110,7 @@ KERNEL_WITH_THREADS(convolution_forward_one_input, ONE_CHANNEL_THREADS)(
 #pragma unroll
         for (int k = 0; k < ONE_CHANNEL_WIDTH; ++k) sums[k] = rectify(sums[k], relu);
         if (first + i < width)
-          store16(out + ((row * width + first + i) * out_stride + slot.channel), to_stored(sums));
+          store16(out + ((row * width + first + i) * out_stride + slot.channel), to_piece(sums));
       }
     }
 }
@@ -128,7 +128,7 @@ KERNEL_WITH_THREADS(convolution_backward_weight_one_input, ONE_CHANNEL_THREADS)(
   for (int row = begin; row < end; ++row)
     for (int start = 0; start < width; start += slot.count * NEIGHBOURS) {
       const int first = start + slot.index * NEIGHBOURS, count = slot.exists() ? width - first : 0;
-      Stored gradients[NEIGHBOURS];
+      Piece gradients[NEIGHBOURS];
 #pragma unroll
       for (int i = 0; i < NEIGHBOURS; ++i)
         gradients[i] = load_or_zero(dout + ((row * width + first + i) * dout_stride + slot.channel), i < count);
@@ -175,7 +175,7 @@ __device__ __forceinline__ void for_each_of_part(const Slot& slot, int pixels, i
 // The gradient of a pixel, and the input there.
 struct Term {
   float gradient;
-  Stored input;
+  Piece input;
 };
 
 constexpr int HEAD_LANES = 4;   // lanes that share a pixel's channels
@@ -193,7 +193,7 @@ KERNEL_WITH_THREADS(convolution_forward_one_output, ONE_CHANNEL_THREADS)(
   const int lane = threadIdx.x % HEAD_LANES, first = blockIdx.x * slots * HEAD_PIXELS + threadIdx.x / HEAD_LANES;
   float sums[HEAD_PIXELS] = {};
   for (int start = 0; start < inputs; start += HEAD_GROUPS * step) {
-    Stored loaded[HEAD_GROUPS][HEAD_PIXELS];
+    Piece loaded[HEAD_GROUPS][HEAD_PIXELS];
 #pragma unroll
     for (int group = 0; group < HEAD_GROUPS; ++group)
 #pragma unroll
@@ -236,7 +236,7 @@ KERNEL_WITH_THREADS(convolution_backward_input_one_output, ONE_CHANNEL_THREADS)(
         Channels products;
 #pragma unroll
         for (int k = 0; k < ONE_CHANNEL_WIDTH; ++k) products[k] = gradient * weights[k];
-        store16(dx + (pixel * dx_stride + slot.channel), to_stored(products));
+        store16(dx + (pixel * dx_stride + slot.channel), to_piece(products));
       });
 }
 
@@ -274,7 +274,7 @@ KERNEL_WITH_THREADS(convolution_backward_bias_aligned, ONE_CHANNEL_THREADS)(
   for_each_of_part(
       slot, pixels, part_pixels,
       [&](int pixel) { return load16(dout + (pixel * dout_stride + slot.channel)); },
-      [&](int, const Stored& gradient) {
+      [&](int, const Piece& gradient) {
 #pragma unroll
         for (int k = 0; k < ONE_CHANNEL_WIDTH; ++k) sums[k] += to_float(gradient[k]);
       });
