@@ -25,21 +25,36 @@ __device__ __forceinline__ Place place_of(int tile, int rows, int height, int wi
   return {row / down, row % down * rows, tile % across * ATTENTION_WIDTH};
 }
 
-// Copies the pixels of a rectangle; zeros outside the image.
-template <int columns, int channels, int rows, int pitch>
-__device__ __forceinline__ void copy_rectangle(float (&to)[channels][rows][pitch], const float* from, const Place& first,
-                                               int height, int width, int stride) {
+// The pixels of a rectangle on their way into shared memory, a few in each thread; zeros outside the image.
+template <int rows, int columns, int channels> struct Rectangle {
+  static constexpr int count = (rows * columns + ATTENTION_THREADS - 1) / ATTENTION_THREADS;
+  float values[count][channels];
+
+  __device__ __forceinline__ void load(const float* from, const Place& first, int height, int width, int stride) {
 #pragma unroll
-  for (int start = 0; start < rows * columns; start += ATTENTION_THREADS) {
-    const int index = start + threadIdx.x, row = index / columns, column = index % columns;
-    if (row >= rows) break;
-    const int y = first.y + row, x = first.x + column;
-    const bool inside = is_inside(y, height) && is_inside(x, width);
-    const float* pixel = from + ((first.image * height + y) * width + x) * stride;
+    for (int i = 0; i < count; ++i) {
+      const int index = i * ATTENTION_THREADS + threadIdx.x, y = first.y + index / columns, x = first.x + index % columns;
+      const bool inside = index < rows * columns && is_inside(y, height) && is_inside(x, width);
+      const float* pixel = from + ((first.image * height + y) * width + x) * stride;
 #pragma unroll
-    for (int channel = 0; channel < channels; ++channel) to[channel][row][column] = inside ? pixel[channel] : 0.0f;
+      for (int channel = 0; channel < channels; ++channel) values[i][channel] = inside ? pixel[channel] : 0.0f;
+    }
   }
-}
+
+  template <int pitch> __device__ __forceinline__ void store(float (&to)[channels][rows][pitch]) const {
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      const int index = i * ATTENTION_THREADS + threadIdx.x;
+      if (index >= rows * columns) return;
+#pragma unroll
+      for (int channel = 0; channel < channels; ++channel)
+        to[channel][index / columns][index % columns] = values[i][channel];
+    }
+  }
+};
+
+// The place of a tile's border.
+__device__ __forceinline__ Place border_of(const Place& tile) { return {tile.image, tile.y - BORDER, tile.x - BORDER}; }
 
 // Element `index` of quads that lie side by side.
 template <int count> __device__ __forceinline__ float element(const Quad (&quads)[count], int index) {
@@ -53,17 +68,20 @@ template <int sources, int targets, bool transposed>
 __device__ __forceinline__ void correlate_7x7(float* target, const float* source, const float* weight, const float* bias,
                                               int height, int width, int target_stride, int source_stride, int has_bias,
                                               int relu) {
-  constexpr int taps = SIDE * SIDE, pairs = sources * targets;
-  __shared__ __align__(16) float pixels[sources][ATTENTION_ROWS + 2 * BORDER][ATTENTION_WIDTH + 8];
+  constexpr int taps = SIDE * SIDE, pairs = sources * targets, rows = ATTENTION_ROWS + 2 * BORDER;
+  static_assert(taps * pairs <= ATTENTION_THREADS, "a thread copies a weight");
+  __shared__ __align__(16) float pixels[sources][rows][ATTENTION_WIDTH + 8];
   __shared__ __align__(16) float weights[pairs][SIDE][8];
   const Place place = place_of(blockIdx.x, ATTENTION_ROWS, height, width);
-  copy_rectangle<BORDERED_WIDTH>(pixels, source, {place.image, place.y - BORDER, place.x - BORDER}, height, width,
-                                 source_stride);
-  for (int i = threadIdx.x; i < taps * pairs; i += ATTENTION_THREADS) {
-    const int tap = i / pairs, from = i % pairs / targets, to = i % targets;
-    weights[i % pairs][tap / SIDE][tap % SIDE] =
-        weight[transposed ? ((taps - 1 - tap) * targets + to) * sources + from : i];
-  }
+  Rectangle<rows, BORDERED_WIDTH, sources> copy;
+  copy.load(source, border_of(place), height, width, source_stride);
+  const int number = threadIdx.x, tap = number / pairs, from = number % pairs / targets, to = number % targets;
+  const bool has_weight = number < taps * pairs;
+  const int index = transposed ? ((taps - 1 - tap) * targets + to) * sources + from : number;
+  const float factor = has_weight ? weight[index] : 0.0f;
+  __syncwarp();  // keeps the compiler from moving each load down to its use
+  copy.store(pixels);
+  if (has_weight) weights[number % pairs][tap / SIDE][tap % SIDE] = factor;
   __syncthreads();
 
   const int row = threadIdx.x / (ATTENTION_WIDTH / 4), column = threadIdx.x % (ATTENTION_WIDTH / 4) * 4;
@@ -136,13 +154,21 @@ KERNEL_WITH_THREADS(convolution_backward_weight_7x7, ATTENTION_THREADS)(
   const int row = threadIdx.x % rows, line = threadIdx.x / rows;
   const int channel = line % ATTENTION_CHANNELS, dy = line / ATTENTION_CHANNELS;
   const int begin = blockIdx.x * part_tiles, end = min(begin + part_tiles, tiles);
+  Rectangle<rows + 2 * BORDER, BORDERED_WIDTH, ATTENTION_CHANNELS> copy;
+  Rectangle<rows, ATTENTION_WIDTH, 1> gradients_copy;
+  const auto load = [&](int tile) {
+    const Place place = place_of(tile, rows, height, width);
+    copy.load(x, border_of(place), height, width, x_stride);
+    gradients_copy.load(dout, place, height, width, dout_stride);
+  };
+  load(begin);
   float sums[SIDE] = {};
   for (int tile = begin; tile < end; ++tile) {
-    const Place place = place_of(tile, rows, height, width);
     __syncthreads();  // the last tile was read
-    copy_rectangle<BORDERED_WIDTH>(pixels, x, {place.image, place.y - BORDER, place.x - BORDER}, height, width, x_stride);
-    copy_rectangle<ATTENTION_WIDTH>(gradients, dout, place, height, width, dout_stride);
+    copy.store(pixels);
+    gradients_copy.store(gradients);
     __syncthreads();
+    if (tile + 1 < end) load(tile + 1);
     if (dy >= SIDE) {
       for (int column = 0; column < ATTENTION_WIDTH; ++column) sums[0] += gradients[0][row][column];
       continue;

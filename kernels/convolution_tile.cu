@@ -57,33 +57,53 @@ KERNEL_WITH_THREADS(convolution_backward_input_64x32, TILE_THREADS)(BACKWARD_INP
 
 constexpr int VECTORS_THREADS = 256;
 constexpr int VECTORS_WARPS = VECTORS_THREADS / WARP_SIZE;
-constexpr int VECTORS_PIXELS = 4;  // of a block: each weight is read once for them
+constexpr int VECTORS_FORWARD_THREADS = 512;
+constexpr int VECTORS_PIXELS = 4;   // of a block: each weight is read once for them
+constexpr int VECTORS_AT_ONCE = 8;  // weights that a thread loads at once, and what they are multiplied by
 
-// Each lane has a column and each warp every eighth row of the weights. Grid: columns by 32; pixels by 4.
-KERNEL_WITH_THREADS(convolution_forward_vectors, VECTORS_THREADS)(
+// Adds the products of `pixels` vectors at `values` and every `step`th of `count` weights from `first` on.
+__device__ __forceinline__ void sum_vectors(float (&sums)[VECTORS_PIXELS], const float* values, const float* weight,
+                                            int pixels, int first, int count, int step, int value_stride,
+                                            int weight_stride) {
+  for (int start = 0; start < count; start += VECTORS_AT_ONCE * step) {
+    float factors[VECTORS_AT_ONCE], loaded[VECTORS_PIXELS][VECTORS_AT_ONCE];
+#pragma unroll
+    for (int k = 0; k < VECTORS_AT_ONCE; ++k) {
+      const int at = start + first + k * step;
+      const bool exists = at < count;
+      factors[k] = exists ? weight[at * weight_stride] : 0.0f;
+#pragma unroll
+      for (int i = 0; i < VECTORS_PIXELS; ++i)
+        loaded[i][k] = exists && i < pixels ? values[i * value_stride + at] : 0.0f;
+    }
+#pragma unroll
+    for (int k = 0; k < VECTORS_AT_ONCE; ++k)
+#pragma unroll
+      for (int i = 0; i < VECTORS_PIXELS; ++i) sums[i] = fmaf(loaded[i][k], factors[k], sums[i]);
+  }
+}
+
+// Each lane has a column and each warp every sixteenth row of the weights. Grid: columns by 32; pixels by 4.
+KERNEL_WITH_THREADS(convolution_forward_vectors, VECTORS_FORWARD_THREADS)(
     float* __restrict__ out,           // [pixels, outputs], stride out_stride
     const float* __restrict__ x,       // [pixels, inputs], stride x_stride
     const float* __restrict__ weight,  // [inputs, outputs]
     const float* __restrict__ bias,    // [outputs]; not read where has_bias is 0
     int pixels, int inputs, int outputs, int out_stride, int x_stride, int has_bias, int relu) {
-  __shared__ float partial[VECTORS_PIXELS][VECTORS_WARPS][WARP_SIZE];
+  constexpr int warps = VECTORS_FORWARD_THREADS / WARP_SIZE;
+  __shared__ float partial[VECTORS_PIXELS][warps][WARP_SIZE];
   const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
   const int column = blockIdx.x * WARP_SIZE + lane, first = blockIdx.y * VECTORS_PIXELS;
   float sums[VECTORS_PIXELS] = {};
-#pragma unroll 4
-  for (int row = warp; row < inputs; row += VECTORS_WARPS) {
-    const float factor = column < outputs ? weight[row * outputs + column] : 0.0f;
-#pragma unroll
-    for (int i = 0; i < VECTORS_PIXELS; ++i)
-      if (first + i < pixels) sums[i] = fmaf(x[(first + i) * x_stride + row], factor, sums[i]);
-  }
+  if (column < outputs)
+    sum_vectors(sums, x + first * x_stride, weight + column, pixels - first, warp, inputs, warps, x_stride, outputs);
 #pragma unroll
   for (int i = 0; i < VECTORS_PIXELS; ++i) partial[i][warp][lane] = sums[i];
   __syncthreads();
   const int pixel = first + warp;
   if (warp >= VECTORS_PIXELS || pixel >= pixels || column >= outputs) return;
   float sum = has_bias ? bias[column] : 0.0f;
-  for (int i = 0; i < VECTORS_WARPS; ++i) sum += partial[warp][i][lane];
+  for (int i = 0; i < warps; ++i) sum += partial[warp][i][lane];
   out[pixel * out_stride + column] = rectify(sum, relu);
 }
 
@@ -97,14 +117,8 @@ KERNEL_WITH_THREADS(convolution_backward_input_vectors, VECTORS_THREADS)(
   const int first = blockIdx.y * VECTORS_PIXELS;
   if (row >= outputs) return;
   float sums[VECTORS_PIXELS] = {};
-#pragma unroll 4
-  for (int column = lane; column < inputs; column += WARP_SIZE) {
-    const float factor = weight[row * inputs + column];
-#pragma unroll
-    for (int i = 0; i < VECTORS_PIXELS; ++i)
-      if (first + i < pixels)
-        sums[i] = fmaf(dout[(first + i) * dout_stride + column], factor, sums[i]);
-  }
+  sum_vectors(sums, dout + first * dout_stride, weight + row * inputs, pixels - first, lane, inputs, WARP_SIZE,
+              dout_stride, 1);
 #pragma unroll
   for (int i = 0; i < VECTORS_PIXELS; ++i) {
     const float sum = warp_sum(sums[i]);

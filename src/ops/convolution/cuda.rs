@@ -10,7 +10,9 @@ use crate::device::kernels::convolution::{
     SHALLOW_PIXELS, SHALLOW_THREADS,
 };
 use crate::device::kernels::convolution_one_channel::ONE_CHANNEL_THREADS;
-use crate::device::kernels::convolution_tile::{SUM_AT_ONCE, SUM_THREADS, VECTORS_PIXELS, VECTORS_THREADS};
+use crate::device::kernels::convolution_tile::{
+    SUM_AT_ONCE, SUM_THREADS, VECTORS_FORWARD_THREADS, VECTORS_PIXELS, VECTORS_THREADS,
+};
 use crate::device::kernels::matrix_tile::{TILE_INNER, TILE_THREADS};
 use crate::device::kernels::*;
 use crate::tensor::{CHANNEL_ALIGNMENT, Shape};
@@ -161,8 +163,9 @@ struct Kernels {
     narrow: Kernel,
     narrow_deep: Option<Kernel>,
     vectors: Kernel,
-    /// Columns of the weights that a block of `vectors` has.
+    /// Columns of the weights that a block of `vectors` has, and its threads.
     vectors_columns: usize,
+    vectors_threads: usize,
     special: fn(Window, usize, [Operand; 2], bool) -> Option<SpecialProduct>,
 }
 
@@ -176,6 +179,7 @@ const FORWARD: Kernels = Kernels {
     narrow_deep: Some(CONVOLUTION_FORWARD_NARROW_DEEP),
     vectors: CONVOLUTION_FORWARD_VECTORS,
     vectors_columns: WARP,
+    vectors_threads: VECTORS_FORWARD_THREADS,
     special: SpecialProduct::forward,
 };
 
@@ -193,6 +197,7 @@ const BACKWARD_INPUT: Kernels = Kernels {
     narrow_deep: None,
     vectors: CONVOLUTION_BACKWARD_INPUT_VECTORS,
     vectors_columns: VECTORS_THREADS / WARP,
+    vectors_threads: VECTORS_THREADS,
     special: SpecialProduct::backward,
 };
 
@@ -241,7 +246,7 @@ impl Correlation<'_> {
         let taps = self.geometry.window.taps();
         if self.groups == 1 && self.is_full() && self.geometry.is_pointwise() && pixels <= MOST_VECTORS {
             let blocks = [outputs.div_ceil(self.kernels.vectors_columns), pixels.div_ceil(VECTORS_PIXELS), 1];
-            return (self.kernels.vectors, Grid::new(blocks, VECTORS_THREADS));
+            return (self.kernels.vectors, Grid::new(blocks, self.kernels.vectors_threads));
         }
         if self.groups == 1 && self.geometry.is_plain() && outputs <= NARROW_OUTPUTS {
             let deep = self.kernels.narrow_deep.filter(|_| self.source.is_aligned() && inputs >= 4 * NARROW_LANES);
