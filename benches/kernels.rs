@@ -41,7 +41,7 @@ fn kernels(criterion: &mut Criterion) {
     network.train(&step, 1e-5, 1).expect("the device works"); // what the ops read is there from now on
     let found = distinct(network.plan(&step), network.device().precision());
     let mut group = criterion.benchmark_group(format!("kernels/{device}"));
-    group.sample_size(10).warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(300));
+    group.sample_size(10).warm_up_time(Duration::from_millis(20)).measurement_time(Duration::from_millis(50));
     for ((op, shapes), Found { position, bytes, runs }) in found {
         group.throughput(Throughput::Bytes(bytes));
         group.bench_function(BenchmarkId::new(op, format!("{shapes}, {runs} in a step")), |bencher| {

@@ -3,7 +3,7 @@
 mod device;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use device::{Loaded, load, names};
+use device::{Loaded, load};
 use rarunet_cuda::model::Mode;
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ fn step(criterion: &mut Criterion) {
     for (name, mode) in [("train", Mode::Train), ("infer", Mode::Evaluate)] {
         let mut group = criterion.benchmark_group(name);
         group.sample_size(10).measurement_time(Duration::from_secs(3));
-        for device in names() {
+        let devices = ["cpu".into()].into_iter().chain(std::env::var("RARUNET_TEST_DEVICE"));
+        for device in devices {
             let Loaded { mut network, step } = load(&device, mode);
             let [height, width] = step.size;
             group.throughput(Throughput::Elements(step.batch as u64)); // images

@@ -8,7 +8,8 @@
 # ONLY      the steps to run: a pattern of the shell that their names match, as `bench-*`; all unless set
 #
 # A step passes, fails, or is skipped for a reason that the report says. The exit code is 1 if a step failed. Beside the
-# kit's own files, peers/torch_rarunet.py is timed if it is there and python3 has torch.
+# kit's own files, peers/torch_rarunet.py is timed if it is there and python3 has torch; cuDNN is timed if python3 or the
+# system has it, and cudnn.json is left in FOLDER.
 set -u
 kit=$(cd "$(dirname "$0")" && pwd)
 device=${DEVICE:-cuda:0}
@@ -88,8 +89,8 @@ is_wanted() {
   [[ $1 == $only ]]
 }
 
-# What of an output stands in the report: the device, how many tests passed, how fast it is.
-summary() { grep -hoE "^ *$device +yes.*|^test result: .* failed|\"images_per_s\": *[0-9.e+-]+" "$1" | tail -n 1; }
+# What of an output stands in the report: the device, how many tests passed, how fast it is, alone or beside cuDNN.
+summary() { grep -hoE "^ *$device +yes.*|^test result: .* failed|\"images_per_s\": *[0-9.e+-]+|^. \*\*all\*\* .*" "$1" | tail -n 1; }
 
 # A check of what need only be there.
 anything() { [ -s "$1" ] || echo "no output"; }
@@ -135,8 +136,21 @@ for precision in "${precisions[@]}"; do
   step "bench-train-$precision" anything "$program" "${benchmarked[@]}"
   step "bench-infer-$precision" anything "$program" "${benchmarked[@]}" --infer
 done
+for precision in "${precisions[@]}"; do
+  step "bench-ops-$precision" anything "$program" bench --device "$device" --precision "$precision" --json \
+    "${benchmark[@]}" --ops
+done
+
+# cuDNN's library, and those it needs, where Python has them; else wherever the system looks.
+libraries=$(python3 -c 'import glob, nvidia.cudnn
+roots = {path.rsplit("/", 1)[0] for path in nvidia.cudnn.__path__}
+print(":".join(sorted(path for root in roots for path in glob.glob(root + "/*/lib"))))' 2>/dev/null)
 for bench in "$kit"/benches/*; do
-  step "bench-$(basename "$bench")" anything env RARUNET_TEST_DEVICE="$device" "$bench" --bench --noplot "$device"
+  name=$(basename "$bench") flags=(--noplot)
+  [ "$device" != emulator ] || flags=(--test) # each once
+  [ "$name" != cudnn ] || flags=(--json "$out/cudnn.json")
+  step "bench-$name" anything env RARUNET_TEST_DEVICE="$device" \
+    LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "$bench" --bench "${flags[@]}"
 done
 
 # Where a step's time goes, kernel by kernel: of the first step, which is not captured into a graph.

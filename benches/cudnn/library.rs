@@ -166,6 +166,23 @@ unsafe fn function<T: Copy>(library: &Library, name: &str) -> Result<T, String> 
     unsafe { library.get::<T>(name) }.map(|symbol| *symbol).map_err(|error| error.to_string())
 }
 
+/// The first of the libraries that can be opened; why the last cannot.
+fn open() -> Result<Library, String> {
+    let named = std::env::var("RARUNET_CUDNN_LIBRARY").ok();
+    let mut reason = String::new();
+    for name in named.as_deref().map_or(NAMES.to_vec(), |name| vec![name]) {
+        // SAFETY: this runs the library's initialisation, which is its own business.
+        match unsafe { Library::new(name) } {
+            Ok(library) => return Ok(library),
+            Err(error) => {
+                let source = std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
+                reason = format!("{name}: {error}{source}");
+            }
+        }
+    }
+    Err(reason)
+}
+
 impl Functions {
     fn load(library: &Library) -> Result<Self, String> {
         // SAFETY: the types are those of cuDNN 9's headers.
@@ -211,12 +228,7 @@ impl Functions {
 impl Cudnn {
     /// Opens the library; why not, if it is not there or does not work.
     pub fn open(stream: &Arc<CudaStream>) -> Result<Self, String> {
-        let named = std::env::var("RARUNET_CUDNN_LIBRARY").ok();
-        let names = named.as_deref().map_or(NAMES.to_vec(), |name| vec![name]);
-        let library = names.iter().fold(Err(String::new()), |found, name| {
-            // SAFETY: this runs the library's initialisation, which is its own business.
-            found.or_else(|_| unsafe { Library::new(*name) }.map_err(|error| error.to_string()))
-        })?;
+        let library = open()?;
         let functions = Functions::load(&library)?;
         // SAFETY: the type is that of cuDNN 9's headers.
         let create: Create = unsafe { function(&library, "cudnnCreate")? };

@@ -1,4 +1,4 @@
-//! The devices that are timed: the CPU, and the one that `RARUNET_TEST_DEVICE` names (`cuda:<number>` or `emulator`), in
+//! The devices that are timed: `cpu`, and the one that `RARUNET_TEST_DEVICE` names (`cuda:<number>` or `emulator`), in
 //! the precision that `RARUNET_TEST_PRECISION` names, or what suits it.
 
 use rarunet_cuda::device::cpu::CpuDevice;
@@ -10,11 +10,6 @@ use rarunet_cuda::model::{Mode, Model, Network, PAPER_WIDTHS, Step};
 pub struct Loaded {
     pub network: Network<f32>,
     pub step: Step,
-}
-
-/// The names of the devices.
-pub fn names() -> Vec<String> {
-    ["cpu".into()].into_iter().chain(std::env::var("RARUNET_TEST_DEVICE")).collect()
 }
 
 /// Loads a step at a size that suits the device: the paper's on a GPU, less on the CPU, and next to nothing on the

@@ -21,7 +21,8 @@ fn run(tests: &str, gradcheck: i32) -> (i32, Value) {
     std::fs::write(path("VERSION"), "a \"kit\"\\ of\ntwo lines\n").unwrap();
     std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/gpu-kit-run.sh"), path("run.sh")).unwrap();
     script(&path("tests"), tests);
-    script(&path("benches/step"), "echo a second");
+    script(&path("benches/kernels"), "echo a second");
+    script(&path("benches/cudnn"), "echo '| **all** | 2 of 2 | 1.50 |'; echo [] >\"$3\"");
     let program = format!(
         "case $1 in devices) echo 'emulator  yes  fast';; bench) echo '{{\"images_per_s\": 7.5}}';;
          gradcheck) echo '{{\"checks\": []}}'; exit {gradcheck};; esac"
@@ -31,6 +32,7 @@ fn run(tests: &str, gradcheck: i32) -> (i32, Value) {
         Command::new("bash").arg(path("run.sh")).env("DEVICE", "emulator").env("LIMIT", "4").output().unwrap().status;
     let report = std::fs::read_to_string(path("report/report.json")).unwrap();
     let text = std::fs::read_to_string(path("report/report.txt")).unwrap();
+    assert_eq!(std::fs::read_to_string(path("report/cudnn.json")).unwrap(), "[]\n");
     assert!(text.ends_with(if status.success() { "all passed\n" } else { "something FAILED\n" }), "{text}");
     (status.code().unwrap(), serde_json::from_str(&report).unwrap_or_else(|error| panic!("{error}: {report}")))
 }
@@ -44,12 +46,14 @@ fn results(report: &Value, result: &str) -> Vec<String> {
 fn a_kit_reports_what_passed() {
     let (code, report) = run(PASSED, 0);
     assert_eq!((code, &report["passed"]), (0, &Value::Bool(true)), "{report:#}");
-    let passed =
-        ["devices", "cuda-tests", "golden-values", "gradcheck", "bench-train-f32", "bench-infer-f32", "bench-step"];
-    assert_eq!(results(&report, "passed"), passed);
+    let tests = ["devices", "cuda-tests", "golden-values", "gradcheck"];
+    let benches = ["bench-train-f32", "bench-infer-f32", "bench-ops-f32", "bench-cudnn", "bench-kernels"];
+    assert_eq!(results(&report, "passed"), [&tests[..], &benches].concat());
     assert_eq!(results(&report, "skipped"), ["memcheck", "racecheck", "synccheck", "initcheck", "profile", "peer"]);
     let bench = report["steps"].as_array().unwrap().iter().find(|step| step["name"] == "bench-train-f32").unwrap();
     assert_eq!(bench["output"]["images_per_s"], 7.5);
+    let cudnn = report["steps"].as_array().unwrap().iter().find(|step| step["name"] == "bench-cudnn").unwrap();
+    assert_eq!(cudnn["note"], "| **all** | 2 of 2 | 1.50 |");
     assert_eq!(report["version"], "a \"kit\"\\ of two lines");
 }
 

@@ -23,7 +23,7 @@ pub struct LaunchTime {
 }
 
 /// The device is kept busy for so many times as long as the host takes to enqueue what is timed,
-const BUSY: f64 = 3.0;
+const BUSY: f64 = 2.0;
 /// with so many replays of the step at most.
 const MOST_REPLAYS: f64 = 200.0;
 
@@ -89,7 +89,7 @@ impl CudaDevice {
         let launches = self.launches(step)?;
         let mut marks = Marks::new(&self.driver, launches.len() + 1)?;
         let mut samples = vec![Vec::with_capacity(repeats); launches.len()];
-        let replays = self.replays(step, |device| device.launch(step))?;
+        let replays = self.replays(step, 1, |device| device.launch(step))?;
         for _ in 0..repeats {
             self.keep_busy(step, replays)?;
             marks.record(&self.driver)?;
@@ -107,23 +107,22 @@ impl CudaDevice {
 
     /// See [`Device::time_nodes`].
     pub(super) fn timed_nodes(&mut self, step: StepId, positions: &[usize], times: usize) -> Result<f64> {
-        let work =
-            |device: &mut Self| (0..times).try_for_each(|_| device.launch_nodes(step, positions.iter().copied()));
-        let replays = self.replays(step, work)?;
+        let work = |device: &mut Self| device.launch_nodes(step, positions.iter().copied());
+        let replays = self.replays(step, times, work)?;
         let mut marks = Marks::new(&self.driver, 2)?;
         self.keep_busy(step, replays)?;
         marks.record(&self.driver)?;
-        work(self)?;
+        (0..times).try_for_each(|_| work(self))?;
         marks.record(&self.driver)?;
         Ok(marks.take(&self.driver)?[0])
     }
 
-    /// How many replays of the step keep the device busy until `work` is enqueued.
-    fn replays(&mut self, step: StepId, work: impl Fn(&mut Self) -> Result<()>) -> Result<usize> {
+    /// How many replays of the step keep the device busy until `work` is enqueued so many times.
+    fn replays(&mut self, step: StepId, times: usize, work: impl Fn(&mut Self) -> Result<()>) -> Result<usize> {
         let replay = self.replay_seconds(step)?;
         let start = Instant::now();
         work(self)?;
-        let enqueued = start.elapsed().as_secs_f64();
+        let enqueued = times as f64 * start.elapsed().as_secs_f64();
         self.driver.synchronize()?;
         Ok((BUSY * enqueued / replay).ceil().clamp(1.0, MOST_REPLAYS) as usize)
     }
