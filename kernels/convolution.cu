@@ -3,8 +3,9 @@
 // any other here: their weights and inputs are zero, and so are their results.
 //
 // Here is what no larger machinery pays for, or serves: few channels, and whatever is not aligned. Larger products of
-// f32 are in convolution_tile.cu. Images of few channels are stored in full beside any element, and so are
-// the weights that meet them: hence kernels of mixed types.
+// f32 are in convolution_tile.cu, the first layer and the head in convolution_one_channel.cu, CBAM's spatial attention in
+// convolution_7x7.cu. Images of few channels are stored in full beside any element, and so are the weights that meet
+// them: hence kernels of mixed types.
 
 #include "correlation.cuh"
 #include "window.cuh"
@@ -78,7 +79,7 @@ KERNEL_WITH_THREADS(convolution_backward_input_any_to_full, TILE_THREADS)(
   correlate<AnyOperands<Tile64x32, true, Element, float>>(BACKWARD_INPUT_ARGUMENTS);
 }
 
-// ---- few inner elements: the first layer, the head's input gradient ---------------------------------------------------
+// ---- few inner elements: a first layer of several channels ------------------------------------------------------------
 // Memory decides: a thread holds a quad of channels of a few pixels, and all weights stand in shared memory. One group.
 // Grid: pixels; target channels in tiles. The target's channels come by 8, aligned.
 
@@ -166,7 +167,7 @@ KERNEL_WITH_THREADS(convolution_backward_input_shallow, SHALLOW_THREADS)(
   correlate_shallow<true>(BACKWARD_INPUT_ARGUMENTS);
 }
 
-// ---- few target channels: the head, CBAM's spatial attention ----------------------------------------------------------
+// ---- few target channels: a head of several classes -------------------------------------------------------------------
 // Each pixel's sum is shared by `lanes` lanes, a power of two: 8 lanes read 32 channels by aligned quads, 1 lane reads
 // any number one by one. Weights come from the first-level cache. One group. Grid: pixels.
 
@@ -272,8 +273,7 @@ KERNEL_WITH_THREADS(convolution_backward_weight_any_full_dout, TILE_THREADS)(
   correlate_weights<Tile64x32, false>(BACKWARD_WEIGHT_ARGUMENTS);
 }
 
-// Few weights (the first layer, the head, CBAM's spatial attention): each thread sums one of them over the part. One
-// group. Grid: weights; parts.
+// Few weights: each thread sums one of them over the part. One group. Grid: weights; parts.
 constexpr int FEW_WEIGHTS_THREADS = 128;
 
 // The least a >= 0 with a * stride >= distance.
