@@ -5,7 +5,7 @@
 
 // ---- finite gradients -------------------------------------------------------------------------------------------------
 
-constexpr int CHECK_BLOCKS = 256;
+constexpr int CHECK_BLOCKS = 1024;
 
 template <int width> static __device__ bool all_finite(const float* gradients, int groups) {
   bool finite = true;
@@ -43,25 +43,36 @@ KERNEL_WITH_THREADS(adam_merge_checks, CHECK_BLOCKS)(
 
 // ---- update -----------------------------------------------------------------------------------------------------------
 
+constexpr int UPDATES_PER_THREAD = 2;  // at once
+
+template <int width> struct Updated {
+  Group<width> parameter, first, second, gradient;
+};
+
 template <int width>
 static __device__ void update(float* parameters, float* first, float* second, const float* gradients, const float* rate,
                               float scale, int groups, float beta1, float beta2, float epsilon) {
   const float step = rate[0], correction = rate[1];
-  for_each_pixel(groups, [&](int group) {
-    const int i = group * width;
-    const Group<width> gradients_here = load<width>(gradients + i);
-    Group<width> parameter = load<width>(parameters + i), m = load<width>(first + i), v = load<width>(second + i);
+  for_each_step<UPDATES_PER_THREAD>(
+      blockIdx.x * blockDim.y + threadIdx.y, groups, gridDim.x * blockDim.y,
+      [&](int group) {
+        const int i = group * width;
+        return Updated<width>{load<width>(parameters + i), load<width>(first + i), load<width>(second + i),
+                              load<width>(gradients + i)};
+      },
+      [&](int group, Updated<width> here) {
+        Group<width>&parameter = here.parameter, &m = here.first, &v = here.second;
 #pragma unroll
-    for (int k = 0; k < width; ++k) {
-      const float gradient = gradients_here[k] * scale;
-      m[k] = beta1 * m[k] + (1.0f - beta1) * gradient;
-      v[k] = beta2 * v[k] + (1.0f - beta2) * gradient * gradient;
-      parameter[k] -= step * m[k] / (sqrtf(v[k]) * correction + epsilon);
-    }
-    store(parameters + i, parameter);
-    store(first + i, m);
-    store(second + i, v);
-  });
+        for (int k = 0; k < width; ++k) {
+          const float gradient = here.gradient[k] * scale;
+          m[k] = beta1 * m[k] + (1.0f - beta1) * gradient;
+          v[k] = beta2 * v[k] + (1.0f - beta2) * gradient * gradient;
+          parameter[k] -= step * m[k] / (sqrtf(v[k]) * correction + epsilon);
+        }
+        store(parameters + group * width, parameter);
+        store(first + group * width, m);
+        store(second + group * width, v);
+      });
 }
 
 KERNEL_WITH_THREADS(adam_update, THREADS)(

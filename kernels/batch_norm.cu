@@ -247,7 +247,7 @@ KERNEL_WITH_THREADS(batch_norm_backward_parameters, THREADS)(
 }
 
 // ---- backward: dx -----------------------------------------------------------------------------------------------------
-// dx = gamma inverse (dout - mean(dout) - x_hat mean(dout x_hat)) = factor dout + slope (x - mean) + offset
+// dx = gamma inverse (dout - mean(dout) - x_hat mean(dout x_hat)) = factor dout + slope x + offset
 
 template <int width>
 static __device__ void differentiate(Element* dx, const Element* dout, const Element* x, const float* gamma,
@@ -262,7 +262,7 @@ static __device__ void differentiate(Element* dx, const Element* dout, const Ele
   for (int k = 0; k < width; ++k) {
     factor[k] *= inverses[k];
     slope[k] *= -factor[k] * inverses[k] * share;
-    offset[k] *= -factor[k] * share;
+    offset[k] = -factor[k] * share * offset[k] - slope[k] * center[k];
   }
   for_each_pixel(
       pixels,
@@ -275,7 +275,7 @@ static __device__ void differentiate(Element* dx, const Element* dout, const Ele
         const Group<width> value = floats(pair.b);
 #pragma unroll
         for (int k = 0; k < width; ++k) {
-          gradient[k] = factor[k] * gradient[k] + (slope[k] * (value[k] - center[k]) + offset[k]);
+          gradient[k] = factor[k] * gradient[k] + (slope[k] * value[k] + offset[k]);
           if (mask && !(value[k] > 0.0f)) gradient[k] = 0.0f;
         }
         store(dx + p * dx_stride + c, gradient);

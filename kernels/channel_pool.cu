@@ -7,22 +7,32 @@
 
 template <int width>
 static __device__ void pool(float* out, const Element* x, int pixels, int channels, int out_stride, int x_stride) {
-  for_each_pixel_together(pixels, [&](int p, bool inside) {
-    float sum = 0.0f, maximum = -INFINITY;
-    for (int c = threadIdx.x * width; c < channels; c += blockDim.x * width) {
-      const Group<width> group = load<width>(x + p * x_stride + c);
+  for_each_pixel_together(pixels, [&](const int* p) {
+    float sums[PIXELS_PER_THREAD] = {}, maxima[PIXELS_PER_THREAD];
 #pragma unroll
-      for (int k = 0; k < width; ++k) {
-        if (c + k >= channels) continue;
-        sum += group[k];
-        if (group[k] > maximum) maximum = group[k];
+    for (int i = 0; i < PIXELS_PER_THREAD; ++i) maxima[i] = -INFINITY;
+    for (int c = threadIdx.x * width; c < channels; c += blockDim.x * width) {
+      Stored<width, Element> loaded[PIXELS_PER_THREAD];
+#pragma unroll
+      for (int i = 0; i < PIXELS_PER_THREAD; ++i) loaded[i] = load_stored<width>(x + p[i] * x_stride + c);
+#pragma unroll
+      for (int i = 0; i < PIXELS_PER_THREAD; ++i) {
+        const Group<width> group = floats(loaded[i]);
+#pragma unroll
+        for (int k = 0; k < width; ++k) {
+          if (c + k >= channels) continue;
+          sums[i] += group[k];
+          if (group[k] > maxima[i]) maxima[i] = group[k];
+        }
       }
     }
-    sum = reduce_lanes(sum, [](float a, float b) { return a + b; });
-    maximum = reduce_lanes(maximum, [](float a, float b) { return b > a ? b : a; });
-    if (inside && threadIdx.x == 0) {
-      out[p * out_stride] = sum / channels;
-      out[p * out_stride + 1] = maximum;
+#pragma unroll
+    for (int i = 0; i < PIXELS_PER_THREAD; ++i) {
+      const float sum = reduce_lanes(sums[i], [](float a, float b) { return a + b; });
+      const float maximum = reduce_lanes(maxima[i], [](float a, float b) { return b > a ? b : a; });
+      if (threadIdx.x > 0) continue;
+      out[p[i] * out_stride] = sum / channels;
+      out[p[i] * out_stride + 1] = maximum;
     }
   });
 }
@@ -38,44 +48,65 @@ KERNEL_WITH_THREADS(channel_pool_forward, THREADS)(
 
 // ---- backward ---------------------------------------------------------------------------------------------------------
 
-// The channel of a pixel's first maximum.
-template <int width> static __device__ int first_maximum(const Element* pixel, int channels) {
-  float maximum = -INFINITY;
-  int winner = channels;
-  for (int c = threadIdx.x * width; c < channels; c += blockDim.x * width) {
-    const Group<width> group = load<width>(pixel + c);
+// A channel and its value.
+struct Winner {
+  float value;
+  int channel;
+
+  // Of equal values the first channel's wins.
+  __device__ __forceinline__ void challenge(float other, int its_channel) {
+    if (!(other > value || (other == value && its_channel < channel))) return;
+    value = other;
+    channel = its_channel;
+  }
+};
+
+// The channels of some pixels' first maxima.
+template <int width>
+static __device__ void find_winners(Winner* winners, const Element* x, const int* p, int channels, int x_stride) {
 #pragma unroll
-    for (int k = 0; k < width; ++k) {
-      if (c + k < channels && group[k] > maximum) {
-        maximum = group[k];
-        winner = c + k;
-      }
+  for (int i = 0; i < PIXELS_PER_THREAD; ++i) winners[i] = {-INFINITY, channels};
+  for (int c = threadIdx.x * width; c < channels; c += blockDim.x * width) {
+    Stored<width, Element> loaded[PIXELS_PER_THREAD];
+#pragma unroll
+    for (int i = 0; i < PIXELS_PER_THREAD; ++i) loaded[i] = load_stored<width>(x + p[i] * x_stride + c);
+#pragma unroll
+    for (int i = 0; i < PIXELS_PER_THREAD; ++i) {
+      const Group<width> group = floats(loaded[i]);
+#pragma unroll
+      for (int k = 0; k < width; ++k)
+        if (c + k < channels && group[k] > winners[i].value) winners[i] = {group[k], c + k};
     }
   }
-  for (int distance = blockDim.x / 2; distance > 0; distance /= 2) {
-    const float other = __shfl_xor_sync(ALL_LANES, maximum, distance);
-    const int its_winner = __shfl_xor_sync(ALL_LANES, winner, distance);
-    if (other > maximum || (other == maximum && its_winner < winner)) {
-      maximum = other;
-      winner = its_winner;
+#pragma unroll
+  for (int i = 0; i < PIXELS_PER_THREAD; ++i)
+    for (int distance = blockDim.x / 2; distance > 0; distance /= 2) {
+      const float value = __shfl_xor_sync(ALL_LANES, winners[i].value, distance);
+      winners[i].challenge(value, __shfl_xor_sync(ALL_LANES, winners[i].channel, distance));
     }
-  }
-  return winner;
 }
 
 template <int width>
 static __device__ void pool_backward(Element* dx, const float* dout, const Element* x, int pixels, int channels, int stored,
                                      int dx_stride, int dout_stride, int x_stride) {
-  for_each_pixel_together(pixels, [&](int p, bool inside) {
-    const int winner = first_maximum<width>(x + p * x_stride, channels);
-    const float dmean = dout[p * dout_stride] / channels, dmaximum = dout[p * dout_stride + 1];
-    if (!inside) return;
-    for (int c = threadIdx.x * width; c < stored; c += blockDim.x * width) {
-      Group<width> gradient;
+  for_each_pixel_together(pixels, [&](const int* p) {
+    float dmean[PIXELS_PER_THREAD], dmaximum[PIXELS_PER_THREAD];
 #pragma unroll
-      for (int k = 0; k < width; ++k)
-        gradient[k] = c + k >= channels ? 0.0f : c + k == winner ? dmean + dmaximum : dmean;
-      store(dx + p * dx_stride + c, gradient);
+    for (int i = 0; i < PIXELS_PER_THREAD; ++i)
+      dmean[i] = dout[p[i] * dout_stride] / channels, dmaximum[i] = dout[p[i] * dout_stride + 1];
+    Winner winners[PIXELS_PER_THREAD];
+    find_winners<width>(winners, x, p, channels, x_stride);
+    for (int c = threadIdx.x * width; c < stored; c += blockDim.x * width) {
+#pragma unroll
+      for (int i = 0; i < PIXELS_PER_THREAD; ++i) {
+        Group<width> gradient;
+#pragma unroll
+        for (int k = 0; k < width; ++k) {
+          gradient[k] = c + k == winners[i].channel ? dmean[i] + dmaximum[i] : dmean[i];
+          if (c + k >= channels) gradient[k] = 0.0f;
+        }
+        store(dx + p[i] * dx_stride + c, gradient);
+      }
     }
   });
 }

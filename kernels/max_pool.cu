@@ -140,3 +140,113 @@ KERNEL(max_pool_backward)(
   if (is_wide<Element>(width)) pool_backward<WIDE<Element>>(dx, dout, x, pixels, channels, dx_stride, dout_stride, x_stride, pooling);
   else pool_backward<1>(dx, dout, x, pixels, channels, dx_stride, dout_stride, x_stride, pooling);
 }
+
+// ---- windows of 2x2, side by side ---------------------------------------------------------------------------------------
+// What networks pool with: a thread loads a window's pixels at once, and knows without asking others which is its first
+// maximum. Depth counts as images.
+
+// The first pixel of a window, among rows of `columns` windows, in images of h x w pixels.
+struct Corner {
+  int image, y, x;
+
+  __device__ __forceinline__ Corner(int p, int rows, int columns) {
+    const unsigned row = static_cast<unsigned>(p) / columns;
+    image = static_cast<int>(row / rows);
+    y = static_cast<int>(row) - image * rows;
+    x = p - static_cast<int>(row) * columns;
+  }
+
+  // The i-th pixel of the window.
+  __device__ __forceinline__ int pixel(int i, int h, int w) const {
+    return (image * h + 2 * y + i / 2) * w + 2 * x + i % 2;
+  }
+};
+
+template <int width> struct StoredWindow {
+  Stored<width, Element> pixels[4];
+};
+
+template <int width>
+static __device__ __forceinline__ StoredWindow<width> load_window(const Element* x, const Corner& corner, int h, int w,
+                                                                  int stride) {
+  StoredWindow<width> window;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) window.pixels[i] = load_stored<width>(x + corner.pixel(i, h, w) * stride);
+  return window;
+}
+
+template <int width>
+static __device__ __forceinline__ Group<width> maximum_of(const StoredWindow<width>& window) {
+  Group<width> maximum = floats(window.pixels[0]);
+#pragma unroll
+  for (int i = 1; i < 4; ++i) {
+    const Group<width> group = floats(window.pixels[i]);
+#pragma unroll
+    for (int k = 0; k < width; ++k)
+      if (group[k] > maximum[k]) maximum[k] = group[k];
+  }
+  return maximum;
+}
+
+template <int width>
+static __device__ void halve(Element* out, const Element* x, int pixels, int channels, int out_stride, int x_stride,
+                             int h, int w) {
+  const int c = first_channel<width>();
+  if (c >= channels) return;
+  for_each_pixel(pixels, [&](int p) {
+    const StoredWindow<width> window = load_window<width>(x + c, Corner(p, h / 2, w / 2), h, w, x_stride);
+    store(out + p * out_stride + c, maximum_of(window));
+  });
+}
+
+KERNEL_WITH_THREADS(max_pool_forward_2x2, THREADS)(
+    Element* out,      // [images, h / 2, w / 2, channels], stride out_stride: `pixels` in all
+    const Element* x,  // [images, h, w, channels], stride x_stride
+    int pixels, int channels, int out_stride, int x_stride, int width, int h, int w) {
+  if (is_wide<Element>(width)) halve<WIDE<Element>>(out, x, pixels, channels, out_stride, x_stride, h, w);
+  else halve<1>(out, x, pixels, channels, out_stride, x_stride, h, w);
+}
+
+template <int width>
+static __device__ void halve_backward(Element* dx, const Element* dout, const Element* x, int windows, int channels,
+                                      int dx_stride, int dout_stride, int x_stride, int h, int w) {
+  const int c = first_channel<width>();
+  if (c >= channels) return;
+  for_each_pixel(windows, [&](int p) {
+    const Corner corner(p, (h + 1) / 2, (w + 1) / 2);
+    if (2 * corner.y + 1 >= h || 2 * corner.x + 1 >= w) {  // beyond the last whole window
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        if (2 * corner.y + i / 2 < h && 2 * corner.x + i % 2 < w)
+          store(dx + corner.pixel(i, h, w) * dx_stride + c, Group<width>{});
+      return;
+    }
+    const int q = (corner.image * (h / 2) + corner.y) * (w / 2) + corner.x;
+    const Stored<width, Element> given = load_stored<width>(dout + q * dout_stride + c);
+    const StoredWindow<width> window = load_window<width>(x + c, corner, h, w, x_stride);
+    const Group<width> maximum = maximum_of(window);
+    Group<width> rest = floats(given);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      Group<width> group = floats(window.pixels[i]);
+#pragma unroll
+      for (int k = 0; k < width; ++k) {
+        const bool first = group[k] == maximum[k];
+        group[k] = first ? rest[k] : 0.0f;
+        if (first) rest[k] = 0.0f;
+      }
+      store(dx + corner.pixel(i, h, w) * dx_stride + c, group);
+    }
+  });
+}
+
+KERNEL_WITH_THREADS(max_pool_backward_2x2, THREADS)(
+    Element* dx,          // [images, h, w, channels], stride dx_stride
+    const Element* dout,  // [images, h / 2, w / 2, channels], stride dout_stride
+    const Element* x,     // [images, h, w, channels], stride x_stride
+    int windows,          // those that cover the images, in part or whole
+    int channels, int dx_stride, int dout_stride, int x_stride, int width, int h, int w) {
+  if (is_wide<Element>(width))
+    halve_backward<WIDE<Element>>(dx, dout, x, windows, channels, dx_stride, dout_stride, x_stride, h, w);
+  else halve_backward<1>(dx, dout, x, windows, channels, dx_stride, dout_stride, x_stride, h, w);
+}

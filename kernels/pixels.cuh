@@ -213,13 +213,14 @@ template <class Combine> __device__ __forceinline__ float reduce_lanes(float val
   return value;
 }
 
-// Calls body(p, inside) for the pixels, whatever the grid: as often for each thread of a block. Where `inside` is false,
-// p is the last pixel and nothing must be written.
+// Calls body(p) for the pixels, whatever the grid, PIXELS_PER_THREAD of them at once: as often for each thread of a block.
+// Where there are fewer, the last pixel comes again.
 template <class Body> __device__ __forceinline__ void for_each_pixel_together(int pixels, Body body) {
-  const unsigned step = gridDim.x * blockDim.y;
-  for (unsigned first = blockIdx.x * blockDim.y; first < static_cast<unsigned>(pixels); first += step) {
-    const unsigned p = first + threadIdx.y;
-    const bool inside = p < static_cast<unsigned>(pixels);
-    body(inside ? static_cast<int>(p) : pixels - 1, inside);
+  const unsigned step = gridDim.x * blockDim.y, end = pixels;
+  for (unsigned first = blockIdx.x * blockDim.y; first < end; first += PIXELS_PER_THREAD * step) {
+    int p[PIXELS_PER_THREAD];
+#pragma unroll
+    for (int i = 0; i < PIXELS_PER_THREAD; ++i) p[i] = static_cast<int>(min(first + threadIdx.y + i * step, end - 1));
+    body(p);
   }
 }

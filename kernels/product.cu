@@ -71,15 +71,25 @@ KERNEL_WITH_THREADS(product_forward_channel, THREADS)(
 template <int width>
 static __device__ void dot_pixels(float* dmap, const Element* dout, const Element* x, int pixels, int channels,
                                   int dmap_stride, int dout_stride, int x_stride) {
-  for_each_pixel_together(pixels, [&](int p, bool inside) {
-    float sum = 0.0f;
+  for_each_pixel_together(pixels, [&](const int* p) {
+    float sums[PIXELS_PER_THREAD] = {};
     for (int c = threadIdx.x * width; c < channels; c += blockDim.x * width) {
-      const Group<width> a = load<width>(dout + p * dout_stride + c), b = load<width>(x + p * x_stride + c);
+      StoredPair<width, Element> loaded[PIXELS_PER_THREAD];
 #pragma unroll
-      for (int k = 0; k < width; ++k) sum += a[k] * b[k];
+      for (int i = 0; i < PIXELS_PER_THREAD; ++i)
+        loaded[i] = {load_stored<width>(dout + p[i] * dout_stride + c), load_stored<width>(x + p[i] * x_stride + c)};
+#pragma unroll
+      for (int i = 0; i < PIXELS_PER_THREAD; ++i) {
+        const Group<width> given = floats(loaded[i].a), value = floats(loaded[i].b);
+#pragma unroll
+        for (int k = 0; k < width; ++k) sums[i] += given[k] * value[k];
+      }
     }
-    sum = reduce_lanes(sum, [](float a, float b) { return a + b; });
-    if (inside && threadIdx.x == 0) dmap[p * dmap_stride] = sum;
+#pragma unroll
+    for (int i = 0; i < PIXELS_PER_THREAD; ++i) {
+      const float sum = reduce_lanes(sums[i], [](float a, float b) { return a + b; });
+      if (threadIdx.x == 0) dmap[p[i] * dmap_stride] = sum;
+    }
   });
 }
 

@@ -5,7 +5,7 @@ use super::window::Window;
 use super::{Gradient, Op};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
 use crate::device::cuda::{Launcher, OnCuda, PixelGrid};
-use crate::device::kernels::{MAX_POOL_BACKWARD, MAX_POOL_FORWARD};
+use crate::device::kernels::{MAX_POOL_BACKWARD, MAX_POOL_BACKWARD_2X2, MAX_POOL_FORWARD, MAX_POOL_FORWARD_2X2};
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
@@ -135,11 +135,24 @@ fn window_sizes(window: Window, x: &Shape, out: &Shape) -> impl Iterator<Item = 
     [x.spatial, out.spatial, window.kernel, window.stride, window.padding].into_iter().flatten()
 }
 
+/// Whether windows are 2x2 and side by side, which have kernels of their own.
+fn halves(window: Window) -> bool {
+    (window.kernel, window.stride, window.padding) == ([1, 2, 2], [1, 2, 2], [0; 3])
+}
+
 impl OnCuda for MaxPool {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (out, x) = (launcher.output(0), launcher.input(0));
         let (pixels, channels) = (out.positions(), out.channels());
         let grid = PixelGrid::new(channels, [&out, &x]);
+        if halves(self.window) {
+            let [_, height, width] = x.shape.spatial;
+            return launcher
+                .kernel(MAX_POOL_FORWARD_2X2)
+                .pointers([out.pointer, x.pointer])
+                .sizes([pixels, channels, out.stride, x.stride, grid.width, height, width])
+                .launch(grid.over(pixels, 1));
+        }
         launcher
             .kernel(MAX_POOL_FORWARD)
             .pointers([out.pointer, x.pointer])
@@ -154,6 +167,15 @@ impl OnCuda for MaxPoolGradient {
         let (dx, dout, x) = (launcher.output(0), launcher.input(0), launcher.input(1));
         let (pixels, channels) = (x.positions(), x.channels());
         let grid = PixelGrid::new(channels, [&dx, &dout, &x]);
+        if halves(self.window) {
+            let [depth, height, width] = x.shape.spatial;
+            let windows = x.shape.batch * depth * height.div_ceil(2) * width.div_ceil(2);
+            return launcher
+                .kernel(MAX_POOL_BACKWARD_2X2)
+                .pointers([dx.pointer, dout.pointer, x.pointer])
+                .sizes([windows, channels, dx.stride, dout.stride, x.stride, grid.width, height, width])
+                .launch(grid.over(windows, 1));
+        }
         launcher
             .kernel(MAX_POOL_BACKWARD)
             .pointers([dx.pointer, dout.pointer, x.pointer])
@@ -171,6 +193,7 @@ pub fn cases() -> Vec<Case> {
         (half, Shape::image(1, 2, 2, 1)),
         (half, Shape::image(3, 5, 6, 3)),
         (half, Shape::image(2, 4, 6, 33)),
+        (half, Shape::image(2, 3, 7, 9)),
         (Window::square(3, 2, 1), Shape::image(2, 5, 6, 3)),
     ];
     cases.push((Window::cube(2, 2, 0), Shape::volume(2, [4, 2, 5], Channels::new(3))));
