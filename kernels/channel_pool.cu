@@ -89,11 +89,12 @@ static __device__ void find_winners(Winner* winners, const Element* x, const int
 template <int width>
 static __device__ void pool_backward(Element* dx, const float* dout, const Element* x, int pixels, int channels, int stored,
                                      int dx_stride, int dout_stride, int x_stride) {
+  const float share = 1.0f / channels;
   for_each_pixel_together(pixels, [&](const int* p) {
     float dmean[PIXELS_PER_THREAD], dmaximum[PIXELS_PER_THREAD];
 #pragma unroll
     for (int i = 0; i < PIXELS_PER_THREAD; ++i)
-      dmean[i] = dout[p[i] * dout_stride] / channels, dmaximum[i] = dout[p[i] * dout_stride + 1];
+      dmean[i] = dout[p[i] * dout_stride] * share, dmaximum[i] = dout[p[i] * dout_stride + 1];
     Winner winners[PIXELS_PER_THREAD];
     find_winners<width>(winners, x, p, channels, x_stride);
     for (int c = threadIdx.x * width; c < stored; c += blockDim.x * width) {
