@@ -153,6 +153,13 @@ for bench in "$kit"/benches/*; do
     LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "$bench" --bench "${flags[@]}"
 done
 
+# Whether training in 16 bits comes to what f32 comes to.
+if [ "$device" = emulator ]; then
+  skip precisions "it takes the emulator hours"
+else
+  step precisions anything env PROGRAM="$program" DEVICE="$device" bash "$kit/precisions.sh" "$out/precisions"
+fi
+
 # Where a step's time goes, kernel by kernel: of the first step, which is not captured into a graph.
 if [ "$device" = emulator ]; then
   skip profile "the emulator's time is not a GPU's"

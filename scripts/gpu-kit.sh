@@ -33,6 +33,7 @@ for bench in kernels cudnn; do
 done
 cp tests/golden/*.safetensors "$kit/golden"
 cp scripts/gpu-kit-run.sh "$kit/run.sh"
+cp scripts/precisions.sh "$kit"
 chmod +x "$kit/run.sh"
 if [ -n "$emulator" ] && [ "${EMULATOR:-0}" = 1 ]; then
   from=$(dirname "$emulator")
