@@ -86,9 +86,11 @@ static __device__ void find_winners(Winner* winners, const Element* x, const int
     }
 }
 
+// What stands in `added` is added, unless its stride is 0; then the gradient is zero where x is, if that ends in a ReLU.
 template <int width>
-static __device__ void pool_backward(Element* dx, const float* dout, const Element* x, int pixels, int channels, int stored,
-                                     int dx_stride, int dout_stride, int x_stride) {
+static __device__ void pool_backward(Element* dx, const float* dout, const Element* x, const Element* added, int pixels,
+                                     int channels, int stored, int dx_stride, int dout_stride, int x_stride,
+                                     int added_stride, int masked) {
   const float share = 1.0f / channels;
   for_each_pixel_together(pixels, [&](const int* p) {
     float dmean[PIXELS_PER_THREAD], dmaximum[PIXELS_PER_THREAD];
@@ -98,13 +100,22 @@ static __device__ void pool_backward(Element* dx, const float* dout, const Eleme
     Winner winners[PIXELS_PER_THREAD];
     find_winners<width>(winners, x, p, channels, x_stride);
     for (int c = threadIdx.x * width; c < stored; c += blockDim.x * width) {
+      Stored<width, Element> others[2], values[2];  // of all pixels they would take too many registers
 #pragma unroll
       for (int i = 0; i < PIXELS_PER_THREAD; ++i) {
-        Group<width> gradient;
+#pragma unroll
+        for (int j = 0; i % 2 == 0 && j < 2; ++j) {
+          if (added_stride) others[j] = load_stored<width>(added + p[i + j] * added_stride + c);
+          if (masked) values[j] = load_stored<width>(x + p[i + j] * x_stride + c);
+        }
+        Group<width> gradient, other, value;
+        if (added_stride) other = floats(others[i % 2]);
+        if (masked) value = floats(values[i % 2]);
 #pragma unroll
         for (int k = 0; k < width; ++k) {
           gradient[k] = c + k == winners[i].channel ? dmean[i] + dmaximum[i] : dmean[i];
-          if (c + k >= channels) gradient[k] = 0.0f;
+          if (added_stride) gradient[k] += other[k];
+          if (c + k >= channels || (masked && !(value[k] > 0.0f))) gradient[k] = 0.0f;
         }
         store(dx + p[i] * dx_stride + c, gradient);
       }
@@ -116,8 +127,13 @@ KERNEL_WITH_THREADS(channel_pool_backward, THREADS)(
     Element* dx,          // [pixels, stored], stride dx_stride; zero from channel `channels` on
     const float* dout,  // [pixels, 2], stride dout_stride
     const Element* x,     // [pixels, channels], stride x_stride
+    const Element* added,  // as dx, stride added_stride; not read where that is 0
     int pixels, int channels,        // without padding
-    int stored, int dx_stride, int dout_stride, int x_stride, int width) {
-  if (is_wide<Element>(width)) pool_backward<WIDE<Element>>(dx, dout, x, pixels, channels, stored, dx_stride, dout_stride, x_stride);
-  else pool_backward<1>(dx, dout, x, pixels, channels, stored, dx_stride, dout_stride, x_stride);
+    int stored, int dx_stride, int dout_stride, int x_stride, int added_stride, int width,
+    int masked) {  // 0 or 1
+  if (is_wide<Element>(width))
+    pool_backward<WIDE<Element>>(dx, dout, x, added, pixels, channels, stored, dx_stride, dout_stride, x_stride,
+                                 added_stride, masked);
+  else
+    pool_backward<1>(dx, dout, x, added, pixels, channels, stored, dx_stride, dout_stride, x_stride, added_stride, masked);
 }

@@ -140,9 +140,10 @@ KERNEL_WITH_THREADS(pixel_pool_backward_place, THREADS)(
   if (threadIdx.y == 0 && c < channels) place[n * channels + c] = found.values[0];
 }
 
+// What stands in `added` is added, unless its stride is 0.
 template <int width>
-static __device__ void pool_backward(Element* dx, const float* dout, const int* place, int pixels, int channels,
-                                     int dx_stride, int dout_stride) {
+static __device__ void pool_backward(Element* dx, const float* dout, const int* place, const Element* added, int pixels,
+                                     int channels, int dx_stride, int dout_stride, int added_stride) {
   const int c = first_channel<width>(), n = blockIdx.z;
   if (c >= channels) return;
   const Group<width> dmean = load<width>(dout + n * dout_stride + c);
@@ -151,12 +152,19 @@ static __device__ void pool_backward(Element* dx, const float* dout, const int* 
   int places[width];
 #pragma unroll
   for (int k = 0; k < width; ++k) places[k] = place[n * channels + c + k];
-  for_each_pixel(pixels, [&](int p) {
-    Group<width> gradient;
+  for_each_pixel(
+      pixels,
+      [&](int p) {
+        Stored<width, Element> other = {};
+        if (added_stride) other = load_stored<width>(added + (n * pixels + p) * added_stride + c);
+        return other;
+      },
+      [&](int p, const Stored<width, Element>& other) {
+        Group<width> gradient = floats(other);
 #pragma unroll
-    for (int k = 0; k < width; ++k) gradient[k] = dmean[k] * scale + (p == places[k] ? dmaximum[k] : 0.0f);
-    store(dx + (n * pixels + p) * dx_stride + c, gradient);
-  });
+        for (int k = 0; k < width; ++k) gradient[k] += dmean[k] * scale + (p == places[k] ? dmaximum[k] : 0.0f);
+        store(dx + (n * pixels + p) * dx_stride + c, gradient);
+      });
 }
 
 // Blocks for the pixels (x) of each sample (z).
@@ -164,7 +172,9 @@ KERNEL_WITH_THREADS(pixel_pool_backward, THREADS)(
     Element* dx,          // [n, pixels, channels], stride dx_stride
     const float* dout,  // [2 n, channels], stride dout_stride
     const int* place,   // [n, channels]
-    int pixels, int channels, int dx_stride, int dout_stride, int width) {
-  if (is_wide<Element>(width)) pool_backward<WIDE<Element>>(dx, dout, place, pixels, channels, dx_stride, dout_stride);
-  else pool_backward<1>(dx, dout, place, pixels, channels, dx_stride, dout_stride);
+    const Element* added,  // as dx, stride added_stride; not read where that is 0
+    int pixels, int channels, int dx_stride, int dout_stride, int added_stride, int width) {
+  if (is_wide<Element>(width))
+    pool_backward<WIDE<Element>>(dx, dout, place, added, pixels, channels, dx_stride, dout_stride, added_stride);
+  else pool_backward<1>(dx, dout, place, added, pixels, channels, dx_stride, dout_stride, added_stride);
 }

@@ -1,7 +1,8 @@
 //! CBAM's channel pooling: the mean and the maximum over the pixels of each channel (equation 3).
 
 use super::case::Case;
-use super::{Gradient, Op};
+use super::sigmoid::Sigmoid;
+use super::{Gradient, Op, Rewritten};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
 use crate::device::cuda::{Chunks, Launcher, OnCuda, PixelGrid};
 use crate::device::kernels::{
@@ -12,6 +13,7 @@ use crate::graph::{Graph, ValueId};
 use crate::tensor::{Shape, Storage};
 use crate::{Error, Result};
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// The means of all samples, then the maxima of all samples: a batch twice as large of one pixel each, so that
 /// the shared MLP is applied to both as one.
@@ -33,13 +35,16 @@ impl Op for PixelPool {
 
     fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
         let inputs = [context.of(0), context.inputs[0], context.outputs[0]];
-        Ok(vec![Some(graph.apply_one(PixelPoolGradient, &inputs)?)])
+        Ok(vec![Some(graph.apply_one(PixelPoolGradient::default(), &inputs)?)])
     }
 }
 
-/// `dx = dmean / pixels`, and `dmax` for the first maximum. Inputs `dout`, `x`, `out`.
-#[derive(Debug)]
-pub struct PixelPoolGradient;
+/// `dx = dmean / pixels`, and `dmax` for the first maximum. Inputs `dout`, `x`, `out`, and what is added to that, if
+/// anything is.
+#[derive(Debug, Default)]
+pub struct PixelPoolGradient {
+    add: bool,
+}
 
 impl Op for PixelPoolGradient {
     fn name(&self) -> &'static str {
@@ -48,6 +53,11 @@ impl Op for PixelPoolGradient {
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         Ok(vec![inputs[1].clone()])
+    }
+
+    fn plus(&self, inputs: &[ValueId], added: ValueId) -> Option<Rewritten> {
+        let op = (!self.add).then_some(PixelPoolGradient { add: true })?;
+        Some((Arc::new(op), [inputs, &[added]].concat()))
     }
 }
 
@@ -118,6 +128,7 @@ impl<T: Real> OnCpu<T> for PixelPoolGradient {
 
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
         let (dout, x, out) = (call.input(0), call.input(1), call.input(2));
+        let added = self.add.then(|| call.input(3));
         let (channels, pixels, batch) = (x.channels(), x.shape().pixels(), x.shape().batch);
         let workspace = call.workspace();
         for_each_chunk(x, workspace, channels, |positions, found| {
@@ -152,6 +163,9 @@ impl<T: Real> OnCpu<T> for PixelPoolGradient {
             for position in dx.positions() {
                 let dx = dx.pixel(position);
                 dx.iter_mut().zip(dmean).for_each(|(dx, &dmean)| *dx = dmean * scale);
+                if let Some(added) = added {
+                    dx.iter_mut().zip(added.pixel(position)).for_each(|(dx, &added)| *dx += added);
+                }
             }
             for (chunk, rest) in rest.chunks_exact(channels).enumerate() {
                 let start = sample * pixels + chunk * CHUNK_PIXELS;
@@ -203,7 +217,8 @@ impl OnCuda for PixelPoolGradient {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (dx, dout, x, out) = (launcher.output(0), launcher.input(0), launcher.input(1), launcher.input(2));
         let (batch, pixels, channels) = (x.shape.batch, x.shape.pixels(), x.channels());
-        let grid = PixelGrid::new(channels, [&dx, &dout, &x, &out]);
+        let added = self.add.then(|| launcher.input(3));
+        let grid = PixelGrid::new(channels, [&dx, &dout, &x, &out].into_iter().chain(&added));
         let chunks = grid.chunks(pixels, batch);
         let (each, all) = (batch * chunks.count * channels, batch * channels);
         let [places, place] = [0..each, each..each + all].map(|range| launcher.workspace().part(range));
@@ -220,7 +235,8 @@ impl OnCuda for PixelPoolGradient {
         launcher
             .kernel(PIXEL_POOL_BACKWARD)
             .pointers([dx.pointer, dout.pointer, place])
-            .sizes([pixels, channels, dx.stride, dout.stride, grid.width])
+            .pointers([added.map_or(x.pointer.unused(x.element()), |added| added.pointer)])
+            .sizes([pixels, channels, dx.stride, dout.stride, added.map_or(0, |added| added.stride), grid.width])
             .launch(grid.over(pixels, batch))
     }
 }
@@ -232,5 +248,12 @@ pub fn cases() -> Vec<Case> {
         let shape = Shape::image(batch, height, 3, channels);
         Case::new("pixel_pool", [shape], |graph, inputs| graph.apply(PixelPool, inputs)).distinct()
     });
-    cases.collect()
+    // The gradient is added to another.
+    let shared = [3, 33].into_iter().map(|channels| {
+        let build = |graph: &mut Graph, inputs: &[ValueId]| {
+            Ok(vec![graph.apply_one(PixelPool, inputs)?, graph.apply_one(Sigmoid, inputs)?])
+        };
+        Case::new("pixel_pool", [Shape::image(2, 3, 5, channels)], build).distinct()
+    });
+    cases.chain(shared).collect()
 }

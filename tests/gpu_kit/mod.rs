@@ -49,7 +49,10 @@ fn a_kit_reports_what_passed() {
     let tests = ["devices", "cuda-tests", "golden-values", "gradcheck"];
     let benches = ["bench-train-f32", "bench-infer-f32", "bench-ops-f32", "bench-cudnn", "bench-kernels"];
     assert_eq!(results(&report, "passed"), [&tests[..], &benches].concat());
-    assert_eq!(results(&report, "skipped"), ["memcheck", "racecheck", "synccheck", "initcheck", "precisions", "profile", "peer"]);
+    assert_eq!(
+        results(&report, "skipped"),
+        ["memcheck", "racecheck", "synccheck", "initcheck", "precisions", "profile", "peer"]
+    );
     let bench = report["steps"].as_array().unwrap().iter().find(|step| step["name"] == "bench-train-f32").unwrap();
     assert_eq!(bench["output"]["images_per_s"], 7.5);
     let cudnn = report["steps"].as_array().unwrap().iter().find(|step| step["name"] == "bench-cudnn").unwrap();
