@@ -5,6 +5,9 @@
 
 #include "common.cuh"
 
+#include <cstring>
+#include <type_traits>
+
 constexpr int THREADS = 256;          // of a block, at most: enough to fill every GPU's multiprocessors with few blocks
 constexpr int PIXELS_PER_THREAD = 4;  // enough work to pay for a thread's start, and loads under way at once
 constexpr int CHUNKS_PER_THREAD = 8;  // of those that are merged
@@ -185,18 +188,29 @@ template <class Load, class Use> __device__ __forceinline__ void for_each_chunk(
 }
 
 // Combines what the threads with the same channels hold, in a fixed order; those with threadIdx.y == 0 get the result.
-// All threads of the block have to call it.
+// All threads of the block have to call it. What a thread gives away lies in shared memory word by word, the words of
+// neighbouring threads side by side: they are in different banks.
 template <class T, class Combine> __device__ __forceinline__ T reduce_rows(T value, Combine combine) {
-  __shared__ T partial[THREADS];
-  T* own = partial + threadIdx.y * blockDim.x + threadIdx.x;
+  using Word = std::conditional_t<sizeof(T) % sizeof(uint4) == 0, uint4, unsigned>;
+  constexpr int WORDS = sizeof(T) / sizeof(Word);
+  __shared__ Word partial[WORDS][THREADS];
+  const unsigned own = threadIdx.y * blockDim.x + threadIdx.x;
+  Word words[WORDS];
   __syncthreads();  // an earlier call's results have been read
-  *own = value;
   for (unsigned rows = blockDim.y; rows > 1;) {
     const unsigned half = (rows + 1) / 2;
+    if (threadIdx.y >= half && threadIdx.y < rows) {
+      memcpy(words, &value, sizeof(T));
+#pragma unroll
+      for (int i = 0; i < WORDS; ++i) partial[i][own] = words[i];
+    }
     __syncthreads();
     if (threadIdx.y + half < rows) {
-      value = combine(value, own[half * blockDim.x]);
-      *own = value;
+      T other;
+#pragma unroll
+      for (int i = 0; i < WORDS; ++i) words[i] = partial[i][own + half * blockDim.x];
+      memcpy(&other, words, sizeof(T));
+      value = combine(value, other);
     }
     rows = half;
   }

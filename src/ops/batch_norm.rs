@@ -263,6 +263,10 @@ fn chunk_elements(x: &Shape) -> usize {
     Chunks::most(x.positions(), 1) * 2 * x.channels.stored()
 }
 
+/// Chunks of the gradient's sums, at most: their kernel has registers for three blocks to a multiprocessor, and a second
+/// round of blocks would be mostly empty.
+const GRADIENT_CHUNKS: usize = 384;
+
 impl OnCuda for BatchNorm {
     fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
         chunk_elements(inputs[0])
@@ -305,7 +309,7 @@ impl OnCuda for BatchNormGradient {
         let ([dx, dgamma, dbeta], partial) = ([0, 1, 2].map(|index| launcher.output(index)), launcher.workspace());
         let (pixels, channels) = (x.positions(), x.channels());
         let grid = PixelGrid::new(channels, [&dx, &dgamma, &dbeta, &dout, &x, &gamma, &mean, &inverse]);
-        let chunks = grid.chunks(pixels, 1);
+        let chunks = grid.chunks_up_to(Chunks::most(pixels, 1).min(GRADIENT_CHUNKS), pixels);
         launcher
             .kernel(BATCH_NORM_BACKWARD_CHUNKS)
             .pointers([partial, dout.pointer, x.pointer, mean.pointer])

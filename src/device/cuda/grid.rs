@@ -77,7 +77,12 @@ impl PixelGrid {
 
     /// Chunks of the pixels of each of `samples` samples. Smaller ones would not keep a block's threads busy.
     pub fn chunks(&self, pixels: usize, samples: usize) -> Chunks {
-        let size = pixels.div_ceil(Chunks::most(pixels, samples)).next_multiple_of(self.rows);
+        self.chunks_up_to(Chunks::most(pixels, samples), pixels)
+    }
+
+    /// Chunks of the pixels of a sample, at most so many.
+    pub fn chunks_up_to(&self, most: usize, pixels: usize) -> Chunks {
+        let size = pixels.div_ceil(most).next_multiple_of(self.rows);
         let size = size.max(self.rows * PIXELS_PER_THREAD);
         Chunks { pixels: size, count: pixels.div_ceil(size) }
     }
