@@ -1,6 +1,8 @@
 //! The convolutions of RAR-U-Net's training step, what each reads, and the graph that computes it alone.
 
+use crate::layout::{Side, made_pixels};
 use crate::library::{Of, Primitive};
+use crate::timer::Timer;
 use rarunet_cuda::device::cuda::CudaDevice;
 use rarunet_cuda::device::{Device, Precision};
 use rarunet_cuda::graph::{Graph, ValueId};
@@ -56,7 +58,7 @@ impl Case {
         (window.taps() <= 9).then_some(Case { direction, transposed: window == patch, primitive, window, image, map })
     }
 
-    /// All of a step, each once, with how many there are.
+    /// All of a step, each once, with how many there are; those with the most operations in a step first.
     pub fn all(widths: [usize; 5], batch: usize, size: usize) -> rarunet_cuda::Result<Vec<(Case, usize)>> {
         let mut step = Model::new("rar-unet", widths)?.graph(Mode::Train, batch, [size; 2])?;
         let kept = step.kept();
@@ -68,8 +70,7 @@ impl Case {
                 None => cases.push((case, 1)),
             }
         }
-        let place = |case: &Case| DIRECTIONS.iter().position(|&direction| direction == case.direction);
-        cases.sort_by_key(|(case, _)| place(case));
+        cases.sort_by_key(|(case, count)| std::cmp::Reverse(*count as u64 * case.operations()));
         Ok(cases)
     }
 
@@ -111,7 +112,8 @@ impl Case {
     }
 }
 
-/// What the tensors of a case hold, padding left out: the weights by tap, the image's channels, the map's channels.
+/// What the tensors of a case hold, padding left out: of image and map the first pixels, which the others repeat; the
+/// weights by tap, the image's channels, the map's channels.
 pub struct Values(pub Of<Vec<f32>>);
 
 impl Values {
@@ -128,7 +130,8 @@ impl Values {
         let (inputs, outputs) = (case.image.channels.count(), case.map.channels.count());
         let sums = case.window.taps() * inputs;
         let weight = some(sums * outputs, (sums as f32).sqrt().recip());
-        Values(Of { image: some(case.image.values(), 1.0), map: some(case.map.values(), 1.0), weight })
+        let (image, map) = (made_pixels(&case.image) * inputs, made_pixels(&case.map) * outputs);
+        Values(Of { image: some(image, 1.0), map: some(map, 1.0), weight })
     }
 
     /// The weights in rows of every stored channel.
@@ -155,8 +158,14 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Loads `sets` of a case, and writes the values of the first.
-    pub fn new(device: &mut CudaDevice, case: &Case, values: &Values, sets: usize) -> rarunet_cuda::Result<Loaded> {
+    /// Loads `sets` of a case, and fills the first.
+    pub fn new(
+        device: &mut CudaDevice,
+        timer: &Timer,
+        case: &Case,
+        values: &Values,
+        sets: usize,
+    ) -> rarunet_cuda::Result<Loaded> {
         let mut graph = Graph::new();
         let weight = case.convolution().weight_shape(&case.image.channels);
         let shapes = Of { image: &case.image, map: &case.map, weight: &weight }.order(case.primitive);
@@ -186,28 +195,45 @@ impl Loaded {
         let result = graph.shape(all[0][2]).clone();
         let kept: Vec<ValueId> = all.iter().map(|set| set[2]).collect();
         let step = device.load(graph, &kept)?;
-        let stored = values.stored_weight(case);
-        let Of { image, map, .. } = &values.0;
-        let written = Of { image, map, weight: &stored }.order(case.primitive);
-        for (&value, data) in all[0][..2].iter().zip(written) {
-            device.write(step, value, data)?;
-        }
+        let loaded = Loaded { step, sets: all, result };
+        loaded.fill(device, timer, case, values)?;
         if let Some(bias) = bias {
             device.write(step, bias, &vec![0.0; case.image.channels.count()])?;
         }
-        Ok(Loaded { step, sets: all, result })
+        Ok(loaded)
     }
 
-    /// The result of the first set, as [`Values`] have it.
-    pub fn result(&self, device: &mut CudaDevice, case: &Case) -> rarunet_cuda::Result<Vec<f32>> {
+    fn fill(&self, device: &mut CudaDevice, timer: &Timer, case: &Case, values: &Values) -> rarunet_cuda::Result<()> {
+        let Of { image, map, weight } = &values.0;
+        let shapes = Of { image: Some(&case.image), map: Some(&case.map), weight: None }.order(case.primitive);
+        let all = Of { image, map, weight }.order(case.primitive);
+        for (input, &value) in self.sets[0][..2].iter().enumerate() {
+            let Some(shape) = shapes[input] else {
+                device.write(self.step, value, &values.stored_weight(case))?;
+                continue;
+            };
+            let (element, address) = (device.precision().element(shape.storage), device.address(self.step, value));
+            // SAFETY: the input is there.
+            unsafe { Side::new(shape, true).fill(timer, element, address, all[input]) }
+                .map_err(rarunet_cuda::Error::Invalid)?;
+        }
+        Ok(())
+    }
+
+    /// What of the first set's result is compared.
+    pub fn result(&self, device: &mut CudaDevice, timer: &Timer, case: &Case) -> rarunet_cuda::Result<Vec<f32>> {
+        if case.primitive != Primitive::BackwardFilter {
+            let element = device.precision().element(self.result.storage);
+            let address = device.address(self.step, self.sets[0][2]);
+            // SAFETY: the result is there, in a place of its own.
+            return unsafe { Side::new(&self.result, true).sample(timer, element, address) }
+                .map_err(rarunet_cuda::Error::Invalid);
+        }
         let mut found = vec![0.0; self.result.values()];
         device.read(self.step, self.sets[0][2], &mut found)?;
-        if case.primitive != Primitive::BackwardFilter {
-            return Ok(found);
-        }
         let (stored, columns) = (case.image.channels.stored(), case.map.channels.count());
         let rows = (0..case.window.taps())
             .flat_map(|tap| case.image.channels.stored_indices().map(move |channel| tap * stored + channel));
-        Ok(rows.flat_map(|row| found[row * columns..(row + 1) * columns].to_vec()).collect())
+        Ok(rows.flat_map(|row| found[row * columns..(row + 1) * columns].iter().copied()).collect())
     }
 }

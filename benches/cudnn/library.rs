@@ -46,6 +46,10 @@ type Find = unsafe extern "C" fn(
     *mut c_void,
     usize,
 ) -> Status;
+/// Handle; descriptors of two tensors, of the convolution and of the result; how many algorithms are wanted and given, and
+/// these.
+type Expect =
+    unsafe extern "C" fn(Object, Object, Object, Object, Object, c_int, *mut c_int, *mut Performance) -> Status;
 /// Handle; factor; descriptor and address of two tensors; convolution; algorithm; workspace; factor of what the result
 /// was; descriptor and address of it.
 type Run = unsafe extern "C" fn(
@@ -75,6 +79,18 @@ struct Performance {
     determinism: c_int,
     math: c_int,
     reserved: [c_int; 3],
+}
+
+impl Performance {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm { number: self.algorithm, math: self.math }
+    }
+}
+
+/// Those of the first `count` that work within the workspace.
+fn working(found: &[Performance], count: c_int) -> Vec<Performance> {
+    let found = &found[..usize::try_from(count).unwrap_or(0)];
+    found.iter().filter(|one| one.status == SUCCESS && one.workspace <= WORKSPACE).copied().collect()
 }
 
 /// What is computed from what.
@@ -145,6 +161,7 @@ struct Functions {
     /// Padding, strides and dilations along height and width; mode, type of the sums.
     set_convolution: unsafe extern "C" fn(Object, c_int, c_int, c_int, c_int, c_int, c_int, c_int, c_int) -> Status,
     set_math: unsafe extern "C" fn(Object, c_int) -> Status,
+    expect: [Expect; 3],
     find: [Find; 3],
     run: [Run; 3],
 }
@@ -201,6 +218,11 @@ impl Functions {
                 set_filter: function(library, "cudnnSetFilter4dDescriptor")?,
                 set_convolution: function(library, "cudnnSetConvolution2dDescriptor")?,
                 set_math: function(library, "cudnnSetConvolutionMathType")?,
+                expect: [
+                    function(library, "cudnnGetConvolutionForwardAlgorithm_v7")?,
+                    function(library, "cudnnGetConvolutionBackwardDataAlgorithm_v7")?,
+                    function(library, "cudnnGetConvolutionBackwardFilterAlgorithm_v7")?,
+                ],
                 find: [
                     function(library, "cudnnFindConvolutionForwardAlgorithmEx")?,
                     function(library, "cudnnFindConvolutionBackwardDataAlgorithmEx")?,
@@ -317,6 +339,29 @@ impl Convolution<'_> {
         functions.check("cudnnSetConvolutionMathType", unsafe { (functions.set_math)(self.convolution, math) })
     }
 
+    /// The algorithms that work within the workspace, those first that cuDNN expects to be the fastest; none is run.
+    pub fn expected(&self, primitive: Primitive) -> Result<Vec<Algorithm>, String> {
+        let Cudnn { functions, handle, .. } = self.cudnn;
+        let [first, second, result] = self.tensors.order(primitive);
+        let mut found = [Performance::default(); MOST_ALGORITHMS];
+        let mut count = 0;
+        // SAFETY: the descriptors were made by cuDNN; there is room for so many algorithms.
+        let status = unsafe {
+            functions.expect[primitive as usize](
+                *handle,
+                first,
+                second,
+                self.convolution,
+                result,
+                MOST_ALGORITHMS as c_int,
+                &mut count,
+                found.as_mut_ptr(),
+            )
+        };
+        functions.check("cudnnGetConvolution...Algorithm_v7", status)?;
+        Ok(working(&found, count).iter().map(Performance::algorithm).collect())
+    }
+
     /// The algorithms that work within the workspace, the fastest first, as cuDNN times them. They overwrite the result.
     ///
     /// # Safety
@@ -346,13 +391,9 @@ impl Convolution<'_> {
             )
         };
         functions.check("cudnnFindConvolution...AlgorithmEx", status)?;
-        let mut working: Vec<Performance> = found[..usize::try_from(count).unwrap_or(0)]
-            .iter()
-            .filter(|one| one.status == SUCCESS && one.workspace <= WORKSPACE)
-            .copied()
-            .collect();
+        let mut working = working(&found, count);
         working.sort_by(|a, b| a.milliseconds.total_cmp(&b.milliseconds));
-        Ok(working.iter().map(|one| Algorithm { number: one.algorithm, math: one.math }).collect())
+        Ok(working.iter().map(Performance::algorithm).collect())
     }
 
     /// Computes the result.

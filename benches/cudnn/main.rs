@@ -1,11 +1,13 @@
 //! Every 3x3, 1x1 and transposed convolution of RAR-U-Net's training step beside cuDNN's, in one process: forward,
 //! input gradient, weight gradient, each alone, as a plain convolution, on inputs that come from memory.
 //!
-//! `cargo bench --bench cudnn [-- --json FILE]`. `RARUNET_TEST_DEVICE` names the GPU (`cuda:0` unless set),
+//! `cargo bench --bench cudnn [-- --json FILE] [--seconds SECONDS]`: the largest of a step come first, and after so many
+//! seconds no more are begun. `RARUNET_TEST_DEVICE` names the GPU (`cuda:0` unless set),
 //! `RARUNET_TEST_PRECISION` the precision (bf16 and then fp16 unless set), `RARUNET_CUDNN_LIBRARY` the library. On the
 //! emulator this crate's kernels are run alone, at a tiny size.
 
 mod case;
+mod layout;
 mod library;
 mod measure;
 mod report;
@@ -19,11 +21,12 @@ use rarunet_cuda::device::{Device, Precision};
 use rarunet_cuda::model::PAPER_WIDTHS;
 use rarunet_cuda::tensor::Storage;
 use report::{Report, Row};
+use std::time::{Duration, Instant};
 use timer::Timer;
 
 /// Bytes that the sets of a convolution have together, several times what a cache has; and how many sets there are.
 const ALL_BYTES: u64 = 256 << 20;
-const SETS: std::ops::RangeInclusive<u64> = 8..=64;
+const SETS: std::ops::RangeInclusive<u64> = 3..=64;
 /// Above this norm of the difference over the norm, the two did not compute the same.
 const SAME: f64 = 0.03;
 
@@ -41,13 +44,18 @@ const GPU: Size = Size {
     widths: PAPER_WIDTHS,
     batch: 8,
     size: 256,
-    repeats: 9,
+    repeats: 5,
     sets: |bytes| (ALL_BYTES / bytes).clamp(*SETS.start(), *SETS.end()) as usize,
 };
 const EMULATOR: Size = Size { widths: [8; 5], batch: 1, size: 16, repeats: 1, sets: |_| 2 };
 
+fn is_past(end: Option<Instant>) -> bool {
+    end.is_some_and(|end| Instant::now() >= end)
+}
+
 /// Measures all convolutions in one precision; None if cuDNN is needed and not there.
-fn measure(name: &str, precision: Precision, size: &Size) -> Result<Option<Report>, String> {
+fn measure(name: &str, precision: Precision, size: &Size, end: Option<Instant>) -> Result<Option<Report>, String> {
+    let started = Instant::now();
     let text = |error: rarunet_cuda::Error| error.to_string();
     let mut device = match name.strip_prefix("cuda:") {
         Some(number) => CudaDevice::open(number.parse().map_err(|_| format!("{name} is no GPU"))?, Some(precision)),
@@ -70,7 +78,12 @@ fn measure(name: &str, precision: Precision, size: &Size) -> Result<Option<Repor
     let version = cudnn.as_ref().map(Cudnn::version);
     let mut report = Report::new(device.name(), precision, version, ceilings);
     print!("{}", report.head());
-    for (case, count) in Case::all(size.widths, size.batch, size.size).map_err(text)? {
+    let cases = Case::all(size.widths, size.batch, size.size).map_err(text)?;
+    let number = cases.len();
+    for (case, count) in cases {
+        if is_past(end) {
+            break;
+        }
         let sets = (size.sets)(case.bytes(precision));
         let mut row = Row::new(&case, count, precision, sets);
         let values = Values::new(&case);
@@ -90,13 +103,21 @@ fn measure(name: &str, precision: Precision, size: &Size) -> Result<Option<Repor
         print!("{}", row.text());
         report.rows.push(row);
     }
+    report.missing = number - report.rows.len();
+    report.seconds = started.elapsed().as_secs_f64();
     println!("{}", report.summary());
     Ok(Some(report))
 }
 
 fn run() -> Result<(), String> {
     let arguments: Vec<String> = std::env::args().collect();
-    let json = arguments.iter().position(|argument| argument == "--json").map(|index| arguments.get(index + 1));
+    let after = |name: &str| arguments.iter().position(|one| one == name).map(|index| arguments.get(index + 1));
+    let json = after("--json");
+    let end = match after("--seconds").map(|text| text.and_then(|text| text.parse().ok())) {
+        Some(Some(seconds)) => Some(Instant::now() + Duration::from_secs(seconds)),
+        Some(None) => return Err("--seconds needs a number".into()),
+        None => None,
+    };
     let name = match std::env::var("RARUNET_TEST_DEVICE") {
         Ok(name) => name,
         Err(_) if HAVE_IMAGES && CudaDevice::count().is_ok_and(|count| count > 0) => "cuda:0".into(),
@@ -114,7 +135,11 @@ fn run() -> Result<(), String> {
     };
     let mut reports = Vec::new();
     for precision in precisions {
-        let Some(report) = measure(&name, precision, if emulated { &EMULATOR } else { &GPU })? else { break };
+        if is_past(end) {
+            println!("no time for {precision}");
+            break;
+        }
+        let Some(report) = measure(&name, precision, if emulated { &EMULATOR } else { &GPU }, end)? else { break };
         reports.push(report);
         if let Some(path) = json {
             let path = path.ok_or("--json needs a file")?;

@@ -1,6 +1,7 @@
 //! A convolution by this crate and by cuDNN, timed in the same way on the same stream.
 
 use crate::case::{Case, Loaded, Values};
+use crate::layout::{Side, weight_places};
 use crate::library::{Algorithm, Convolution, Cudnn, Geometry, Of, Primitive};
 use crate::timer::{Room, Timer, launch};
 use rarunet_cuda::device::Device;
@@ -9,12 +10,14 @@ use rarunet_cuda::device::kernels::Element;
 use rarunet_cuda::ops::window::Window;
 use rarunet_cuda::tensor::{Shape, Storage};
 
-/// Of cuDNN's algorithms, so many of the fastest are timed.
-const TRIED: usize = 3;
+/// Of cuDNN's algorithms, so many that it expects to be the fastest are timed,
+const TRIED: usize = 4;
+/// each once, and more often if that takes at most so many times as long as the best.
+const CLOSE: f64 = 1.3;
 /// Tensors start at multiples of so many bytes.
 const ALIGNMENT: usize = 256;
 
-/// Seconds of one run, and what it computed, as [`Values`] have it.
+/// Seconds of one run, and what of its result is compared.
 pub struct Measured {
     pub seconds: f64,
     pub result: Vec<f32>,
@@ -30,7 +33,7 @@ pub fn ours(
     sets: usize,
 ) -> rarunet_cuda::Result<Measured> {
     let failed = |message| rarunet_cuda::Error::Invalid(message);
-    let loaded = Loaded::new(device, case, values, sets)?;
+    let loaded = Loaded::new(device, timer, case, values, sets)?;
     let step = loaded.step;
     for input in 0..2 {
         let first = loaded.sets[0][input];
@@ -43,51 +46,10 @@ pub fn ours(
         }
     }
     device.run(step)?;
-    let result = loaded.result(device, case)?;
+    let result = loaded.result(device, timer, case)?;
     device.run(step)?; // captures
     let seconds = timer.seconds(|| device.run(step).map_err(|error| error.to_string())).map_err(failed)?;
     Ok(Measured { seconds: seconds / sets as f64, result, note: None })
-}
-
-/// Where a tensor's channels stand in cuDNN's.
-struct Side {
-    stored: usize,
-    places: Vec<usize>,
-}
-
-impl Side {
-    /// Of the channels alone, or padded as this crate stores them.
-    fn new(shape: &Shape, padded: bool) -> Self {
-        match padded {
-            true => Side { stored: shape.channels.stored(), places: shape.channels.stored_indices().collect() },
-            false => Side { stored: shape.channels.count(), places: (0..shape.channels.count()).collect() },
-        }
-    }
-
-    fn spread(&self, values: &[f32]) -> Vec<f32> {
-        let mut stored = vec![0.0; values.len() / self.places.len() * self.stored];
-        for (pixel, values) in stored.chunks_exact_mut(self.stored).zip(values.chunks_exact(self.places.len())) {
-            self.places.iter().zip(values).for_each(|(&place, &value)| pixel[place] = value);
-        }
-        stored
-    }
-
-    fn gather(&self, stored: &[f32]) -> Vec<f32> {
-        stored.chunks_exact(self.stored).flat_map(|pixel| self.places.iter().map(|&place| pixel[place])).collect()
-    }
-}
-
-/// Where each of cuDNN's weights (the map's channels, taps, the image's channels) stands in [`Values`].
-fn weight_places<'a>(taps: usize, image: &'a Side, map: &'a Side) -> impl Iterator<Item = (usize, usize)> + 'a {
-    let (inputs, outputs) = (image.places.len(), map.places.len());
-    (0..outputs).flat_map(move |output| {
-        (0..taps).flat_map(move |tap| {
-            (0..inputs).map(move |input| {
-                let theirs = (map.places[output] * taps + tap) * image.stored + image.places[input];
-                (theirs, (tap * inputs + input) * outputs + output)
-            })
-        })
-    })
 }
 
 /// The tensors of a case in cuDNN's layout, several times.
@@ -111,24 +73,22 @@ impl<'a> Tensors<'a> {
     ) -> Result<Self, String> {
         let (image, map) = (Side::new(&case.image, padded), Side::new(&case.map, padded));
         let weights = case.window.taps() * image.stored * map.stored;
-        let counts = [case.image.positions() * image.stored, case.map.positions() * map.stored, weights];
+        let counts = [image.elements(), map.elements(), weights];
         let [image_bytes, map_bytes, weight_bytes] =
             counts.map(|count| (count * element.bytes()).next_multiple_of(ALIGNMENT));
         let bytes = Of { image: image_bytes, map: map_bytes, weight: weight_bytes };
         let room = |bytes: usize| timer.room(bytes * sets);
-        let mut rooms = Of { image: room(bytes.image)?, map: room(bytes.map)?, weight: room(bytes.weight)? };
-        // All but the result.
-        if case.primitive != Primitive::BackwardFilter {
-            let mut weight = vec![0.0; weights];
-            let places = weight_places(case.window.taps(), &image, &map);
-            places.for_each(|(theirs, ours)| weight[theirs] = values.0.weight[ours]);
-            timer.write(&mut rooms.weight, 0, &element.encode(&weight))?;
-        }
-        if case.primitive != Primitive::BackwardData {
-            timer.write(&mut rooms.image, 0, &element.encode(&image.spread(&values.0.image)))?;
-        }
-        if case.primitive != Primitive::Forward {
-            timer.write(&mut rooms.map, 0, &element.encode(&map.spread(&values.0.map)))?;
+        let rooms = Of { image: room(bytes.image)?, map: room(bytes.map)?, weight: room(bytes.weight)? };
+        // SAFETY: the rooms have space for a tensor and more.
+        unsafe {
+            if case.primitive != Primitive::BackwardFilter {
+                let mut weight = vec![0.0; weights];
+                let places = weight_places(case.window.taps(), &image, &map);
+                places.for_each(|(theirs, ours)| weight[theirs] = values.0.weight[ours]);
+                timer.write(rooms.weight.address(), &element.encode(&weight))?;
+            }
+            image.fill(timer, element, rooms.image.address(), &values.0.image)?;
+            map.fill(timer, element, rooms.map.address(), &values.0.map)?;
         }
         for (room, bytes) in [(&rooms.image, bytes.image), (&rooms.map, bytes.map), (&rooms.weight, bytes.weight)] {
             for set in 1..sets {
@@ -160,66 +120,79 @@ impl<'a> Tensors<'a> {
         }
     }
 
-    /// The result of the first set.
+    /// What of the first set's result is compared.
     fn result(&self, timer: &Timer) -> Result<Vec<f32>, String> {
-        let read = |room: &Room, count: usize| -> Result<Vec<f32>, String> {
-            let mut bytes = vec![0; count * self.element.bytes()];
-            timer.read(room, 0, &mut bytes)?;
-            Ok(self.element.decode(&bytes))
-        };
-        let Tensors { case, image, map, rooms, .. } = self;
-        let taps = case.window.taps();
-        Ok(match case.primitive {
-            Primitive::Forward => map.gather(&read(&rooms.map, case.map.positions() * map.stored)?),
-            Primitive::BackwardData => image.gather(&read(&rooms.image, case.image.positions() * image.stored)?),
+        let Tensors { case, element, image, map, rooms, .. } = self;
+        // SAFETY: the tensors are there.
+        match case.primitive {
+            Primitive::Forward => unsafe { map.sample(timer, *element, rooms.map.address()) },
+            Primitive::BackwardData => unsafe { image.sample(timer, *element, rooms.image.address()) },
             Primitive::BackwardFilter => {
-                let stored = read(&rooms.weight, taps * image.stored * map.stored)?;
+                let taps = case.window.taps();
+                let mut bytes = vec![0; taps * image.stored * map.stored * element.bytes()];
+                unsafe { timer.read(rooms.weight.address(), &mut bytes) }?;
+                let stored = element.decode(&bytes);
                 let mut found = vec![0.0; taps * image.places.len() * map.places.len()];
                 weight_places(taps, image, map).for_each(|(theirs, ours)| found[ours] = stored[theirs]);
-                found
+                Ok(found)
             }
-        })
+        }
     }
 }
 
-/// The seconds of a run by an algorithm.
+/// The seconds of a run by an algorithm; None if it takes much longer than the best so far.
 fn time(
     timer: &Timer,
     convolution: &Convolution,
     algorithm: Algorithm,
     tensors: &Tensors,
-    sets: usize,
-) -> Result<(f64, Option<String>), String> {
+    (sets, best): (usize, f64),
+) -> Result<Option<(f64, Option<String>)>, String> {
     let primitive = tensors.case.primitive;
-    let all = || {
+    let run = |set| {
         // SAFETY: the tensors are of the descriptors' sizes.
-        (0..sets).try_for_each(|set| unsafe { convolution.run(primitive, algorithm, tensors.addresses(set)) })
+        unsafe { convolution.run(primitive, algorithm, tensors.addresses(set)) }
     };
-    all()?; // what it loads at first, a capture forbids
+    run(0)?; // what it loads at first, a capture forbids
     timer.synchronize()?;
-    match timer.capture(all) {
-        Ok(graph) => Ok((timer.seconds(|| launch(&graph))? / sets as f64, None)),
-        Err(error) => Ok((timer.seconds(all)? / sets as f64, Some(format!("cuDNN launched one by one: {error}")))),
+    let mut note = None;
+    let graph = timer.capture(|| (0..sets).try_for_each(run));
+    let all = || match &graph {
+        Ok(graph) => launch(graph),
+        Err(_) => (0..sets).try_for_each(run),
+    };
+    if let Err(error) = &graph {
+        note = Some(format!("cuDNN launched one by one: {error}"));
     }
+    if timer.once(1, all)? / sets as f64 > CLOSE * best {
+        return Ok(None);
+    }
+    Ok(Some((timer.seconds(all)? / sets as f64, note)))
 }
 
 /// cuDNN's fastest algorithm on tensors with padded channels or without.
 fn theirs_on(cudnn: &Cudnn, timer: &Timer, tensors: &Tensors, sets: usize) -> Result<Measured, String> {
     let convolution = cudnn.convolution(&tensors.geometry())?;
-    // SAFETY: the tensors are of the descriptors' sizes.
-    let found = unsafe { convolution.find(tensors.case.primitive, tensors.addresses(0)) }?;
-    let mut best: Option<Measured> = None;
+    let primitive = tensors.case.primitive;
+    let expected = match convolution.expected(primitive) {
+        Ok(expected) if !expected.is_empty() => expected,
+        // SAFETY: the tensors are of the descriptors' sizes.
+        _ => unsafe { convolution.find(primitive, tensors.addresses(0)) }?,
+    };
+    let mut best: Option<(f64, Option<String>, Algorithm)> = None;
     let mut error = "cuDNN has no algorithm".to_owned();
-    for &algorithm in found.iter().take(TRIED) {
-        match time(timer, &convolution, algorithm, tensors, sets) {
-            Ok((seconds, note)) if best.as_ref().is_none_or(|best| seconds < best.seconds) => {
-                best = Some(Measured { seconds, result: tensors.result(timer)?, note });
-            }
+    for &algorithm in expected.iter().take(TRIED) {
+        let fastest = best.as_ref().map_or(f64::INFINITY, |best| best.0);
+        match time(timer, &convolution, algorithm, tensors, (sets, fastest)) {
+            Ok(Some((seconds, note))) if seconds < fastest => best = Some((seconds, note, algorithm)),
             Ok(_) => {}
             Err(message) => error = message,
         }
     }
-    best.ok_or(error)
+    let (seconds, note, algorithm) = best.ok_or(error)?;
+    // SAFETY: the tensors are of the descriptors' sizes.
+    unsafe { convolution.run(primitive, algorithm, tensors.addresses(0)) }?;
+    Ok(Measured { seconds, result: tensors.result(timer)?, note })
 }
 
 /// cuDNN with the case's channels; where this crate pads them, with padded ones if that is faster or all that works.
@@ -263,7 +236,7 @@ pub fn ceilings(cudnn: Option<&Cudnn>, timer: &Timer, element: Element) -> Resul
         unsafe { timer.copy(room.address() + COPIED as u64, room.address(), COPIED) }
     })?;
     let product = |cudnn: &Cudnn| -> Result<f64, String> {
-        let shape = Shape::image(8, 32, 32, 4096);
+        let shape = Shape::image(8, 64, 64, 2048);
         let case = Case {
             direction: crate::case::DIRECTIONS[0],
             transposed: false,

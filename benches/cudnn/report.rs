@@ -44,6 +44,10 @@ pub struct Report {
     /// Of a large product by cuDNN, measured.
     pub tflop_per_s: Option<f64>,
     pub rows: Vec<Row>,
+    /// Convolutions that there was no time for, those with the fewest operations in a step.
+    pub missing: usize,
+    /// That all took.
+    pub seconds: f64,
 }
 
 fn cell(value: Option<f64>, digits: usize) -> String {
@@ -146,6 +150,8 @@ impl Report {
             gb_per_s: ceilings.map(|(bytes, _)| bytes / 1e9),
             tflop_per_s: ceilings.and_then(|(_, operations)| operations).map(|operations| operations / 1e12),
             rows: Vec::new(),
+            missing: 0,
+            seconds: 0.0,
         }
     }
 
@@ -183,9 +189,10 @@ impl Report {
         }
         let ratio = |row: &&Row| row.ratio.unwrap_or(f64::INFINITY);
         let worst = self.rows.iter().filter(|row| row.ratio.is_some()).min_by(|a, b| ratio(a).total_cmp(&ratio(b)));
-        match worst {
-            Some(row) => text + &format!("\nThe worst: {}, {}: {}.\n", row.direction, row.name(), cell(row.ratio, 2)),
-            None => text,
+        if let Some(row) = worst {
+            text += &format!("\nThe worst: {}, {}: {}.\n", row.direction, row.name(), cell(row.ratio, 2));
         }
+        let measured = self.rows.len();
+        text + &format!("\n{measured} convolutions in {:.1} s, {} are missing.\n", self.seconds, self.missing)
     }
 }

@@ -5,10 +5,11 @@ use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, result};
 use std::sync::Arc;
 
-/// Runs that warm up.
-const WARM_UP: usize = 2;
 /// Runs right before the one that is timed, so that the device does not wait for the host.
 const BUSY: usize = 2;
+/// What is timed is enqueued until it takes about so many seconds, and so often at most.
+const LONG: f64 = 1e-3;
+const MOST_TIMES: f64 = 8.0;
 
 pub struct Timer {
     stream: Arc<CudaStream>,
@@ -28,18 +29,23 @@ impl Timer {
 
     /// The seconds of work that is enqueued at once: the median.
     pub fn seconds(&self, mut enqueue: impl FnMut() -> Result<(), String>) -> Result<f64, String> {
-        (0..WARM_UP).try_for_each(|_| enqueue())?;
+        let times = (LONG / self.once(1, &mut enqueue)?).ceil().clamp(1.0, MOST_TIMES) as usize;
         let mut seconds = Vec::with_capacity(self.repeats);
         for _ in 0..self.repeats {
-            (0..BUSY).try_for_each(|_| enqueue())?;
-            self.events[0].record(&self.stream).map_err(text)?;
-            enqueue()?;
-            self.events[1].record(&self.stream).map_err(text)?;
-            self.synchronize()?;
-            seconds.push(f64::from(self.events[0].elapsed_ms(&self.events[1]).map_err(text)?) / 1e3);
+            seconds.push(self.once(times, &mut enqueue)?);
         }
         seconds.sort_by(f64::total_cmp);
         Ok(seconds[seconds.len() / 2])
+    }
+
+    /// The seconds of work that is enqueued some times in a row, by event, of one time.
+    pub fn once(&self, times: usize, mut enqueue: impl FnMut() -> Result<(), String>) -> Result<f64, String> {
+        (0..BUSY).try_for_each(|_| enqueue())?;
+        self.events[0].record(&self.stream).map_err(text)?;
+        (0..times).try_for_each(|_| enqueue())?;
+        self.events[1].record(&self.stream).map_err(text)?;
+        self.synchronize()?;
+        Ok(f64::from(self.events[0].elapsed_ms(&self.events[1]).map_err(text)?) / 1e3 / times as f64)
     }
 
     pub fn synchronize(&self) -> Result<(), String> {
@@ -61,12 +67,25 @@ impl Timer {
         Ok(Room(self.stream.alloc_zeros(bytes).map_err(text)?))
     }
 
-    pub fn write(&self, room: &mut Room, start: usize, data: &[u8]) -> Result<(), String> {
-        self.stream.memcpy_htod(data, &mut room.0.slice_mut(start..start + data.len())).map_err(text)
+    /// Writes bytes to an address on the device.
+    ///
+    /// # Safety
+    /// There must be room for them.
+    pub unsafe fn write(&self, to: u64, data: &[u8]) -> Result<(), String> {
+        self.stream.context().bind_to_thread().map_err(text)?;
+        // SAFETY: as the caller says; the data outlives the copy.
+        unsafe { result::memcpy_htod_async(to, data, self.stream.cu_stream()) }.map_err(text)?;
+        self.synchronize()
     }
 
-    pub fn read(&self, room: &Room, start: usize, data: &mut [u8]) -> Result<(), String> {
-        self.stream.memcpy_dtoh(&room.0.slice(start..start + data.len()), data).map_err(text)?;
+    /// Reads bytes from an address on the device.
+    ///
+    /// # Safety
+    /// There must be so many.
+    pub unsafe fn read(&self, from: u64, data: &mut [u8]) -> Result<(), String> {
+        self.stream.context().bind_to_thread().map_err(text)?;
+        // SAFETY: as the caller says; the data outlives the copy.
+        unsafe { result::memcpy_dtoh_async(data, from, self.stream.cu_stream()) }.map_err(text)?;
         self.synchronize()
     }
 
