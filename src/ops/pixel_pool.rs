@@ -1,7 +1,7 @@
 //! CBAM's channel pooling: the mean and the maximum over the pixels of each channel (equation 3).
 
 use super::case::Case;
-use super::sigmoid::Sigmoid;
+use super::relu::Relu;
 use super::{Gradient, Op, Rewritten};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
 use crate::device::cuda::{Chunks, Launcher, OnCuda, PixelGrid};
@@ -251,7 +251,7 @@ pub fn cases() -> Vec<Case> {
     // The gradient is added to another.
     let shared = [3, 33].into_iter().map(|channels| {
         let build = |graph: &mut Graph, inputs: &[ValueId]| {
-            Ok(vec![graph.apply_one(PixelPool, inputs)?, graph.apply_one(Sigmoid, inputs)?])
+            Ok(vec![graph.apply_one(PixelPool, inputs)?, graph.apply_one(Relu, inputs)?])
         };
         Case::new("pixel_pool", [Shape::image(2, 3, 5, channels)], build).distinct()
     });

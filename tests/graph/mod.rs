@@ -140,8 +140,7 @@ fn gradients_of_pools_are_added_in_passing() {
     let graph = Model::new("rar-unet", [8; 5]).unwrap().graph(Mode::Train, 1, [32, 32]).unwrap().graph;
     let count = |name: &str| graph.nodes().iter().filter(|node| node.op.name() == name).count();
     assert_eq!((count("channel_pool_gradient"), count("pixel_pool_gradient")), (4, 4));
-    let sums = ["add", "add_masked", "relu_gradient"].map(count);
-    println!("{sums:?}");
+    assert_eq!(["add", "add_masked"].map(count), [0, 0]);
 }
 
 /// Parts of a concatenation are produced in their slices: nothing is copied but what already lives elsewhere.
