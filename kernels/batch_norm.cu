@@ -249,10 +249,20 @@ KERNEL_WITH_THREADS(batch_norm_backward_parameters, THREADS)(
 // ---- backward: dx -----------------------------------------------------------------------------------------------------
 // dx = gamma inverse (dout - mean(dout) - x_hat mean(dout x_hat)) = factor dout + slope x + offset
 
-template <int width>
+// What is done with dx: zero it where x is, in the channels from `start` up to `end`, and write it once more to `beside`, but
+// zero there wherever `mask` is not above 0.
+struct Masks {
+  int start, end;
+  Element* beside;
+  const Element* mask;
+  int beside_stride, mask_stride;
+};
+
+template <int width, bool has_beside>
 static __device__ void differentiate(Element* dx, const Element* dout, const Element* x, const float* gamma,
                                      const float* dgamma, const float* dbeta, const float* mean, const float* inverse,
-                                     int pixels, int channels, int dx_stride, int dout_stride, int x_stride, int mask) {
+                                     int pixels, int channels, int dx_stride, int dout_stride, int x_stride,
+                                     const Masks& masks) {
   const int c = first_channel<width>();
   if (c >= channels) return;
   const Group<width> center = load<width>(mean + c), inverses = load<width>(inverse + c);
@@ -264,21 +274,33 @@ static __device__ void differentiate(Element* dx, const Element* dout, const Ele
     slope[k] *= -factor[k] * inverses[k] * share;
     offset[k] = -factor[k] * share * offset[k] - slope[k] * center[k];
   }
+  const bool masked = masks.start <= c && c < masks.end;  // slices start at whole groups
+  struct Loaded {
+    Stored<width, Element> dout, x, mask;
+  };
   for_each_pixel(
       pixels,
       [&](int p) {
-        return StoredPair<width, Element>{load_stored<width>(dout + p * dout_stride + c),
-                                          load_stored<width>(x + p * x_stride + c)};
+        Loaded loaded = {load_stored<width>(dout + p * dout_stride + c), load_stored<width>(x + p * x_stride + c)};
+        if constexpr (has_beside) loaded.mask = load_stored<width>(masks.mask + p * masks.mask_stride + c);
+        return loaded;
       },
-      [&](int p, const StoredPair<width, Element>& pair) {
-        Group<width> gradient = floats(pair.a);
-        const Group<width> value = floats(pair.b);
+      [&](int p, const Loaded& loaded) {
+        Group<width> gradient = floats(loaded.dout);
+        const Group<width> value = floats(loaded.x);
 #pragma unroll
         for (int k = 0; k < width; ++k) {
           gradient[k] = factor[k] * gradient[k] + (slope[k] * value[k] + offset[k]);
-          if (mask && !(value[k] > 0.0f)) gradient[k] = 0.0f;
+          if (masked && !(value[k] > 0.0f)) gradient[k] = 0.0f;
         }
         store(dx + p * dx_stride + c, gradient);
+        if constexpr (has_beside) {
+          const Group<width> other = floats(loaded.mask);
+#pragma unroll
+          for (int k = 0; k < width; ++k)
+            if (!(other[k] > 0.0f)) gradient[k] = 0.0f;
+          store(masks.beside + p * masks.beside_stride + c, gradient);
+        }
       });
 }
 
@@ -292,11 +314,34 @@ KERNEL_WITH_THREADS(batch_norm_backward, THREADS)(
     const float* mean,     // [channels]
     const float* inverse,  // [channels]
     int pixels, int channels, int dx_stride, int dout_stride, int x_stride, int width,
-    int mask) {  // 0 or 1: whether dx is zero where x is
+    int masked_start, int masked_end) {  // the channels in which dx is zero where x is
+  const Masks masks = {masked_start, masked_end};
   if (is_wide<Element>(width))
-    differentiate<WIDE<Element>>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride, dout_stride,
-                     x_stride, mask);
+    differentiate<WIDE<Element>, false>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride,
+                                        dout_stride, x_stride, masks);
   else
-    differentiate<1>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride, dout_stride,
-                     x_stride, mask);
+    differentiate<1, false>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride, dout_stride,
+                            x_stride, masks);
+}
+
+KERNEL_WITH_THREADS(batch_norm_backward_beside, THREADS)(
+    Element* dx,             // [pixels, channels], stride dx_stride
+    Element* beside,         // [pixels, channels], stride beside_stride: dx where mask > 0
+    const Element* dout,     // [pixels, channels], stride dout_stride
+    const Element* x,        // [pixels, channels], stride x_stride
+    const Element* mask,     // [pixels, channels], stride mask_stride
+    const float* gamma,    // [channels]
+    const float* dgamma,   // [channels]
+    const float* dbeta,    // [channels]
+    const float* mean,     // [channels]
+    const float* inverse,  // [channels]
+    int pixels, int channels, int dx_stride, int beside_stride, int dout_stride, int x_stride, int mask_stride, int width,
+    int masked_start, int masked_end) {  // the channels in which dx is zero where x is
+  const Masks masks = {masked_start, masked_end, beside, mask, beside_stride, mask_stride};
+  if (is_wide<Element>(width))
+    differentiate<WIDE<Element>, true>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride,
+                                       dout_stride, x_stride, masks);
+  else
+    differentiate<1, true>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride, dout_stride,
+                           x_stride, masks);
 }

@@ -198,7 +198,7 @@ impl Graph {
             let holders =
                 |gradients: &HashMap<_, _>, gradient| gradients.values().filter(|&&it| it == gradient).count();
             if let Some(dout) = output_gradients[0].filter(|_| op.ends_in_relu()) {
-                let alone = holders(&gradients, dout) == 1 && !wrt.contains(&outputs[0]);
+                let alone = |gradient, value| holders(&gradients, gradient) == 1 && !wrt.contains(&value);
                 output_gradients[0] = Some(self.masked(dout, outputs[0], alone)?);
             }
             let context =
@@ -220,11 +220,29 @@ impl Graph {
         Ok(wrt.iter().map(|value| gradients.get(value).copied()).collect())
     }
 
-    /// The gradient `dout` of what ends in a ReLU, zero where `out` is: by the op that computes `dout`, if that can
-    /// and `dout` is nobody else's.
-    fn masked(&mut self, dout: ValueId, out: ValueId, alone: bool) -> Result<ValueId> {
-        if alone && self.rewrite(dout, |op, inputs| op.masked(inputs, out)) {
-            return Ok(dout);
+    /// The gradient `dout` of what ends in a ReLU, zero where `out` is: by the op that computes `dout`, or what `dout` is a
+    /// slice of, if that can; beside `dout`, if it is not its value's `alone`.
+    fn masked(&mut self, dout: ValueId, out: ValueId, alone: impl Fn(ValueId, ValueId) -> bool) -> Result<ValueId> {
+        if alone(dout, out) {
+            if self.rewrite(dout, |op, inputs| op.masked(inputs, out)) {
+                return Ok(dout);
+            }
+            let places = (self.placement(dout), self.placement(out));
+            if let (Placement::Slice { of: gradient, channel }, Placement::Slice { of, channel: same }) = places
+                && channel == same
+                && alone(gradient, of)
+                && self.is_unread(dout)
+                && self.is_read_in_slices(gradient)
+            {
+                let channels = channel..channel + self.shape(out).channels.stored();
+                if self.replace(gradient, |op, inputs| op.masked_channels(inputs, of, channels.clone())).is_some() {
+                    return Ok(dout);
+                }
+            }
+        } else if let Some(index) = self.replace(dout, |op, inputs| op.masked_beside(inputs, out)) {
+            let masked = self.value(self.shape(dout).clone(), Placement::Arena);
+            self.nodes[index].outputs.push(masked);
+            return Ok(masked);
         }
         self.apply_one(ReluGradient, &[dout, out])
     }
@@ -237,18 +255,36 @@ impl Graph {
         self.apply_one(Add::default(), &[earlier, later])
     }
 
-    /// Puts another op in the place of the one that computes `gradient` as its first output, if there is one, nothing
-    /// reads `gradient` yet, and the other op's inputs are there by then.
+    fn is_unread(&self, value: ValueId) -> bool {
+        self.nodes.iter().all(|node| !node.inputs.contains(&value))
+    }
+
+    /// Whether `value` is only read as what its slices are views of. A concatenation's gradient has no two that overlap.
+    fn is_read_in_slices(&self, value: ValueId) -> bool {
+        let is_view = |view: ValueId| matches!(self.placement(view), Placement::Slice { of, .. } if of == value);
+        self.nodes.iter().filter(|node| node.inputs.contains(&value)).all(|node| is_view(node.outputs[0]))
+    }
+
+    /// Puts another op in the place of the one that computes `gradient`, as [`Graph::replace`] does, if nothing reads
+    /// `gradient` yet.
     fn rewrite(&mut self, gradient: ValueId, other: impl Fn(&dyn Op, &[ValueId]) -> Option<Rewritten>) -> bool {
-        let unread = self.nodes.iter().all(|node| !node.inputs.contains(&gradient));
-        let place = self.nodes.iter().rposition(|node| unread && node.outputs.first() == Some(&gradient));
-        let Some(index) = place else { return false };
-        let Some((op, inputs)) = other(&*self.nodes[index].op, &self.nodes[index].inputs) else { return false };
+        self.is_unread(gradient) && self.replace(gradient, other).is_some()
+    }
+
+    /// Puts another op in the place of the one that computes `gradient` as its first output, if there is one and the
+    /// other op's inputs are there by then. Returns the node's index.
+    fn replace(
+        &mut self,
+        gradient: ValueId,
+        other: impl Fn(&dyn Op, &[ValueId]) -> Option<Rewritten>,
+    ) -> Option<usize> {
+        let index = self.nodes.iter().rposition(|node| node.outputs.first() == Some(&gradient))?;
+        let (op, inputs) = other(&*self.nodes[index].op, &self.nodes[index].inputs)?;
         if self.nodes[index..].iter().flat_map(|node| &node.outputs).any(|late| inputs.contains(late)) {
-            return false;
+            return None;
         }
         (self.nodes[index].op, self.nodes[index].inputs) = (op, inputs);
-        true
+        Some(index)
     }
 
     /// As [`Graph::differentiate`], with the gradients of `wrt` stored one after the other in a flat value,

@@ -6,15 +6,16 @@
 
 use super::add::Add;
 use super::case::Case;
+use super::relu::Relu;
 use super::{Gradient, Op, Rewritten};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
 use crate::device::cuda::{Chunks, Launcher, OnCuda, PixelGrid};
 use crate::device::kernels::{
-    BATCH_NORM_BACKWARD, BATCH_NORM_BACKWARD_CHUNKS, BATCH_NORM_BACKWARD_PARAMETERS, BATCH_NORM_FORWARD,
-    BATCH_NORM_FORWARD_CHUNKS, BATCH_NORM_FORWARD_STATISTICS, BATCH_NORM_INFERENCE,
+    BATCH_NORM_BACKWARD, BATCH_NORM_BACKWARD_BESIDE, BATCH_NORM_BACKWARD_CHUNKS, BATCH_NORM_BACKWARD_PARAMETERS,
+    BATCH_NORM_FORWARD, BATCH_NORM_FORWARD_CHUNKS, BATCH_NORM_FORWARD_STATISTICS, BATCH_NORM_INFERENCE,
 };
 use crate::graph::{Graph, Region, ValueId};
-use crate::tensor::Shape;
+use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -47,17 +48,19 @@ impl Op for BatchNorm {
     fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
         let (x, gamma, mean, inverse_deviation) =
             (context.inputs[0], context.inputs[1], context.outputs[1], context.outputs[2]);
-        let gradients =
-            graph.apply(BatchNormGradient { mask: false }, &[context.of(0), x, gamma, mean, inverse_deviation])?;
+        let op = BatchNormGradient { masked: 0..0, beside: false };
+        let gradients = graph.apply(op, &[context.of(0), x, gamma, mean, inverse_deviation])?;
         Ok(gradients.into_iter().map(Some).chain([None; 3]).collect())
     }
 }
 
-/// Inputs: `dout`, `x`, `gamma`, mean, `1 / sqrt(variance + epsilon)`. Outputs: `dx`, `dgamma`, `dbeta`.
+/// Inputs: `dout`, `x`, `gamma`, mean, `1 / sqrt(variance + epsilon)`, and a mask if `beside`. Outputs: `dx`, `dgamma`,
+/// `dbeta`, and if `beside`, `dx` again, but zero wherever the mask is not above 0.
 #[derive(Debug)]
 pub struct BatchNormGradient {
-    /// Whether `dx` is zero where `x`, which ends in a ReLU, is.
-    mask: bool,
+    /// The stored channels, perhaps more than there are, in which `dx` is zero where `x`, which ends in a ReLU, is.
+    masked: Range<usize>,
+    beside: bool,
 }
 
 impl Op for BatchNormGradient {
@@ -66,12 +69,24 @@ impl Op for BatchNormGradient {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let vector = channel_vectors(&inputs[1..])?;
-        Ok(vec![inputs[1].clone(), vector.clone(), vector])
+        let vector = channel_vectors(&inputs[1..5])?;
+        let beside = self.beside.then(|| inputs[1].clone());
+        Ok([inputs[1].clone(), vector.clone(), vector].into_iter().chain(beside).collect())
     }
 
     fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<Rewritten> {
-        (inputs[1] == mask).then(|| (Arc::new(BatchNormGradient { mask: true }) as Arc<dyn Op>, inputs.to_vec()))
+        self.masked_channels(inputs, mask, 0..usize::MAX)
+    }
+
+    fn masked_channels(&self, inputs: &[ValueId], mask: ValueId, channels: Range<usize>) -> Option<Rewritten> {
+        let possible = inputs[1] == mask && self.masked.is_empty() && !self.beside;
+        let op = possible.then_some(BatchNormGradient { masked: channels, beside: false })?;
+        Some((Arc::new(op), inputs.to_vec()))
+    }
+
+    fn masked_beside(&self, inputs: &[ValueId], mask: ValueId) -> Option<Rewritten> {
+        let op = (!self.beside).then(|| BatchNormGradient { masked: self.masked.clone(), beside: true })?;
+        Some((Arc::new(op), [inputs, &[mask]].concat()))
     }
 }
 
@@ -180,6 +195,11 @@ impl<T: Real> OnCpu<T> for BatchNorm {
     }
 }
 
+/// Zero where `mask` is not above 0.
+fn mask<T: Real>(values: &mut [T], mask: &[T]) {
+    values.iter_mut().zip(mask).for_each(|(value, &mask)| *value = if mask > T::ZERO { *value } else { T::ZERO });
+}
+
 impl<T: Real> OnCpu<T> for BatchNormGradient {
     fn workspace(&self, _: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
         chunk_sums(inputs[1])
@@ -220,17 +240,26 @@ impl<T: Real> OnCpu<T> for BatchNormGradient {
             offsets[channel] = -factor * dbeta[channel] / count;
         }
         let (slopes, offsets, gamma) = (&*slopes, &*offsets, gamma.dense());
-        call.output(0).for_each_pixel(|position, dx| {
+        let masked = self.masked.start..self.masked.end.min(channels);
+        let differentiate = |position, dx: &mut [T]| {
             let pixels = dout.pixel(position).iter().zip(x.pixel(position));
             let statistics = mean.iter().zip(inverse).zip(gamma);
             let terms = slopes.iter().zip(offsets);
             for (((dx, (&dout, &x)), ((&mean, &inverse), &gamma)), (&slope, &offset)) in
                 dx.iter_mut().zip(pixels).zip(statistics).zip(terms)
             {
-                let gradient = gamma * inverse * dout + slope * (x - mean) + offset;
-                *dx = if self.mask && x <= T::ZERO { T::ZERO } else { gradient };
+                *dx = gamma * inverse * dout + slope * (x - mean) + offset;
             }
-        });
+            mask(&mut dx[masked.clone()], &x.pixel(position)[masked.clone()]);
+        };
+        call.output(0).for_each_pixel(differentiate);
+        if self.beside {
+            let other = call.input(5);
+            call.output(3).for_each_pixel(|position, dx| {
+                differentiate(position, dx);
+                mask(dx, other.pixel(position));
+            });
+        }
     }
 }
 
@@ -320,11 +349,23 @@ impl OnCuda for BatchNormGradient {
             .pointers([dgamma.pointer, dbeta.pointer, partial, inverse.pointer])
             .sizes([channels, chunks.count])
             .launch(PixelGrid::merging(channels).with_blocks(1, 1))?;
+        let vectors = [gamma, dgamma, dbeta, mean, inverse];
+        let masked = [self.masked.start, self.masked.end.min(channels)];
+        if self.beside {
+            let (beside, mask) = (launcher.output(3), launcher.input(5));
+            let operands = [dx, beside, dout, x, mask];
+            return launcher
+                .kernel(BATCH_NORM_BACKWARD_BESIDE)
+                .pointers(operands.iter().chain(&vectors).map(|operand| operand.pointer))
+                .sizes([pixels, channels].into_iter().chain(operands.map(|operand| operand.stride)).chain([grid.width]))
+                .sizes(masked)
+                .launch(grid.over(pixels, 1));
+        }
         launcher
             .kernel(BATCH_NORM_BACKWARD)
-            .pointers([dx, dout, x, gamma, dgamma, dbeta, mean, inverse].map(|operand| operand.pointer))
+            .pointers([dx, dout, x].iter().chain(&vectors).map(|operand| operand.pointer))
             .sizes([pixels, channels, dx.stride, dout.stride, x.stride, grid.width])
-            .flag(self.mask)
+            .sizes(masked)
             .launch(grid.over(pixels, 1))
     }
 }
@@ -372,6 +413,28 @@ pub fn cases() -> Vec<Case> {
             let momentum = graph.input(Shape::flat(1));
             let sum = graph.apply_one(Add { relu: true }, &inputs[..2])?;
             let outputs = graph.apply(BatchNorm, &[sum, inputs[2], inputs[3], mean, variance, momentum])?;
+            Ok(vec![outputs[0]])
+        }));
+        // Of a residual block, whose two ReLUs' gradients are written in one pass.
+        let (inputs, shape) = ([x.clone(), x.clone(), vector.clone(), vector.clone()], x.clone());
+        cases.push(Case::new("batch_norm", inputs, move |graph, inputs| {
+            let [mean, variance] = running(graph, &shape);
+            let momentum = graph.input(Shape::flat(1));
+            let main = graph.apply_one(Relu, &inputs[..1])?;
+            let sum = graph.apply_one(Add { relu: true }, &[main, inputs[1]])?;
+            let outputs = graph.apply(BatchNorm, &[sum, inputs[2], inputs[3], mean, variance, momentum])?;
+            Ok(vec![outputs[0]])
+        }));
+        // Of a concatenation, one part of which ends in a ReLU.
+        let both = x.with_channels(Channels::concat([&x.channels, &x.channels]));
+        let vectors = Shape::vector(both.channels.clone());
+        let inputs = [x.clone(), x.clone(), vectors.clone(), vectors];
+        cases.push(Case::new("batch_norm", inputs, move |graph, inputs| {
+            let [mean, variance] = running(graph, &both);
+            let momentum = graph.input(Shape::flat(1));
+            let part = graph.apply_one(Relu, &inputs[1..2])?;
+            let whole = graph.concat(&[inputs[0], part])?;
+            let outputs = graph.apply(BatchNorm, &[whole, inputs[2], inputs[3], mean, variance, momentum])?;
             Ok(vec![outputs[0]])
         }));
         let inputs = [x, vector.clone(), vector.clone(), vector.clone(), vector];

@@ -43,6 +43,7 @@ use crate::tensor::Shape;
 use case::Case;
 use std::any::Any;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// An op: what a graph, a plan and the devices need to know of it.
@@ -79,6 +80,18 @@ pub trait Op: OnCpu<f32> + OnCpu<f64> + OnCuda + Any + Debug + Send + Sync {
     /// What computes the same of `inputs`, but zero in output 0 wherever `mask` is not above 0, if a pass over the
     /// tensors is saved by it.
     fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<Rewritten> {
+        let _ = (inputs, mask);
+        None
+    }
+
+    /// As [`Op::masked`], but in these stored channels alone.
+    fn masked_channels(&self, inputs: &[ValueId], mask: ValueId, channels: Range<usize>) -> Option<Rewritten> {
+        let _ = (inputs, mask, channels);
+        None
+    }
+
+    /// What computes the same of `inputs` and, as one more output, output 0 as [`Op::masked`] makes it.
+    fn masked_beside(&self, inputs: &[ValueId], mask: ValueId) -> Option<Rewritten> {
         let _ = (inputs, mask);
         None
     }

@@ -2,9 +2,10 @@
 
 use rarunet_cuda::device::Device;
 use rarunet_cuda::device::cpu::CpuDevice;
-use rarunet_cuda::graph::Graph;
+use rarunet_cuda::graph::{Graph, Region, ValueId};
 use rarunet_cuda::model::{Mode, Model, Network};
 use rarunet_cuda::ops::add::Add;
+use rarunet_cuda::ops::batch_norm::BatchNorm;
 use rarunet_cuda::ops::relu::Relu;
 use rarunet_cuda::ops::sigmoid::Sigmoid;
 use rarunet_cuda::tensor::Shape;
@@ -141,6 +142,91 @@ fn gradients_of_pools_are_added_in_passing() {
     let count = |name: &str| graph.nodes().iter().filter(|node| node.op.name() == name).count();
     assert_eq!((count("channel_pool_gradient"), count("pixel_pool_gradient")), (4, 4));
     assert_eq!(["add", "add_masked"].map(count), [0, 0]);
+}
+
+/// The gradient of a batch norm of `whole`, with respect to `wrt`: how many passes mask it, and the values' gradients.
+fn batch_norm_gradients(
+    mut graph: Graph,
+    whole: ValueId,
+    given: &[ValueId],
+    wrt: &[ValueId],
+) -> (usize, Vec<Vec<f32>>) {
+    let shape = graph.shape(whole).clone();
+    let vector = Shape::vector(shape.channels.clone());
+    let count = vector.elements();
+    let [gamma, beta] = [(); 2].map(|()| graph.input(vector.clone()));
+    let [mean, variance] = [0, count].map(|start| graph.state(vector.clone(), Region::Statistics, start));
+    let momentum = graph.input(Shape::flat(1));
+    let dout = graph.input(shape.clone());
+    let out = graph.apply(BatchNorm, &[whole, gamma, beta, mean, variance, momentum]).unwrap()[0];
+    let gradients: Vec<_> = graph.differentiate(&[(out, dout)], wrt).unwrap().into_iter().map(Option::unwrap).collect();
+    let passes = graph.nodes().iter().filter(|node| node.op.name() == "relu_gradient").count();
+    let counts: Vec<usize> = wrt.iter().map(|&value| graph.shape(value).elements()).collect();
+    let written: Vec<(ValueId, usize)> =
+        given.iter().chain(&[gamma, dout]).map(|&value| (value, graph.shape(value).elements())).collect();
+    let mut device = CpuDevice::<f32>::new().unwrap();
+    device.allocate_state(Region::Statistics, 2 * count).unwrap();
+    let step = device.load(graph, &gradients).unwrap();
+    for (seed, (value, count)) in (5..).zip(written) {
+        let values: Vec<f32> = batch(count, seed).iter().map(|value| value - 0.5).collect();
+        device.write(step, value, &values).unwrap();
+    }
+    device.run(step).unwrap();
+    let read = |(&value, &count): (&ValueId, &usize)| {
+        let mut found = vec![0.0; count];
+        device.read(step, value, &mut found).unwrap();
+        found
+    };
+    (passes, gradients.iter().zip(&counts).map(read).collect())
+}
+
+/// Batch norm's gradient masks the channels that end in a ReLU, unless the gradient of all of them is wanted as it is.
+#[test]
+fn a_part_that_ends_in_a_relu_is_differentiated_in_passing() {
+    let gradients = |with_whole: bool| {
+        let mut graph = Graph::new();
+        let given = [(); 2].map(|()| graph.input(Shape::image(1, 4, 4, 8)));
+        let part = graph.apply_one(Relu, &given[1..]).unwrap();
+        let whole = graph.concat(&[given[0], part]).unwrap();
+        let wrt = if with_whole { [&given[..], &[whole]].concat() } else { given.to_vec() };
+        batch_norm_gradients(graph, whole, &given, &wrt)
+    };
+    let (passes, alone) = gradients(false);
+    assert_eq!(passes, 0, "batch norm's gradient masks");
+    let (passes, all) = gradients(true);
+    assert_eq!(passes, 1, "the whole's gradient is wanted as it is");
+    assert_eq!(alone, all[..2]);
+    assert!(alone[0].iter().all(|&dx| dx != 0.0) && alone[1].contains(&0.0));
+    assert!(all[2].iter().all(|&dx| dx != 0.0), "not masked");
+}
+
+/// Batch norm's gradient writes that of a residual block's inner ReLU beside that of the sum.
+#[test]
+fn two_relus_are_differentiated_in_one_pass() {
+    let mut graph = Graph::new();
+    let given = [(); 2].map(|()| graph.input(Shape::image(1, 4, 4, 8)));
+    let main = graph.apply_one(Relu, &given[..1]).unwrap();
+    let sum = graph.apply_one(Add { relu: true }, &[main, given[1]]).unwrap();
+    let (passes, found) = batch_norm_gradients(graph, sum, &given, &given);
+    assert_eq!(passes, 0, "batch norm's gradient masks");
+    let inputs = [5, 6].map(|seed| batch(128, seed).iter().map(|value| value - 0.5).collect::<Vec<_>>());
+    let mut differ = false;
+    for index in 0..128 {
+        let [x, added] = [0, 1].map(|input| inputs[input][index]);
+        let [dx, dadded] = [0, 1].map(|input| found[input][index]);
+        assert_eq!(dadded != 0.0, x.max(0.0) + added > 0.0);
+        assert_eq!(dx, if x > 0.0 { dadded } else { 0.0 });
+        differ |= dx != dadded;
+    }
+    assert!(differ);
+}
+
+/// Of a step's tensors behind a ReLU, only the deepest block's, which has no batch norm, is masked in a pass of its own.
+#[test]
+fn a_step_masks_in_passing() {
+    let graph = Model::new("rar-unet", WIDTHS).unwrap().graph(Mode::Train, 1, [32, 32]).unwrap().graph;
+    let passes = graph.nodes().iter().filter(|node| node.op.name() == "relu_gradient").count();
+    assert_eq!(passes, 1);
 }
 
 /// Parts of a concatenation are produced in their slices: nothing is copied but what already lives elsewhere.
