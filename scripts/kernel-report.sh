@@ -85,7 +85,7 @@ loops() {
 
 echo "# Floors"
 echo
-echo "Made by \`scripts/kernel-report.sh ${targets[*]}\`, of ${files[*]}: compiled, not run."
+echo "Made by \`scripts/kernel-report.sh ${targets[*]}\`, of ${KERNELS:-all kernels}: compiled, not run."
 echo "Nothing here was measured on a GPU."
 echo
 echo "## Convolution on tensor cores"
