@@ -185,6 +185,16 @@ fn cuda_graphs_follow_memory_that_moves() {
     }
 }
 
+/// Parameters are rounded in groups, the last of which must not reach beyond their memory.
+#[test]
+fn cuda_state_has_whole_groups() {
+    for (precision, copy_bytes) in [(Precision::F32, 0), (Precision::Bf16, 2)] {
+        let Some(mut device) = open_in(precision) else { return };
+        device.allocate_state(Region::Parameters, 13).unwrap();
+        assert_eq!(device.planned_bytes(), 16 * (4 + copy_bytes), "{precision}");
+    }
+}
+
 /// A step that reads what nobody wrote shows it.
 #[test]
 fn cuda_poison_is_not_a_number() {

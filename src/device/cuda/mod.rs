@@ -262,9 +262,11 @@ impl Device<f32> for CudaDevice {
     }
 
     fn allocate_state(&mut self, region: Region, count: usize) -> Result<()> {
+        // Whole groups, which parameters are rounded in.
+        let count = count.next_multiple_of(CHANNEL_ALIGNMENT);
         let mut moved = self.state[region as usize].grow(&self.driver, count * FULL, memory::Content::Kept)?;
         if region == Region::Parameters && self.precision.is_reduced() {
-            let bytes = count.next_multiple_of(CHANNEL_ALIGNMENT) * self.precision.element(Storage::Reduced).bytes();
+            let bytes = count * self.precision.element(Storage::Reduced).bytes();
             moved |= self.copies.grow(&self.driver, bytes, memory::Content::Kept)?;
         }
         if moved {
