@@ -29,12 +29,17 @@ for seed in "${seeds[@]}"; do
     resume=()
     [ ! -e "$run/manifest.json" ] || resume=(--resume)
     "$PROGRAM" train "$folder/data" --out "$run" --device "$device" --precision "$precision" --seed "$seed" --quiet \
-      --cache "$folder/cache" "${flags[@]}" "${resume[@]}"
+      --cache "$folder/cache" "${flags[@]}" "${resume[@]}" || echo "$run did not end well" >&2
   done
 done
 
-# The validation Dice of the weights that a run keeps.
-dice() { sed -n 's/.*"val_dice":\([0-9.]*\).*/\1/p' "$folder/$device-$1-$2/log.jsonl" | sort -g | tail -n 1; }
+# The validation Dice of the weights that a run keeps; 0 if it did not come to its end.
+dice() {
+  local log=$folder/$device-$1-$2/log.jsonl
+  [ "$(wc -l <"$log")" -eq "$(sed -n 's/.*"epochs": *\([0-9]*\).*/\1/p' "$(dirname "$log")/manifest.json" | head -n 1)" ] ||
+    { echo 0; return; }
+  sed -n 's/.*"val_dice":\([0-9.]*\).*/\1/p' "$log" | sort -g | tail -n 1
+}
 
 echo "\`phantom ${data[*]}\`, \`train ${flags[*]}\`, device $device"
 echo
