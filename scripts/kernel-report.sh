@@ -98,7 +98,7 @@ echo
 echo "| kernel | target | registers | spilled bytes | warps | products | copies | ldmatrix | others | share | with ldmatrix |"
 echo "|---|---|---|---|---|---|---|---|---|---|---|"
 for target in "${targets[@]}"; do
-  for cubin in "$out"/convolution_tensor.*."$target".cubin; do
+  for cubin in "$out"/convolution_tensor*."$target".cubin; do
     join <(usage "$cubin" | sort) <(loops "$cubin" | sort) | awk -v target="sm_$target" '$6 > 0 {
       others = $5 - $6 - $7 - $8
       warps = int(65536 / (32 * 8 * int(($2 + 7) / 8)) / 4) * 4

@@ -1,10 +1,11 @@
-//! Convolution on tensor cores: which kernel of `kernels/convolution_tensor.cu` a shape gets, and with how many blocks.
+//! Convolution on tensor cores: which kernel of `kernels/convolution_tensor*.cu` a shape gets, and with how many blocks.
 
 use super::Window;
 use super::cuda::Epilogue;
 use crate::Result;
 use crate::device::cuda::{Grid, Launcher, Operand, Pointer};
-use crate::device::kernels::convolution_tensor::{PATCH_WIDTH, PIECE, TENSOR_THREADS, WEIGHT_PATCH_ROWS};
+use crate::device::kernels::convolution_tensor_weight::WEIGHT_PATCH_ROWS;
+use crate::device::kernels::patch::{PATCH_WIDTH, PIECE, TENSOR_THREADS};
 use crate::device::kernels::*;
 use crate::tensor::{Shape, Storage};
 

@@ -1,0 +1,84 @@
+// What the convolutions on tensor cores share: patches of images, and products of 16-bit elements with sums in fp32.
+//
+// The implicit matrix product moves no pixel twice for its taps: a block loads a patch of pixels with its border once, by
+// asynchronous copies, and each of the kernel's taps reads it at another offset. A warp's products have 16 rows: a row of
+// 16 pixels of the patch. Pixels in shared memory lie an odd number of 16 bytes apart, so that ldmatrix meets each bank
+// once at any offset, as a swizzle would have it, and all addresses in the inner loop are constants.
+#pragma once
+
+#include "common.cuh"
+#include "tensor_core.cuh"
+
+// ---- sizes ------------------------------------------------------------------------------------------------------------
+
+constexpr int TENSOR_THREADS = 128;
+constexpr int WARPS = TENSOR_THREADS / WARP_SIZE;
+constexpr int PATCH_WIDTH = 16;  // an mma's rows
+constexpr int PIECE = 8;         // elements of 16 bytes
+constexpr int MMA_DEPTH = 16;    // an mma's inner dimension
+constexpr int LINE_BYTES = 128;  // that caches hold together
+
+__device__ __forceinline__ void multiply(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#ifdef ELEMENT_bf16
+  mma_m16n8k16_bf16(sums, a, b);
+#else
+  mma_m16n8k16_f16(sums, a, b);
+#endif
+}
+
+// Two neighbours, rounded; `to` is a multiple of 4 bytes.
+__device__ __forceinline__ void store_pair(Element* to, float first, float second) {
+#ifdef ELEMENT_bf16
+  *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(first, second);
+#else
+  *reinterpret_cast<__half2*>(to) = __floats2half2_rn(first, second);
+#endif
+}
+
+// Images are [n, height, width]; planes of a volume count as images.
+struct Image {
+  int height, width;
+};
+
+// A kernel whose stride is its size: each pixel of the small image is as many as this of the large one.
+struct Window {
+  int height, width;
+};
+
+// The first pixel of the large image that a pixel of the small one is.
+__device__ __forceinline__ int large_pixel(const Image& small, const Window& window, int image, int y, int x) {
+  return ((image * small.height + y) * window.height * small.width + x) * window.width;
+}
+
+// How many pixels further on a tap of the window is.
+__device__ __forceinline__ int window_offset(const Image& small, const Window& window, int tap) {
+  return tap / window.width * small.width * window.width + tap % window.width;
+}
+
+// Where a patch begins.
+struct Patch {
+  int image, y, x;
+
+  __device__ __forceinline__ Patch(int index, int rows, const Image& size) {
+    const int across = (size.width + PATCH_WIDTH - 1) / PATCH_WIDTH, down = (size.height + rows - 1) / rows;
+    const int row = index / across;
+    x = (index - row * across) * PATCH_WIDTH;
+    image = row / down;
+    y = (row - image * down) * rows;
+  }
+
+  // The next one.
+  __device__ __forceinline__ void advance(int rows, const Image& size) {
+    x += PATCH_WIDTH;
+    if (x < size.width) return;
+    x = 0;
+    y += rows;
+    if (y < size.height) return;
+    y = 0;
+    ++image;
+  }
+};
+
+__device__ __forceinline__ bool is_inside(int at, int size) {
+  return static_cast<unsigned>(at) < static_cast<unsigned>(size);
+}
