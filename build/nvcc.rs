@@ -81,7 +81,7 @@ pub fn flags(nvcc: &Path, root: &Path) -> Result<Vec<String>, String> {
         list => list.split(',').map(str::trim).collect(),
     };
     let known = ask(nvcc, "--list-gpu-code")? + &ask(nvcc, "--list-gpu-arch")?;
-    let mut flags: Vec<String> = ["-fatbin", "-O3", "-std=c++17", "-lineinfo"].map(String::from).into();
+    let mut flags: Vec<String> = ["-fatbin", "-O3", "-std=c++17"].map(String::from).into();
     flags.push(format!("-I{}", root.join("kernels").display()));
     if ask(nvcc, "--help")?.contains("--compress-mode") {
         flags.push("--compress-mode=size".into()); // since CUDA 12.4; a quarter of the size

@@ -36,6 +36,14 @@ template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(f
 }
 template <> __device__ __forceinline__ __half from_float<__half>(float value) { return __float2half_rn(value); }
 
+// Within what T can hold. In the forward pass, where batch norm follows, a sum that fp16 cannot hold does no harm as the
+// largest that it can; gradients have to overflow, so that the loss scale is lowered. NaN stays.
+template <class T> __device__ __forceinline__ float saturate(float value) { return value; }
+template <> __device__ __forceinline__ float saturate<__half>(float value) {
+  constexpr float most = 65504.0f;
+  return value > most ? most : value < -most ? -most : value;
+}
+
 // ---- kernels ----------------------------------------------------------------------------------------------------------
 // KERNEL(name)(parameters) { body }. The build finds these declarations and makes a Rust constant of each name.
 // KERNEL_WITH_THREADS says the block size, which lets the compiler use more registers; a larger block is refused.

@@ -159,17 +159,21 @@ template <class T> __device__ __forceinline__ void multiply_step(typename T::Sum
 
 // What becomes of the target before it is stored: what stands in another tensor of its shape is added, negative values
 // become zero, and so do those where a mask is not above zero. A stride of 0 says that there is no such tensor. Each step
-// rounds as if it were a pass over the tensor of its own.
+// rounds as if it were a pass over the tensor of its own. What the element cannot hold is limited to what it can
+// in the forward pass alone: where there is a bias.
 struct Epilogue {
   const Element *added, *mask;
   int added_stride, mask_stride, relu;
+  bool limited;
+
+  __device__ __forceinline__ float limit(float value) const { return limited ? saturate<Element>(value) : value; }
 
   __device__ __forceinline__ void apply(Vector16<Element>& values, const Vector16<Element>& added,
                                         const Vector16<Element>& mask) const {
     const Element zero = from_float<Element>(0.0f);
     if (added_stride) {
 #pragma unroll
-      for (int k = 0; k < PIECE; ++k) values[k] = from_float<Element>(to_float(values[k]) + to_float(added[k]));
+      for (int k = 0; k < PIECE; ++k) values[k] = from_float<Element>(limit(to_float(values[k]) + to_float(added[k])));
     }
     if (relu) {
 #pragma unroll
@@ -222,7 +226,7 @@ template <class T>
 __device__ __forceinline__ void prefetch_epilogue(const Epilogue& epilogue, const Pieces<T>& pieces) {
   if (!epilogue.added_stride && !epilogue.mask_stride) return;
   if (pieces.first_channel() % (LINE_BYTES / sizeof(Element))) return;
-#pragma unroll
+#pragma unroll 4
   for (int i = 0; i < Pieces<T>::count; ++i) {
     const int place = pieces.place(i);
     if (place < 0) continue;
@@ -255,11 +259,12 @@ __device__ __forceinline__ void write_sums(Element* target, const typename T::Su
     for (int row = 0; row < T::rows_per_warp; ++row)
 #pragma unroll
       for (int half = 0; half < 2; ++half)
-        store_pair(own + (row * PATCH_WIDTH + half * 8 + lane / 4) * pitch + column, sums[row][n][2 * half] + added[0],
-                   sums[row][n][2 * half + 1] + added[1]);
+        store_pair(own + (row * PATCH_WIDTH + half * 8 + lane / 4) * pitch + column,
+                   epilogue.limit(sums[row][n][2 * half] + added[0]),
+                   epilogue.limit(sums[row][n][2 * half + 1] + added[1]));
   }
   __syncwarp();
-#pragma unroll
+#pragma unroll 1
   for (int first = 0; first < Pieces<T>::count; first += at_once) {
     int places[at_once];
     Vector16<Element> added[at_once], mask[at_once];
@@ -336,8 +341,8 @@ __device__ __forceinline__ void correlate(Element* target, const Element* source
       int x_stride, int added_stride, int has_bias, int relu
 
 #define FORWARD_ARGUMENTS                                                                                          \
-  out, x, weight, bias, {added, added, added_stride, 0, relu}, {height, width}, {window_height, window_width},     \
-      {1, 1}, inputs, outputs, out_stride, x_stride, has_bias
+  out, x, weight, bias, {added, added, added_stride, 0, relu, has_bias != 0}, {height, width},                     \
+      {window_height, window_width}, {1, 1}, inputs, outputs, out_stride, x_stride, has_bias
 
 KERNEL_WITH_THREADS(convolution_forward_3x3_512x32, TENSOR_THREADS)(FORWARD_PARAMETERS) {
   correlate<Tile<3, 8, 32, 16, 2, false>>(FORWARD_ARGUMENTS);
@@ -375,7 +380,7 @@ KERNEL_WITH_THREADS(convolution_forward_1x1_128x64, TENSOR_THREADS)(FORWARD_PARA
       int dout_stride, int added_stride, int mask_stride, int has_bias
 
 #define BACKWARD_INPUT_ARGUMENTS                                                                                  \
-  dx, dout, weight, bias, {added, mask, added_stride, mask_stride, 0}, {height, width}, {1, 1},                   \
+  dx, dout, weight, bias, {added, mask, added_stride, mask_stride, 0, has_bias != 0}, {height, width}, {1, 1},           \
       {window_height, window_width}, inputs, outputs, dx_stride, dout_stride, has_bias
 
 KERNEL_WITH_THREADS(convolution_backward_input_3x3_512x32, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
