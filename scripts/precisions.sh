@@ -51,5 +51,6 @@ done | awk '
   function row(name, f32, bf16, fp16) {
     printf "| %s | %.4f | %.4f | %.4f | %+.4f | %+.4f |\n", name, f32, bf16, fp16, bf16 - f32, fp16 - f32
   }
-  { row($1, $2, $3, $4); f32 += $2; bf16 += $3; fp16 += $4 }
-  END { row("mean", f32 / NR, bf16 / NR, fp16 / NR) }'
+  { row($1, $2, $3, $4) }
+  $2 * $3 * $4 > 0 { whole++; f32 += $2; bf16 += $3; fp16 += $4 }
+  END { if (whole) row("mean", f32 / whole, bf16 / whole, fp16 / whole) }'

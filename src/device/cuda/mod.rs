@@ -189,11 +189,7 @@ impl CudaDevice {
 
     /// The memory that a value is read from and written to; the copies of parameters are the device's own.
     fn memory(&mut self, memory: Memory) -> (&mut DeviceMemory, &Driver) {
-        let memory = match memory {
-            Memory::Arena => &mut self.arena,
-            Memory::State(region) => &mut self.state[region as usize],
-        };
-        (memory, &self.driver)
+        (part(&mut self.arena, &mut self.state, memory), &self.driver)
     }
 }
 
@@ -204,6 +200,13 @@ fn round_parameters(sink: Sink, addresses: Addresses, count: usize) -> Result<()
         .pointers(addresses.parameters(count))
         .sizes([groups])
         .launch(PixelGrid::single(1).over(groups, 1))
+}
+
+fn part<'a>(arena: &'a mut DeviceMemory, state: &'a mut [DeviceMemory; 3], memory: Memory) -> &'a mut DeviceMemory {
+    match memory {
+        Memory::Arena => arena,
+        Memory::State(region) => &mut state[region as usize],
+    }
 }
 
 /// Whether a tensor is stored as it is exchanged: its channels side by side, without padding.
@@ -303,10 +306,7 @@ impl Device<f32> for CudaDevice {
             shape.scatter(data, &mut stored, location.stride);
             self.staging.stage(&self.driver, &element.encode(&stored))?
         };
-        let memory = match location.memory {
-            Memory::Arena => &mut self.arena,
-            Memory::State(region) => &mut self.state[region as usize],
-        };
+        let memory = part(&mut self.arena, &mut self.state, location.memory);
         memory.write(&self.driver, location.start * element.bytes(), staged)
     }
 

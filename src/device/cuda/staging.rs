@@ -7,6 +7,9 @@ use cudarc::driver::{CudaContext, result};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+/// There is room for so many of the largest input: a step's image and mask, and what is small, well before it must wait.
+const INPUTS: usize = 4;
+
 /// Bytes that are filled one after the other until the device is known to have read them.
 pub struct Staging {
     memory: Option<(NonNull<u8>, Arc<CudaContext>)>,
@@ -22,12 +25,15 @@ impl Staging {
         Staging { memory: None, bytes: 0, used: 0 }
     }
 
-    /// A copy of `data`, to be copied to the device from.
+    /// A copy of `data`, to be copied to the device from. Where there is no more room it waits until all is read.
     pub fn stage(&mut self, driver: &Driver, data: &[u8]) -> Result<&[u8]> {
-        let needed = self.used + data.len();
-        if needed > self.bytes {
+        if self.used + data.len() > self.bytes {
             driver.synchronize()?;
-            self.grow(driver, 2 * needed)?;
+            self.clear();
+        }
+        if INPUTS * data.len() > self.bytes {
+            driver.synchronize()?; // what is there may still be read
+            self.grow(driver, INPUTS * data.len())?;
         }
         let Some((memory, _)) = &self.memory else { return Ok(&[]) };
         // SAFETY: from `used` on there is room for all of `data`; the device reads what is before it at most.
