@@ -81,9 +81,13 @@ KERNEL_WITH_THREADS(batch_norm_forward_statistics, THREADS)(
     float* inverse,           // [channels]: 1 / sqrt(variance + epsilon)
     float* running_mean,      // [channels], updated
     float* running_variance,  // [channels], updated
+    float* scale,             // [channels]: gamma * inverse; not written where has_scale is 0
+    float* shift,             // [channels]: beta - mean * scale; likewise
+    const float* gamma,       // [channels]; not read where has_scale is 0
+    const float* beta,        // [channels]; likewise
     const float* partial,     // [chunks, 2, channels]
     const float* momentum,    // [1]
-    int pixels, int channels, int chunk_pixels, int chunks,
+    int pixels, int channels, int chunk_pixels, int chunks, int has_scale,
     float epsilon) {
   const int c = first_channel<1>();
   Moments moments = {};
@@ -99,9 +103,13 @@ KERNEL_WITH_THREADS(batch_norm_forward_statistics, THREADS)(
   }
   moments = reduce_rows(moments, merge);
   if (threadIdx.y > 0 || c >= channels) return;
-  const float average = moments.mean, squares = moments.squares;
+  const float average = moments.mean, squares = moments.squares, reciprocal = 1.0f / sqrtf(squares / pixels + epsilon);
   mean[c] = average;
-  inverse[c] = 1.0f / sqrtf(squares / pixels + epsilon);
+  inverse[c] = reciprocal;
+  if (has_scale) {
+    scale[c] = gamma[c] * reciprocal;
+    shift[c] = beta[c] - average * gamma[c] * reciprocal;
+  }
   running_mean[c] += *momentum * (average - running_mean[c]);
   running_variance[c] += *momentum * (squares / max(pixels - 1, 1) - running_variance[c]);
 }
@@ -344,4 +352,29 @@ KERNEL_WITH_THREADS(batch_norm_backward_beside, THREADS)(
   else
     differentiate<1, true>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride, dout_stride,
                            x_stride, masks);
+}
+
+// ---- backward: of scale and shift -------------------------------------------------------------------------------------
+
+// By way of the statistics, dx is x * slope + offset, beside what scale and shift alone make of it. Grid: channels.
+KERNEL_WITH_THREADS(batch_norm_scale_backward, THREADS)(
+    float* dgamma,         // [channels]
+    float* dbeta,          // [channels]
+    float* slope,          // [channels]
+    float* offset,         // [channels]
+    const float* dscale,   // [channels]
+    const float* dshift,   // [channels]
+    const float* gamma,    // [channels]
+    const float* mean,     // [channels]
+    const float* inverse,  // [channels]
+    int pixels, int channels) {
+  const int c = blockIdx.x * THREADS + threadIdx.x;
+  if (c >= channels) return;
+  const float center = mean[c], reciprocal = inverse[c], shifted = dshift[c];
+  const float scaled = (dscale[c] - center * shifted) * reciprocal;  // of gamma
+  const float factor = -gamma[c] * reciprocal / pixels, slanted = factor * reciprocal * scaled;
+  dgamma[c] = scaled;
+  dbeta[c] = shifted;
+  slope[c] = slanted;
+  offset[c] = factor * shifted - slanted * center;
 }

@@ -336,27 +336,30 @@ KERNEL_WITH_THREADS(convolution_backward_weight_few_full_dout, FEW_WEIGHTS_THREA
 
 constexpr int BIAS_THREADS = 256;
 
-// parts[part][channel] = the sum of dout over the part's pixels. The block's threads are as many channels, rounded up
-// to a power of two, as there are, and pixels beside them. Grid: channels by 32; parts.
+// parts[part][tap][channel] = the sum of dout over the part's pixels, for each tap of a window whose stride is its size over
+// those that it meets. The block's threads are as many channels, rounded up to a power of two, as there are, and windows
+// beside them. Grid: channels by 32; windows, in parts; taps.
 KERNEL_WITH_THREADS(convolution_backward_bias, BIAS_THREADS)(
-    float* __restrict__ parts,         // [parts, channels]
-    const Element* __restrict__ dout,  // [pixels, channels], stride dout_stride
-    int pixels, int channels, int dout_stride, int part_pixels) {
+    float* __restrict__ parts,         // [parts, taps, channels]
+    const Element* __restrict__ dout,  // [pixels * taps, channels], stride dout_stride
+    WINDOWS_PARAMETERS, int channels, int dout_stride, int part_pixels) {
   __shared__ float sums[BIAS_THREADS];
-  int width = 1;
-  while (width < channels && width < WARP_SIZE) width *= 2;
-  const int channel = blockIdx.x * WARP_SIZE + threadIdx.x % width;
+  const Windows windows = WINDOWS;
+  const Axes tap = tap_at(blockIdx.z, windows.kernel);
+  int lanes = 1;
+  while (lanes < channels && lanes < WARP_SIZE) lanes *= 2;
+  const int channel = blockIdx.x * WARP_SIZE + threadIdx.x % lanes;
   const int begin = blockIdx.y * part_pixels, count = min(pixels - begin, part_pixels);
   float sum = 0.0f;
   if (channel < channels)
 #pragma unroll 4
-    for (int i = threadIdx.x / width; i < count; i += BIAS_THREADS / width)
-      sum += to_float(dout[(begin + i) * dout_stride + channel]);
+    for (int i = threadIdx.x / lanes; i < count; i += BIAS_THREADS / lanes)
+      sum += to_float(dout[window_pixel(begin + i, tap, windows) * dout_stride + channel]);
   sums[threadIdx.x] = sum;
-  for (int half = BIAS_THREADS / 2; half >= width; half /= 2) {
+  for (int half = BIAS_THREADS / 2; half >= lanes; half /= 2) {
     __syncthreads();
     if (static_cast<int>(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
   }
-  if (static_cast<int>(threadIdx.x) < width && channel < channels)
-    parts[blockIdx.y * channels + channel] = sums[threadIdx.x];
+  if (static_cast<int>(threadIdx.x) < lanes && channel < channels)
+    parts[(blockIdx.y * gridDim.z + blockIdx.z) * channels + channel] = sums[threadIdx.x];
 }

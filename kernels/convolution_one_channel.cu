@@ -240,6 +240,31 @@ KERNEL_WITH_THREADS(convolution_backward_input_one_output, ONE_CHANNEL_THREADS)(
       });
 }
 
+// With x * scale + offset added.
+KERNEL_WITH_THREADS(convolution_backward_input_one_output_affine, ONE_CHANNEL_THREADS)(
+    Element* dx,          // [pixels, inputs], stride dx_stride
+    const float* dout,    // [pixels, 1], stride dout_stride
+    const float* weight,  // [inputs, 1]
+    const Element* x,     // [pixels, inputs], stride x_stride
+    const float* scale,   // [inputs]
+    const float* offset,  // [inputs]
+    int pixels, int inputs, int dx_stride, int dout_stride, int part_pixels, int x_stride) {
+  const Slot slot(inputs);
+  const Channels weights = load<ONE_CHANNEL_WIDTH>(weight + slot.channel);
+  const Channels scales = load<ONE_CHANNEL_WIDTH>(scale + slot.channel);
+  const Channels offsets = load<ONE_CHANNEL_WIDTH>(offset + slot.channel);
+  for_each_of_part(
+      slot, pixels, part_pixels,
+      [&](int pixel) { return Term{dout[pixel * dout_stride], load16(x + (pixel * x_stride + slot.channel))}; },
+      [&](int pixel, const Term& term) {
+        Channels sums;
+#pragma unroll
+        for (int k = 0; k < ONE_CHANNEL_WIDTH; ++k)
+          sums[k] = term.gradient * weights[k] + (to_float(term.input[k]) * scales[k] + offsets[k]);
+        store16(dx + (pixel * dx_stride + slot.channel), to_piece(sums));
+      });
+}
+
 KERNEL_WITH_THREADS(convolution_backward_weight_one_output, ONE_CHANNEL_THREADS)(
     float* parts,       // [parts, inputs, 1]
     float* bias_parts,  // [parts, 1]; not written where has_bias is 0
@@ -265,18 +290,22 @@ KERNEL_WITH_THREADS(convolution_backward_weight_one_output, ONE_CHANNEL_THREADS)
 
 // ---- a bias's gradient alone ------------------------------------------------------------------------------------------
 
+// The sum of dout over the part's pixels, for each tap of a window whose stride is its size over those that it meets. Grid:
+// windows, in parts; taps.
 KERNEL_WITH_THREADS(convolution_backward_bias_aligned, ONE_CHANNEL_THREADS)(
-    float* parts,         // [parts, channels]
-    const Element* dout,  // [pixels, channels], stride dout_stride
-    int pixels, int channels, int dout_stride, int part_pixels) {
+    float* parts,         // [parts, taps, channels]
+    const Element* dout,  // [pixels * taps, channels], stride dout_stride
+    WINDOWS_PARAMETERS, int channels, int dout_stride, int part_pixels) {
   const Slot slot(channels);
+  const Windows windows = WINDOWS;
+  const Axes tap = tap_at(blockIdx.y, windows.kernel);
   Channels sums = {};
   for_each_of_part(
       slot, pixels, part_pixels,
-      [&](int pixel) { return load16(dout + (pixel * dout_stride + slot.channel)); },
+      [&](int pixel) { return load16(dout + (window_pixel(pixel, tap, windows) * dout_stride + slot.channel)); },
       [&](int, const Piece& gradient) {
 #pragma unroll
         for (int k = 0; k < ONE_CHANNEL_WIDTH; ++k) sums[k] += to_float(gradient[k]);
       });
-  write_slots_sum(parts + blockIdx.x * channels, sums, slot);
+  write_slots_sum(parts + (blockIdx.x * gridDim.y + blockIdx.y) * channels, sums, slot);
 }

@@ -157,23 +157,26 @@ template <class T> __device__ __forceinline__ void multiply_step(typename T::Sum
     }
 }
 
-// What becomes of the target before it is stored: what stands in another tensor of its shape is added, negative values
-// become zero, and so do those where a mask is not above zero. A stride of 0 says that there is no such tensor. Each step
-// rounds as if it were a pass over the tensor of its own. What the element cannot hold is limited to what it can
-// in the forward pass alone: where there is a bias.
+// What becomes of the target before it is stored: what stands in another tensor of its shape is added, by 1x1 kernels
+// perhaps times a scale of its channel; negative values become zero, and so do those where a mask is not above zero. A
+// stride of 0 says that there is no such tensor. Each step rounds as if it were a pass over the tensor of its own. What the
+// element cannot hold is limited to what it can in the forward pass alone: where there is a bias, and no scale, which only
+// a gradient has.
 struct Epilogue {
   const Element *added, *mask;
+  const float* scale;
   int added_stride, mask_stride, relu;
-  bool limited;
+  bool limited, scaled;
 
   __device__ __forceinline__ float limit(float value) const { return limited ? saturate<Element>(value) : value; }
 
   __device__ __forceinline__ void apply(Vector16<Element>& values, const Vector16<Element>& added,
-                                        const Vector16<Element>& mask) const {
+                                        const Vector16<Element>& mask, const float (&scales)[PIECE]) const {
     const Element zero = from_float<Element>(0.0f);
     if (added_stride) {
 #pragma unroll
-      for (int k = 0; k < PIECE; ++k) values[k] = from_float<Element>(limit(to_float(values[k]) + to_float(added[k])));
+      for (int k = 0; k < PIECE; ++k)
+        values[k] = from_float<Element>(limit(to_float(values[k]) + scales[k] * to_float(added[k])));
     }
     if (relu) {
 #pragma unroll
@@ -240,7 +243,7 @@ __device__ __forceinline__ void prefetch_epilogue(const Epilogue& epilogue, cons
 template <class T>
 __device__ __forceinline__ void write_sums(Element* target, const typename T::Sums& sums, Element* shared,
                                            const float* bias, const Epilogue& epilogue, const Pieces<T>& pieces,
-                                           int first_column, int outputs, int channels, int target_stride) {
+                                           int first_column, int outputs, int biases, int target_stride) {
   constexpr int pitch = T::columns + PIECE, pixels = T::rows_per_warp * PATCH_WIDTH;
   constexpr int at_once = Pieces<T>::count < 8 ? Pieces<T>::count : 8;
   static_assert(WARPS * pixels * pitch <= T::stages * T::stage_elements, "the sums have room where the operands were");
@@ -250,8 +253,8 @@ __device__ __forceinline__ void write_sums(Element* target, const typename T::Su
   for (int n = 0; n < T::columns / 8; ++n) {
     const int column = n * 8 + lane % 4 * 2;
     float added[2] = {0.0f, 0.0f};
-    if (channels && first_column + column < outputs) {
-      const int channel = T::kernel == 1 ? (first_column + column) % channels : first_column + column;
+    if (biases && first_column + column < outputs) {
+      const int channel = T::kernel == 1 ? (first_column + column) % biases : first_column + column;
       added[0] = bias[channel];
       added[1] = bias[channel + 1];
     }
@@ -264,6 +267,10 @@ __device__ __forceinline__ void write_sums(Element* target, const typename T::Su
                    epilogue.limit(sums[row][n][2 * half + 1] + added[1]));
   }
   __syncwarp();
+  float scales[PIECE];
+#pragma unroll
+  for (int k = 0; k < PIECE; ++k)
+    scales[k] = T::kernel == 1 && epilogue.scaled && pieces.has_channel ? epilogue.scale[pieces.channel + k] : 1.0f;
 #pragma unroll 1
   for (int first = 0; first < Pieces<T>::count; first += at_once) {
     int places[at_once];
@@ -279,7 +286,7 @@ __device__ __forceinline__ void write_sums(Element* target, const typename T::Su
     for (int i = 0; i < at_once; ++i) {
       if (places[i] < 0) continue;
       Vector16<Element> values = load16(own + pieces.pixel(first + i) * pitch + pieces.first_channel());
-      epilogue.apply(values, added[i], mask[i]);
+      epilogue.apply(values, added[i], mask[i], scales);
       store16(target + places[i] * target_stride + pieces.channel, values);
     }
   }
@@ -290,7 +297,7 @@ template <class T>
 __device__ __forceinline__ void correlate(Element* target, const Element* source, const Element* weight,
                                           const float* bias, const Epilogue& epilogue, const Image& size,
                                           const Window& source_window, const Window& target_window, int inputs,
-                                          int outputs, int target_stride, int source_stride, int has_bias) {
+                                          int outputs, int target_stride, int source_stride, int biases) {
   DYNAMIC_SHARED(Element, shared);
   const Patch patch(blockIdx.x, T::rows, size);
   const int first_column = blockIdx.y * T::columns;
@@ -317,8 +324,7 @@ __device__ __forceinline__ void correlate(Element* target, const Element* source
     free_stage = free_stage + T::stage_elements == end ? shared : free_stage + T::stage_elements;
   }
   __syncthreads();
-  const int channels = has_bias ? outputs / (target_window.height * target_window.width) : 0;
-  write_sums<T>(target, sums, shared, bias, epilogue, pieces, first_column, outputs, channels, target_stride);
+  write_sums<T>(target, sums, shared, bias, epilogue, pieces, first_column, outputs, biases, target_stride);
 }
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
@@ -335,14 +341,15 @@ __device__ __forceinline__ void correlate(Element* target, const Element* source
   Element* __restrict__ out,              /* [n * height * width, outputs], stride out_stride */               \
       const Element* __restrict__ x,      /* [n * height * width, inputs], or of the large image; stride x_stride */ \
       const Element* __restrict__ weight, /* [taps * inputs, outputs] */                                       \
-      const float* __restrict__ bias,     /* [outputs]; not read where has_bias is 0 */                        \
+      const float* __restrict__ bias,     /* [biases], those of all columns, again and again if they are fewer */ \
       const Element* __restrict__ added,  /* as out, stride added_stride; not read where that is 0 */          \
+      const float* __restrict__ scale,    /* [outputs], of added; not read where has_scale is 0 */             \
       int height, int width, int window_height, int window_width, int inputs, int outputs, int out_stride,     \
-      int x_stride, int added_stride, int has_bias, int relu
+      int x_stride, int added_stride, int biases, int has_scale, int relu
 
 #define FORWARD_ARGUMENTS                                                                                          \
-  out, x, weight, bias, {added, added, added_stride, 0, relu, has_bias != 0}, {height, width},                     \
-      {window_height, window_width}, {1, 1}, inputs, outputs, out_stride, x_stride, has_bias
+  out, x, weight, bias, {added, added, scale, added_stride, 0, relu, biases && !has_scale, has_scale != 0},        \
+      {height, width}, {window_height, window_width}, {1, 1}, inputs, outputs, out_stride, x_stride, biases
 
 KERNEL_WITH_THREADS(convolution_forward_3x3_512x32, TENSOR_THREADS)(FORWARD_PARAMETERS) {
   correlate<Tile<3, 8, 32, 16, 2, false>>(FORWARD_ARGUMENTS);
@@ -373,15 +380,16 @@ KERNEL_WITH_THREADS(convolution_forward_1x1_128x64, TENSOR_THREADS)(FORWARD_PARA
   Element* __restrict__ dx,               /* [n * height * width, outputs], or of the large image; stride dx_stride */ \
       const Element* __restrict__ dout,   /* [n * height * width, inputs], stride dout_stride */               \
       const Element* __restrict__ weight, /* [taps * outputs, inputs] */                                       \
-      const float* __restrict__ bias,     /* [outputs of a tap]; not read where has_bias is 0 */               \
+      const float* __restrict__ bias,     /* [biases], those of all columns, again and again if they are fewer */ \
       const Element* __restrict__ added,  /* as dx, stride added_stride; not read where that is 0 */           \
+      const float* __restrict__ scale,    /* [outputs], of added; not read where has_scale is 0 */             \
       const Element* __restrict__ mask,   /* as dx, stride mask_stride; not read where that is 0 */            \
       int height, int width, int window_height, int window_width, int inputs, int outputs, int dx_stride,      \
-      int dout_stride, int added_stride, int mask_stride, int has_bias
+      int dout_stride, int added_stride, int mask_stride, int biases, int has_scale
 
 #define BACKWARD_INPUT_ARGUMENTS                                                                                  \
-  dx, dout, weight, bias, {added, mask, added_stride, mask_stride, 0, has_bias != 0}, {height, width}, {1, 1},           \
-      {window_height, window_width}, inputs, outputs, dx_stride, dout_stride, has_bias
+  dx, dout, weight, bias, {added, mask, scale, added_stride, mask_stride, 0, biases && !has_scale, has_scale != 0}, \
+      {height, width}, {1, 1}, {window_height, window_width}, inputs, outputs, dx_stride, dout_stride, biases
 
 KERNEL_WITH_THREADS(convolution_backward_input_3x3_512x32, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
   correlate<Tile<3, 8, 32, 16, 2, true>>(BACKWARD_INPUT_ARGUMENTS);

@@ -9,26 +9,15 @@
 // Grid: pixels of x in tiles; (tap, output channel) in tiles. `aligned`: input channels come by 8, output channels by
 // 4, all at multiples of 16 bytes; otherwise each tap's output channels are rounded up to quads.
 
-#define FORWARD_SIZES                                                                                     \
-  int pixels, int depth, int height, int width, int kernel_depth, int kernel_height, int kernel_width, int inputs, \
-      int outputs, int out_stride, int x_stride
+#define FORWARD_SIZES WINDOWS_PARAMETERS, int inputs, int outputs, int out_stride, int x_stride, int biases
 
-#define FORWARD_ARGUMENTS                                                                                 \
-  out, x, weight, bias, pixels, {depth, height, width}, {kernel_depth, kernel_height, kernel_width}, inputs, outputs, \
-      out_stride, x_stride
-
-// The pixel of out that a pixel of x becomes at a tap.
-__device__ __forceinline__ int patch_pixel(const Pixel& from, const Axes& tap, const Axes& size, const Axes& kernel) {
-  const int plane = (from.sample * size.depth + from.at.depth) * kernel.depth + tap.depth;
-  const int row = (plane * size.height + from.at.height) * kernel.height + tap.height;
-  return (row * size.width + from.at.width) * kernel.width + tap.width;
-}
+#define FORWARD_ARGUMENTS out, x, weight, bias, WINDOWS, inputs, outputs, out_stride, x_stride, biases
 
 template <class T, bool aligned, class Out, class X, class Weight>
 __device__ __forceinline__ void transposed_convolution(Out* out, const X* x, const Weight* weight, const float* bias,
-                                                       int pixels, const Axes& size, const Axes& kernel, int inputs,
-                                                       int outputs, int out_stride, int x_stride) {
-  const int taps = volume(kernel), channels = aligned ? outputs : whole_quads(outputs);
+                                                       const Windows& windows, int inputs, int outputs,
+                                                       int out_stride, int x_stride, int biases) {
+  const int pixels = windows.pixels, taps = volume(windows.kernel), channels = aligned ? outputs : whole_quads(outputs);
   const int tile_pixel = blockIdx.x * T::rows, tile_column = blockIdx.y * T::columns;
   const int column = tile_column + line_along(0), tap = column / channels, output = column % channels;
   const bool has_column = loads_b<T, true>() && tap < taps && output < outputs;
@@ -52,10 +41,10 @@ __device__ __forceinline__ void transposed_convolution(Out* out, const X* x, con
     const int pixel = tile_pixel + row, tap = (tile_column + column) / channels;
     const int output = (tile_column + column) % channels;
     if (pixel >= pixels || tap >= taps || output >= outputs) return;
-    const Quad added = load_quad<aligned>(bias + output, true, outputs - output);
+    const Quad added = load_quad<aligned>(bias + (tap * outputs + output) % biases, true, outputs - output);
 #pragma unroll
     for (int j = 0; j < 4; ++j) quad[j] += added[j];
-    const int target = patch_pixel(pixel_at(pixel, size), tap_at(tap, kernel), size, kernel);
+    const int target = window_pixel(pixel, tap_at(tap, windows.kernel), windows);
     store_quad<aligned>(out + (target * out_stride + output), quad, outputs - output);
   });
 }
@@ -66,7 +55,7 @@ KERNEL_WITH_THREADS(transposed_convolution_forward_128x64, TILE_THREADS)(
     float* __restrict__ out,           // [kernel * pixels, outputs], stride out_stride
     const float* __restrict__ x,       // [pixels, inputs], stride x_stride
     const float* __restrict__ weight,  // [taps * outputs, inputs]
-    const float* __restrict__ bias,    // [outputs]
+    const float* __restrict__ bias,    // [biases]: of each output, or of each tap's
     FORWARD_SIZES) {
   transposed_convolution<Tile128x64, true>(FORWARD_ARGUMENTS);
 }

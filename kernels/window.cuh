@@ -116,6 +116,30 @@ __device__ __forceinline__ bool source_pixel(int& pixel, const Geometry& g, cons
          is_inside(at.width, g.source.width);
 }
 
+// ---- windows whose stride is their size ---------------------------------------------------------------------------------
+// Each pixel of a small image is a window of a large one.
+
+struct Windows {
+  int pixels;  // of the small image, all samples together
+  Axes size, kernel;
+};
+
+// The parameters of a kernel that make its Windows.
+#define WINDOWS_PARAMETERS \
+  int pixels, int depth, int height, int width, int kernel_depth, int kernel_height, int kernel_width
+
+#define WINDOWS \
+  Windows { pixels, {depth, height, width}, {kernel_depth, kernel_height, kernel_width} }
+
+// The pixel of the large image that a tap of a pixel's window meets.
+__device__ __forceinline__ int window_pixel(int pixel, const Axes& tap, const Windows& windows) {
+  const Axes &size = windows.size, &kernel = windows.kernel;
+  const Pixel from = pixel_at(pixel, size);
+  const int plane = (from.sample * size.depth + from.at.depth) * kernel.depth + tap.depth;
+  const int row = (plane * size.height + from.at.height) * kernel.height + tap.height;
+  return (row * size.width + from.at.width) * kernel.width + tap.width;
+}
+
 // ---- taps as bits -----------------------------------------------------------------------------------------------------
 // Without dilation, whether a tap meets a source pixel is asked of each axis alone, so that a bit for each of an axis's
 // positions says it for all taps of a window. For kernels whose depth, height and width add up to 32 at most.

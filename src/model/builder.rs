@@ -4,12 +4,14 @@ use super::parameter::{Initial, Layout, Parameter};
 use super::{Loss, Model};
 use crate::Result;
 use crate::graph::{Graph, Region, ValueId};
+use crate::ops::Op;
 use crate::ops::adam::Adam;
-use crate::ops::batch_norm::{BatchNorm, BatchNormInference};
+use crate::ops::batch_norm::{BatchNorm, BatchNormInference, BatchNormScale};
 use crate::ops::channel_gate::ChannelGate;
 use crate::ops::channel_pool::ChannelPool;
 use crate::ops::convolution::Convolution;
 use crate::ops::dice_loss::DiceLoss;
+use crate::ops::fold::Fold;
 use crate::ops::max_pool::MaxPool;
 use crate::ops::pixel_pool::PixelPool;
 use crate::ops::product::Product;
@@ -126,10 +128,18 @@ struct Builder<'a> {
     values: Vec<ValueId>,
 }
 
-/// A block's outputs: of its second convolution, and of all of it.
+/// A block's outputs: of its second convolution, and of all of it, before its batch norm.
 struct BlockOutput {
     convolution: ValueId,
-    block: ValueId,
+    joined: ValueId,
+}
+
+/// What a linear layer reads: a tensor, and the scale, shift and mean of its channels if a batch norm is to be folded into
+/// the layer.
+#[derive(Clone, Copy)]
+struct Features {
+    x: ValueId,
+    norm: Option<[ValueId; 3]>,
 }
 
 impl Builder<'_> {
@@ -139,32 +149,37 @@ impl Builder<'_> {
         let widths = self.model.widths;
         let levels = widths.len();
         let (mut x, mut skips) = (image, Vec::new());
-        for (level, &width) in widths.iter().enumerate() {
-            let deepest = level + 1 == levels;
-            let norm = !(deepest && (architecture.residual || architecture.dense));
-            let out = self.block(&format!("encoder.{level}"), x, width, false, norm)?;
-            x = out.block;
-            if !deepest {
-                skips.push(self.skip(level, &out)?);
-                x = self.graph.apply_one(MaxPool { window: Window::square(2, 2, 0) }, &[x])?;
-            }
+        for (level, &width) in widths[..levels - 1].iter().enumerate() {
+            let name = format!("encoder.{level}");
+            let out = self.block(&name, x, width, false)?;
+            let block = self.batch_norm(&format!("{name}.bn"), out.joined)?;
+            skips.push(self.skip(level, &out, block)?);
+            x = self.graph.apply_one(MaxPool { window: Window::square(2, 2, 0) }, &[block])?;
         }
+        let name = format!("encoder.{}", levels - 1);
+        let deepest = self.block(&name, x, widths[levels - 1], false)?.joined;
+        let mut features = match architecture.residual || architecture.dense {
+            true => Features { x: deepest, norm: None },
+            false => self.normalised(&format!("{name}.bn"), deepest)?,
+        };
         for (index, level) in (0..levels - 1).rev().enumerate() {
-            let up = self.up(&format!("up.{index}"), x, widths[level])?;
+            let up = self.up(&format!("up.{index}"), features, widths[level])?;
             let joined = self.graph.concat(&[up, skips[level]])?;
-            x = self.block(&format!("decoder.{index}"), joined, widths[level], architecture.attention, true)?.block;
+            let name = format!("decoder.{index}");
+            let out = self.block(&name, joined, widths[level], architecture.attention)?;
+            features = self.normalised(&format!("{name}.bn"), out.joined)?;
         }
-        let head = self.convolution("head", x, Convolution::new(Window::same(1), 1), true)?;
+        let head = self.head(features)?;
         self.graph.apply_one(Sigmoid, &[head])
     }
 
-    /// What the decoder of a level gets from its encoder.
-    fn skip(&mut self, level: usize, out: &BlockOutput) -> Result<ValueId> {
+    /// What the decoder of a level gets from its encoder, whose output is `block`.
+    fn skip(&mut self, level: usize, out: &BlockOutput, block: ValueId) -> Result<ValueId> {
         let architecture = self.model.architecture;
         // Only with all three parts does the whole block's output go on: Table 4's last count says so.
         let whole = architecture.residual && architecture.path && architecture.attention;
         let whole = whole || (architecture.dense && level == 3);
-        let mut x = if whole { out.block } else { out.convolution };
+        let mut x = if whole { block } else { out.convolution };
         if architecture.path {
             for index in 0..4 - level {
                 x = self.residual_block(&format!("path.{level}.{index}"), x, self.model.widths[level])?;
@@ -173,8 +188,8 @@ impl Builder<'_> {
         Ok(x)
     }
 
-    /// Two convolutions, CBAM in a decoder with attention, the block's input beside the result, batch norm.
-    fn block(&mut self, name: &str, x: ValueId, width: usize, attention: bool, norm: bool) -> Result<BlockOutput> {
+    /// Two convolutions, CBAM in a decoder with attention, the block's input beside the result.
+    fn block(&mut self, name: &str, x: ValueId, width: usize, attention: bool) -> Result<BlockOutput> {
         let convolution = Convolution::new(Window::same(3), width).relu();
         let mut hidden = self.convolution(&format!("{name}.conv1"), x, convolution.clone(), true)?;
         if self.model.architecture.dense {
@@ -188,10 +203,7 @@ impl Builder<'_> {
         if self.model.architecture.residual {
             z = self.graph.concat(&[x, z])?;
         }
-        if norm {
-            z = self.batch_norm(&format!("{name}.bn"), z)?;
-        }
-        Ok(BlockOutput { convolution: y, block: z })
+        Ok(BlockOutput { convolution: y, joined: z })
     }
 
     /// `BN(ReLU(ReLU(conv3x3(x)) + conv1x1(x)))`, equation 1.
@@ -235,22 +247,41 @@ impl Builder<'_> {
         kernel: &[usize],
         added: Option<ValueId>,
     ) -> Result<ValueId> {
-        let (input, output) = (self.graph.shape(x).channels.clone(), op.out.clone());
-        let shape = [&[output.count(), input.count()], kernel].concat();
-        let inputs = input.count() * op.window.taps();
-        let stored = op.weight_shape(&input);
-        let layout = Layout::Convolution { input, output: output.clone() };
-        let weight = self.parameter(format!("{name}.weight"), shape, Initial::HeNormal { inputs }, layout, stored);
-        let mut operands = vec![x, weight];
+        let mut operands = vec![x, self.convolution_weight(name, x, &op, kernel)];
         if bias {
-            operands.push(self.vector(format!("{name}.bias"), &output, 0.0, Region::Parameters));
+            operands.push(self.vector(format!("{name}.bias"), &op.out, 0.0, Region::Parameters));
         }
         operands.extend(added);
         self.graph.apply_one(op, &operands)
     }
 
-    fn up(&mut self, name: &str, x: ValueId, width: usize) -> Result<ValueId> {
-        let (input, output) = (self.graph.shape(x).channels.clone(), Channels::new(width));
+    fn convolution_weight(&mut self, name: &str, x: ValueId, op: &Convolution, kernel: &[usize]) -> ValueId {
+        let (input, output) = (self.graph.shape(x).channels.clone(), op.out.clone());
+        let shape = [&[output.count(), input.count()], kernel].concat();
+        let inputs = input.count() * op.window.taps();
+        let stored = op.weight_shape(&input);
+        let layout = Layout::Convolution { input, output };
+        self.parameter(format!("{name}.weight"), shape, Initial::HeNormal { inputs }, layout, stored)
+    }
+
+    /// To one channel.
+    fn head(&mut self, features: Features) -> Result<ValueId> {
+        let op = Convolution::new(Window::same(1), 1);
+        let weight = self.convolution_weight("head", features.x, &op, &[1, 1]);
+        let bias = self.vector("head.bias".into(), &op.out, 0.0, Region::Parameters);
+        self.linear(op, features, weight, bias)
+    }
+
+    /// A layer of weight and bias, into which its input's batch norm is folded.
+    fn linear(&mut self, op: impl Op + 'static, features: Features, weight: ValueId, bias: ValueId) -> Result<ValueId> {
+        let Features { x, norm } = features;
+        let Some([scale, shift, mean]) = norm else { return self.graph.apply_one(op, &[x, weight, bias]) };
+        let folded = self.graph.apply(Fold, &[weight, bias, scale, shift, mean])?;
+        self.graph.apply_one(op, &[x, folded[0], folded[1]])
+    }
+
+    fn up(&mut self, name: &str, features: Features, width: usize) -> Result<ValueId> {
+        let (input, output) = (self.graph.shape(features.x).channels.clone(), Channels::new(width));
         let op = TransposedConvolution { kernel: [1, 2, 2], out: output.clone() };
         let shape = vec![input.count(), output.count(), 2, 2];
         let initial = Initial::HeNormal { inputs: input.count() };
@@ -258,22 +289,37 @@ impl Builder<'_> {
         let layout = Layout::TransposedConvolution { input, output: output.clone() };
         let weight = self.parameter(format!("{name}.weight"), shape, initial, layout, stored);
         let bias = self.vector(format!("{name}.bias"), &output, 0.0, Region::Parameters);
-        self.graph.apply_one(op, &[x, weight, bias])
+        self.linear(op, features, weight, bias)
     }
 
     fn batch_norm(&mut self, name: &str, x: ValueId) -> Result<ValueId> {
+        let inputs = self.batch_norm_inputs(name, x);
+        match self.mode {
+            Mode::Evaluate => self.graph.apply_one(BatchNormInference, &inputs),
+            Mode::Train | Mode::Statistics => {
+                Ok(self.graph.apply(BatchNorm, &[&inputs[..], &[self.momentum]].concat())?[0])
+            }
+        }
+    }
+
+    /// A batch norm that only a linear layer reads. With the batch's statistics it is left to the layer.
+    fn normalised(&mut self, name: &str, x: ValueId) -> Result<Features> {
+        if self.mode == Mode::Evaluate {
+            return Ok(Features { x: self.batch_norm(name, x)?, norm: None });
+        }
+        let inputs = self.batch_norm_inputs(name, x);
+        let found = self.graph.apply(BatchNormScale, &[&inputs[..], &[self.momentum]].concat())?;
+        Ok(Features { x, norm: Some([found[0], found[1], found[2]]) })
+    }
+
+    /// A tensor, and the parameters and running statistics of its batch norm.
+    fn batch_norm_inputs(&mut self, name: &str, x: ValueId) -> [ValueId; 5] {
         let channels = self.graph.shape(x).channels.clone();
         let gamma = self.vector(format!("{name}.weight"), &channels, 1.0, Region::Parameters);
         let beta = self.vector(format!("{name}.bias"), &channels, 0.0, Region::Parameters);
         let mean = self.vector(format!("{name}.running_mean"), &channels, 0.0, Region::Statistics);
         let variance = self.vector(format!("{name}.running_var"), &channels, 1.0, Region::Statistics);
-        match self.mode {
-            Mode::Evaluate => self.graph.apply_one(BatchNormInference, &[x, gamma, beta, mean, variance]),
-            Mode::Train | Mode::Statistics => {
-                let outputs = self.graph.apply(BatchNorm, &[x, gamma, beta, mean, variance, self.momentum])?;
-                Ok(outputs[0])
-            }
-        }
+        [x, gamma, beta, mean, variance]
     }
 
     fn vector(&mut self, name: String, channels: &Channels, value: f32, region: Region) -> ValueId {

@@ -5,6 +5,8 @@
 //! | [`convolution`] | convolution, with bias and ReLU | every block |
 //! | [`transposed_convolution`] | 2x2 convolution that doubles the size | decoder |
 //! | [`batch_norm`] | batch normalisation | every block |
+//! | [`fold`] | batch normalisation given to a linear layer | |
+//! | [`affine`] | a scale and an offset for each channel | |
 //! | [`relu`], [`sigmoid`] | activations | |
 //! | [`add`] | residual addition | equation 1 |
 //! | [`max_pool`] | max pooling | encoder |
@@ -18,6 +20,7 @@
 
 pub mod adam;
 pub mod add;
+pub mod affine;
 pub mod batch_norm;
 pub mod case;
 pub mod channel_gate;
@@ -25,6 +28,7 @@ pub mod channel_pool;
 pub mod concat;
 pub mod convolution;
 pub mod dice_loss;
+pub mod fold;
 pub mod max_pool;
 pub mod pixel_pool;
 mod pooled_loss;
@@ -74,6 +78,18 @@ pub trait Op: OnCpu<f32> + OnCpu<f64> + OnCuda + Any + Debug + Send + Sync {
     /// What computes the same of `inputs`, with `added` added to output 0, if a pass over the tensors is saved by it.
     fn plus(&self, inputs: &[ValueId], added: ValueId) -> Option<Rewritten> {
         let _ = (inputs, added);
+        None
+    }
+
+    /// If output 0 is `x * scale + offset`, a scale and an offset for each channel: the three.
+    fn affine(&self, inputs: &[ValueId]) -> Option<[ValueId; 3]> {
+        let _ = inputs;
+        None
+    }
+
+    /// As [`Op::plus`], of what [`Op::affine`] returns.
+    fn plus_affine(&self, inputs: &[ValueId], terms: [ValueId; 3]) -> Option<Rewritten> {
+        let _ = (inputs, terms);
         None
     }
 
@@ -139,12 +155,14 @@ pub fn cases() -> Vec<Case> {
     [
         adam::cases(),
         add::cases(),
+        affine::cases(),
         batch_norm::cases(),
         channel_gate::cases(),
         channel_pool::cases(),
         concat::cases(),
         convolution::cases(),
         dice_loss::cases(),
+        fold::cases(),
         max_pool::cases(),
         pixel_pool::cases(),
         product::cases(),

@@ -24,7 +24,7 @@ use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
-/// `out[p * kernel + k] = x[p] weight[k] + bias`; inputs `x`, `weight`, `bias`.
+/// `out[p * kernel + k] = x[p] weight[k] + bias`; inputs `x`, `weight`, `bias`, which may be one for each `k`.
 #[derive(Debug, Clone)]
 pub struct TransposedConvolution {
     /// Depth, height and width of the patch that each pixel becomes.
@@ -59,6 +59,12 @@ impl Op for TransposedConvolution {
                 format!("{x} needs weights of {expected}, not {weight}"),
             ));
         }
+        let bias = inputs[2];
+        if ![1, self.window().taps()].iter().any(|&rows| *bias == Shape::matrix(rows, self.out.clone())) {
+            let (count, taps) = (self.out.count(), self.window().taps());
+            let message = format!("{count} output channels of {taps} taps cannot have a bias of {bias}");
+            return Err(Error::shape("transposed_convolution", message));
+        }
         let spatial = std::array::from_fn(|axis| x.spatial[axis] * self.kernel[axis]);
         Ok(vec![Shape::volume(x.batch, spatial, self.out.clone())])
     }
@@ -70,12 +76,14 @@ impl Op for TransposedConvolution {
             out: graph.shape(x).channels.clone(),
             ..Convolution::new(self.window(), 1)
         };
+        let bias = graph.shape(context.inputs[2]);
+        let kernel = if bias.positions() == self.window().taps() { self.kernel } else { [1; 3] };
         // The bias is of the large image, which is the adjoint's input.
         let weight_gradient = ConvolutionWeightGradient { window: self.window(), groups: 1, bias: false };
         Ok(vec![
             context.wanted[0].then(|| graph.apply_one(adjoint, &[dout, weight])).transpose()?,
             context.wanted[1].then(|| graph.apply_one(weight_gradient, &[x, dout])).transpose()?,
-            context.wanted[2].then(|| graph.apply_one(BiasGradient, &[dout])).transpose()?,
+            context.wanted[2].then(|| graph.apply_one(BiasGradient { kernel }, &[dout])).transpose()?,
         ])
     }
 
@@ -95,7 +103,7 @@ impl<T: Real> OnCpu<T> for TransposedConvolution {
         let (x, weight, bias) = (call.input(0), call.input(1), call.input(2));
         let [kernel_depth, kernel_height, kernel_width] = self.kernel;
         let (taps, inputs, outputs) = (self.window().taps(), x.shape().channels.used(), self.out.stored());
-        let (dense, columns) = (weight.dense(), weight.channels());
+        let (dense, columns, biases) = (weight.dense(), weight.channels(), bias.shape().elements());
         let workspace = call.workspace();
         Weights::pack(cpu, workspace, [1, taps, inputs, outputs], |_, tap, input, output| {
             dense[(tap * outputs + output) * columns + input]
@@ -129,7 +137,7 @@ impl<T: Real> OnCpu<T> for TransposedConvolution {
                             out_row: kernel_width * stride,
                             rows: width / kernel_width,
                             columns,
-                            start: Start::Bias(&bias.dense()[start..]),
+                            start: Start::Bias(&bias.dense()[tap * outputs % biases + start..]),
                             relu: false,
                         };
                         cpu.tiles().run(&mut out.span(), &product);
@@ -145,11 +153,14 @@ impl<T: Real> OnCpu<T> for TransposedConvolution {
 impl OnCuda for TransposedConvolution {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (out, x) = (launcher.output(0), launcher.input(0));
-        let (weight, bias) = (launcher.input(1).pointer, launcher.input(2).pointer);
+        let (weight, bias) = (launcher.input(1).pointer, launcher.input(2));
+        let biases = bias.shape.elements();
+        let bias = bias.pointer;
         let (pixels, taps, inputs, outputs) = (x.positions(), self.window().taps(), x.channels(), out.channels());
         if let Some(form) = tensor_form(launcher, self.window(), 1, [out.shape, x.shape]) {
             let epilogue = Epilogue::default();
-            let product = TensorProduct { form, target: out, source: x, weight, bias: Some(bias), epilogue };
+            let bias = Some((bias, biases));
+            let product = TensorProduct { form, target: out, source: x, weight, bias, epilogue };
             return product.transposed(launcher);
         }
         let aligned = out.is_aligned() && x.is_aligned() && weight.is_aligned() && bias.is_aligned();
@@ -179,7 +190,7 @@ impl OnCuda for TransposedConvolution {
             .sizes([pixels])
             .sizes(x.shape.spatial)
             .sizes(self.kernel)
-            .sizes([inputs, outputs, out.stride, x.stride])
+            .sizes([inputs, outputs, out.stride, x.stride, biases])
             .launch(grid)
     }
 }
@@ -195,9 +206,10 @@ pub fn cases() -> Vec<Case> {
     }
     let volume = Shape::volume(2, [2, 3, 2], Channels::new(3));
     cases.push((TransposedConvolution { kernel: [2, 2, 2], out: Channels::new(2) }, volume));
-    let cases = cases.into_iter().map(|(op, x)| {
-        let inputs = [x.clone(), op.weight_shape(&x.channels), Shape::vector(op.out.clone())];
-        let out = op.out.clone();
+    let biases = |op: &TransposedConvolution| [1, op.window().taps()].map(|rows| Shape::matrix(rows, op.out.clone()));
+    let cases = cases.into_iter().flat_map(|(op, x)| biases(&op).map(|bias| (op.clone(), x.clone(), bias)));
+    let cases = cases.map(|(op, x, bias)| {
+        let (inputs, out) = ([x.clone(), op.weight_shape(&x.channels), bias], op.out.clone());
         Case::new("transposed_convolution", inputs, move |graph, inputs| graph.apply(op.clone(), inputs)).rows(1, out)
     });
     cases.collect()

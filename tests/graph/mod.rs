@@ -5,9 +5,12 @@ use rarunet_cuda::device::cpu::CpuDevice;
 use rarunet_cuda::graph::{Graph, Region, ValueId};
 use rarunet_cuda::model::{Mode, Model, Network};
 use rarunet_cuda::ops::add::Add;
-use rarunet_cuda::ops::batch_norm::BatchNorm;
+use rarunet_cuda::ops::batch_norm::{BatchNorm, BatchNormScale};
+use rarunet_cuda::ops::convolution::Convolution;
+use rarunet_cuda::ops::fold::Fold;
 use rarunet_cuda::ops::relu::Relu;
 use rarunet_cuda::ops::sigmoid::Sigmoid;
+use rarunet_cuda::ops::window::Window;
 use rarunet_cuda::tensor::Shape;
 
 const WIDTHS: [usize; 5] = [8, 16, 16, 24, 24];
@@ -219,6 +222,68 @@ fn two_relus_are_differentiated_in_one_pass() {
         differ |= dx != dadded;
     }
     assert!(differ);
+}
+
+/// A decoder's batch norm is folded into the layer that reads it, and its part of the gradient into that layer's.
+#[test]
+fn the_batch_norms_of_decoders_take_no_pass() {
+    let graph = Model::new("rar-unet", WIDTHS).unwrap().graph(Mode::Train, 1, [32, 32]).unwrap().graph;
+    let count = |name: &str| graph.nodes().iter().filter(|node| node.op.name() == name).count();
+    assert_eq!(["batch_norm", "batch_norm_scale", "fold", "affine"].map(count), [14, 4, 4, 0]);
+}
+
+/// A batch norm that is folded into a convolution, and one that is applied before it: outputs and gradients.
+#[test]
+fn a_folded_batch_norm_is_one_that_is_applied() {
+    let shape = Shape::image(2, 4, 5, 11);
+    let layer = Convolution::new(Window::same(1), 1);
+    let run = |folded: bool| {
+        let mut graph = Graph::new();
+        let vector = Shape::vector(shape.channels.clone());
+        let x = graph.input(shape.clone());
+        let [gamma, beta] = [(); 2].map(|()| graph.input(vector.clone()));
+        let weight = graph.input(layer.weight_shape(&shape.channels));
+        let [bias, momentum] = [(); 2].map(|()| graph.input(Shape::flat(1)));
+        let dout = graph.input(Shape::image(2, 4, 5, 1));
+        let [mean, variance] = [0, vector.elements()].map(|at| graph.state(vector.clone(), Region::Statistics, at));
+        let operands = [x, gamma, beta, mean, variance, momentum];
+        let out = if folded {
+            let norm = graph.apply(BatchNormScale, &operands).unwrap();
+            let layers = graph.apply(Fold, &[weight, bias, norm[0], norm[1], norm[2]]).unwrap();
+            graph.apply_one(layer.clone(), &[x, layers[0], layers[1]]).unwrap()
+        } else {
+            let y = graph.apply(BatchNorm, &operands).unwrap()[0];
+            graph.apply_one(layer.clone(), &[y, weight, bias]).unwrap()
+        };
+        let wrt = [x, gamma, beta, weight, bias];
+        let gradients = graph.differentiate(&[(out, dout)], &wrt).unwrap().into_iter().map(Option::unwrap);
+        let found: Vec<ValueId> = [out].into_iter().chain(gradients).collect();
+        let counts = found.iter().map(|&value| graph.shape(value).values()).collect::<Vec<_>>();
+        let given = [x, gamma, beta, weight, bias, momentum, dout].map(|value| (value, graph.shape(value).values()));
+        let mut device = CpuDevice::<f64>::new().unwrap();
+        device.allocate_state(Region::Statistics, 2 * vector.elements()).unwrap();
+        let step = device.load(graph, &found).unwrap();
+        device.poison().unwrap();
+        for (seed, (value, count)) in (3..).zip(given) {
+            // Far from 0, so that a mean that is forgotten shows.
+            let values: Vec<f64> = batch(count, seed).into_iter().map(|value| f64::from(value) + 1.5).collect();
+            device.write(step, value, &values).unwrap();
+        }
+        // The rows of padded channels are zero.
+        let padded = layer.weight_shape(&shape.channels).values();
+        let weights: Vec<f64> = (0..padded).map(|row| if row < 11 { 0.3 * row as f64 - 1.0 } else { 0.0 }).collect();
+        device.write(step, weight, &weights).unwrap();
+        device.run(step).unwrap();
+        let read = |(value, count): (ValueId, usize)| {
+            let mut found = vec![0.0; count];
+            device.read(step, value, &mut found).unwrap();
+            found
+        };
+        found.into_iter().zip(counts).map(read).collect::<Vec<_>>()
+    };
+    for (folded, applied) in run(true).iter().flatten().zip(run(false).iter().flatten()) {
+        assert!((folded - applied).abs() < 1e-11 * (1.0 + applied.abs()), "{folded} {applied}");
+    }
 }
 
 /// Of a step's tensors behind a ReLU, only the deepest block's, which has no batch norm, is masked in a pass of its own.

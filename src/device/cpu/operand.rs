@@ -147,6 +147,13 @@ impl<'a, T: Real> Output<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.pointer.add(start), count) }
     }
 
+    /// As [`Output::dense`], for as long as the output's memory is its own.
+    pub fn into_dense(mut self) -> &'a mut [T] {
+        let pixels = self.dense();
+        // SAFETY: the slice is this output's, which is given up for it.
+        unsafe { std::slice::from_raw_parts_mut(pixels.as_mut_ptr(), pixels.len()) }
+    }
+
     /// Everything from this part's first element to its last.
     pub fn span(&mut self) -> SpanMut<'_, T> {
         let len = (self.positions.len() - 1) * self.stride + self.channels();

@@ -12,8 +12,10 @@ use super::{BiasGradient, Convolution, ConvolutionInputGradient, ConvolutionWeig
 use crate::device::cpu::operand::{Span, SpanMut};
 use crate::device::cpu::tile::{Product, Start};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Output, Real};
+use crate::ops::affine::Terms;
 use crate::tensor::Shape;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// The largest kernel has 7 x 7 x 7 elements.
 const MAX_TAPS: usize = 343;
@@ -75,6 +77,8 @@ pub(in crate::ops) struct Correlation<'a, T> {
 pub(in crate::ops) struct Epilogue<'a, T> {
     /// Added, of the output's shape.
     pub added: Option<Input<'a, T>>,
+    /// Added likewise.
+    pub affine: Option<Terms<Input<'a, T>>>,
     /// Negative values become zero,
     pub relu: bool,
     /// and so do those where this is not above zero.
@@ -84,17 +88,24 @@ pub(in crate::ops) struct Epilogue<'a, T> {
 impl<T: Real> Epilogue<'_, T> {
     /// Whether a ReLU is all there is, which the sums' own code does.
     pub(super) fn relu_alone(&self) -> bool {
-        self.relu && self.added.is_none() && self.mask.is_none()
+        self.relu && !self.has_tensors()
+    }
+
+    fn has_tensors(&self) -> bool {
+        self.added.is_some() || self.affine.is_some() || self.mask.is_some()
     }
 
     pub(super) fn apply(&self, out: &mut Output<T>) {
-        if self.added.is_none() && self.mask.is_none() {
+        if !self.has_tensors() {
             return;
         }
         for position in out.positions() {
             let pixel = out.pixel(position);
             if let Some(added) = self.added {
                 pixel.iter_mut().zip(added.pixel(position)).for_each(|(out, &added)| *out += added);
+            }
+            if let Some(affine) = self.affine {
+                affine.for_each(position, pixel, |out, value| *out += value);
             }
             if self.relu {
                 pixel.iter_mut().for_each(|out| *out = if *out > T::ZERO { *out } else { T::ZERO });
@@ -246,8 +257,13 @@ impl<T: Real> OnCpu<T> for Convolution {
     fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
         let (x, weight) = (call.input(0), call.input(1));
         let bias = self.has_bias(call.inputs()).then(|| call.input(2));
-        let added = self.add.then(|| call.input(call.inputs() - 1));
-        let epilogue = Epilogue { added, relu: self.relu, mask: None };
+        let first = self.first_added(call.inputs());
+        let epilogue = Epilogue {
+            added: self.add.then(|| call.input(first)),
+            affine: self.affine.then(|| Terms::new(first, |index| call.input(index))),
+            relu: self.relu,
+            mask: None,
+        };
         let out = call.output(0);
         if self.is_winograd(cpu, x.shape(), out.shape()) {
             let weights = WeightPoints::forward(cpu, call.workspace(), weight, x.shape().channels.used());
@@ -285,6 +301,7 @@ impl<T: Real> OnCpu<T> for ConvolutionInputGradient {
         let (dout, weight) = (call.input(0), call.input(1));
         let epilogue = Epilogue {
             added: self.add.then(|| call.input(2)),
+            affine: self.affine.then(|| Terms::new(2, |index| call.input(index))),
             relu: false,
             mask: self.mask.then(|| call.input(call.inputs() - 1)),
         };
@@ -452,14 +469,14 @@ impl<T: Real> OnCpu<T> for ConvolutionWeightGradient {
             let Division { chunks, tiles, tile, .. } = self.division(cpu, inputs[0], inputs[1]);
             chunks * tiles * tile * self.window.taps() * inputs[0].channels.stored()
         };
-        sums.max(if self.bias { bias_sums(inputs[0]) } else { 0 })
+        sums.max(if self.bias { bias_sums(inputs[0], [1; 3]) } else { 0 })
     }
 
     fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
         let (dout, x) = (call.input(0), call.input(1));
         let workspace = call.workspace();
         if self.bias {
-            sum_bias(dout, workspace, call.output(1));
+            sum_bias(dout, [1; 3], workspace, call.output(1));
         }
         if self.is_winograd(cpu, dout.shape(), x.shape()) {
             return Self::run_winograd(cpu, call, workspace);
@@ -489,7 +506,7 @@ impl<T: Real> OnCpu<T> for ConvolutionWeightGradient {
             out.fill(T::ZERO);
             // Taps that only ever met padding were never written.
             if input < inputs
-                && Overlap::new(self.window, tap_offset(self.window, tap), x.shape(), dout.shape()).is_some()
+                && Overlap::new(self.window, tap_offset(self.window.kernel, tap), x.shape(), dout.shape()).is_some()
             {
                 let start = (input / tile) * tile_elements + (tap * tile + input % tile) * columns;
                 for chunk in sums.chunks_exact(tiles * tile_elements) {
@@ -500,8 +517,7 @@ impl<T: Real> OnCpu<T> for ConvolutionWeightGradient {
     }
 }
 
-fn tap_offset(window: Window, tap: usize) -> [usize; 3] {
-    let [_, height, width] = window.kernel;
+fn tap_offset([_, height, width]: [usize; 3], tap: usize) -> [usize; 3] {
     [tap / (height * width), tap / width % height, tap % width]
 }
 
@@ -510,43 +526,61 @@ const SUM_PIXELS: usize = 4096;
 
 impl<T: Real> OnCpu<T> for BiasGradient {
     fn workspace(&self, _: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
-        bias_sums(inputs[0])
+        bias_sums(inputs[0], self.kernel)
     }
 
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
-        sum_bias(call.input(0), call.workspace(), call.output(0));
+        sum_bias(call.input(0), self.kernel, call.workspace(), call.output(0));
     }
 }
 
-/// Elements of the sums of all chunks.
-fn bias_sums(dout: &Shape) -> usize {
-    dout.positions().div_ceil(SUM_PIXELS) * dout.channels.stored()
+/// Elements of the sums of all chunks of windows.
+fn bias_sums(dout: &Shape, kernel: [usize; 3]) -> usize {
+    let taps = kernel.iter().product::<usize>();
+    (dout.positions() / taps).div_ceil(SUM_PIXELS) * taps * dout.channels.stored()
 }
 
-/// The sum of all pixels.
-fn sum_bias<T: Real>(dout: Input<T>, workspace: &mut [T], mut out: Output<T>) {
-    let sums = &mut workspace[..bias_sums(dout.shape())];
-    sums.par_chunks_mut(dout.channels()).enumerate().for_each(|(chunk, sums)| {
-        let first = chunk * SUM_PIXELS;
-        sum_pixels(dout, first..(first + SUM_PIXELS).min(dout.shape().positions()), sums);
+/// The sums of the pixels that each tap of a window meets, whose stride is its size.
+fn sum_bias<T: Real>(dout: Input<T>, kernel: [usize; 3], workspace: &mut [T], mut out: Output<T>) {
+    let (channels, elements) = (dout.channels(), kernel.iter().product::<usize>() * dout.channels());
+    let windows = dout.shape().positions() * channels / elements;
+    let sums = &mut workspace[..bias_sums(dout.shape(), kernel)];
+    sums.par_chunks_mut(elements).enumerate().for_each(|(chunk, sums)| {
+        let windows = chunk * SUM_PIXELS..((chunk + 1) * SUM_PIXELS).min(windows);
+        for (tap, sums) in sums.chunks_exact_mut(channels).enumerate() {
+            sum_pixels(dout, kernel, tap, windows.clone(), sums);
+        }
     });
     let out = out.dense();
     out.fill(T::ZERO);
-    for sums in sums.chunks_exact(dout.channels()) {
+    for sums in sums.chunks_exact(elements) {
         out.iter_mut().zip(sums).for_each(|(out, &sum)| *out += sum);
     }
 }
 
-/// The sum of some pixels, channel by channel; runs of pixels are summed apart, which rounds less.
-fn sum_pixels<T: Real>(x: Input<T>, positions: std::ops::Range<usize>, sums: &mut [T]) {
+/// The pixel that a tap of a window meets.
+fn window_pixel(large: &Shape, kernel: [usize; 3], window: usize, tap: usize) -> usize {
+    let small: [usize; 3] = std::array::from_fn(|axis| large.spatial[axis] / kernel[axis]);
+    let [sample, y, x] = [window / small[2] / small[1], window / small[2] % small[1], window % small[2]];
+    let [sample, z] = [sample / small[0], sample % small[0]];
+    let [tap_z, tap_y, tap_x] = tap_offset(kernel, tap);
+    let plane = (sample * small[0] + z) * kernel[0] + tap_z;
+    ((plane * small[1] + y) * kernel[1] + tap_y) * large.spatial[2] + x * kernel[2] + tap_x
+}
+
+/// The sum of the pixels that a tap of some windows meets, channel by channel; runs of them are summed apart, which rounds
+/// less.
+fn sum_pixels<T: Real>(x: Input<T>, kernel: [usize; 3], tap: usize, windows: Range<usize>, sums: &mut [T]) {
     const RUN: usize = 64;
     const LANES: usize = 32;
+    let plain = kernel == [1; 3];
     sums.fill(T::ZERO);
-    for first in positions.clone().step_by(RUN) {
+    for first in windows.clone().step_by(RUN) {
         for start in (0..sums.len()).step_by(LANES) {
             let count = LANES.min(sums.len() - start);
             let mut run = [T::ZERO; LANES];
-            for position in first..(first + RUN).min(positions.end) {
+            for window in first..(first + RUN).min(windows.end) {
+                let position = if plain { window } else { window_pixel(x.shape(), kernel, window, tap) };
                 let pixel = &x.pixel(position)[start..start + count];
                 run.iter_mut().zip(pixel).for_each(|(sum, &value)| *sum += value);
             }

@@ -15,6 +15,7 @@ use crate::device::kernels::convolution_tile::{
 };
 use crate::device::kernels::matrix_tile::{TILE_INNER, TILE_THREADS};
 use crate::device::kernels::*;
+use crate::ops::affine::Terms;
 use crate::tensor::{CHANNEL_ALIGNMENT, Shape};
 
 /// Lanes of a warp.
@@ -70,6 +71,8 @@ impl Tile {
 pub(in crate::ops) struct Epilogue<'a> {
     /// Added, of the target's shape.
     pub added: Option<Operand<'a>>,
+    /// Added likewise.
+    pub affine: Option<Terms<Operand<'a>>>,
     /// Negative values become zero,
     pub relu: bool,
     /// and so do those where this is not above zero.
@@ -78,7 +81,7 @@ pub(in crate::ops) struct Epilogue<'a> {
 
 impl Epilogue<'_> {
     /// In passes of their own, behind kernels that do no more than a ReLU.
-    fn launch(&self, launcher: &mut Launcher, target: Operand) -> Result<()> {
+    pub(super) fn launch(&self, launcher: &mut Launcher, target: Operand) -> Result<()> {
         let pass = |launcher: &mut Launcher, kernel, other: Operand, relu: Option<bool>| {
             let operands = [target, target, other];
             let elements = Elements::new(&operands);
@@ -88,6 +91,9 @@ impl Epilogue<'_> {
         };
         if let Some(added) = self.added {
             pass(launcher, ADD_FORWARD, added, Some(self.relu))?;
+        }
+        if let Some(affine) = self.affine {
+            affine.add(launcher, target)?;
         }
         self.mask.map_or(Ok(()), |mask| pass(launcher, RELU_BACKWARD, mask, None))
     }
@@ -285,6 +291,26 @@ impl Correlation<'_> {
         }
     }
 
+    /// As [`Correlation::launch`]; returns what is still to be added of the terms.
+    fn launch_affine<'t>(
+        &self,
+        launcher: &mut Launcher,
+        affine: Option<Terms<Operand<'t>>>,
+    ) -> Result<Option<Terms<Operand<'t>>>> {
+        let with_terms = self.special().filter(|special| special.kernel == CONVOLUTION_BACKWARD_INPUT_ONE_OUTPUT);
+        match (affine.filter(|terms| terms.is_aligned()), with_terms) {
+            (Some(terms), Some(special)) => launcher
+                .kernel(CONVOLUTION_BACKWARD_INPUT_ONE_OUTPUT_AFFINE)
+                .pointers([self.target.pointer, self.source.pointer, self.weight])
+                .pointers([terms.x, terms.scale, terms.offset].map(|operand| operand.pointer))
+                .sizes(special.sizes)
+                .sizes([terms.x.stride])
+                .launch(special.grid)
+                .map(|()| None),
+            _ => self.launch(launcher, &[]).map(|()| affine),
+        }
+    }
+
     /// Launches; `flags` are the parameters that end the kernel's list.
     fn launch(&self, launcher: &mut Launcher, flags: &[bool]) -> Result<()> {
         let special = self.special();
@@ -312,9 +338,15 @@ impl OnCuda for Convolution {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (out, x, weight) = (launcher.output(0), launcher.input(0), launcher.input(1));
         let bias = self.has_bias(launcher.inputs()).then(|| launcher.input(2).pointer);
-        let added = self.add.then(|| launcher.input(launcher.inputs() - 1));
-        let epilogue = Epilogue { added, relu: self.relu, mask: None };
+        let first = self.first_added(launcher.inputs());
+        let epilogue = Epilogue {
+            added: self.add.then(|| launcher.input(first)),
+            affine: self.affine.then(|| Terms::new(first, |index| launcher.input(index))),
+            relu: self.relu,
+            mask: None,
+        };
         if let Some(form) = tensor_form(launcher, self.window, self.groups, [x.shape, out.shape]) {
+            let bias = bias.map(|bias| (bias, out.channels()));
             let product = TensorProduct { form, target: out, source: x, weight: weight.pointer, bias, epilogue };
             return product.forward(launcher);
         }
@@ -338,6 +370,7 @@ impl OnCuda for ConvolutionInputGradient {
         let (dx, dout, weight) = (launcher.output(0), launcher.input(0), launcher.input(1));
         let epilogue = Epilogue {
             added: self.add.then(|| launcher.input(2)),
+            affine: self.affine.then(|| Terms::new(2, |index| launcher.input(index))),
             relu: false,
             mask: self.mask.then(|| launcher.input(launcher.inputs() - 1)),
         };
@@ -355,8 +388,8 @@ impl OnCuda for ConvolutionInputGradient {
             weight: weight.pointer,
             bias: None,
         };
-        correlation.launch(launcher, &[])?;
-        epilogue.launch(launcher, dx)
+        let affine = correlation.launch_affine(launcher, epilogue.affine)?;
+        Epilogue { affine, ..epilogue }.launch(launcher, dx)
     }
 }
 
@@ -407,7 +440,7 @@ impl OnCuda for ConvolutionWeightGradient {
         let parts = form.map_or(parts, |form| parts.max(TensorWeights::new(form, inputs[0], inputs[1]).parts));
         let parts = SpecialWeights::of(self, inputs[0], inputs[1]).map_or(parts, |special| parts.max(special.parts));
         let elements = outputs.iter().map(|output| output.elements()).sum::<usize>();
-        let bias = if self.bias { bias_workspace(inputs[0]) } else { 0 };
+        let bias = if self.bias { bias_workspace(inputs[0], [1; 3]) } else { 0 };
         bias.max(if parts == 1 { 0 } else { parts * elements })
     }
 
@@ -467,52 +500,68 @@ impl OnCuda for ConvolutionWeightGradient {
             .launch(grid)?;
         sums.launch(launcher, None)?;
         // The weights' sums are done with, and so its own may lie where they were.
-        dbias.map_or(Ok(()), |dbias| launch_bias(launcher, dbias, dout))
+        dbias.map_or(Ok(()), |dbias| launch_bias(launcher, dbias, dout, [1; 3]))
     }
 }
 
 // ------------------------------------------------------------------ bias gradient, and the sums of parts
 
-/// Pixels of a part of the bias gradient at least, and parts at most.
+/// Windows of a part of the bias gradient at least, and parts at most.
 const BIAS_PART_PIXELS: usize = 32;
 const BIAS_PARTS: usize = 512;
 
-/// Pixels of a part.
-fn bias_part(dout: &Shape) -> usize {
-    dout.positions().div_ceil(BIAS_PARTS).max(BIAS_PART_PIXELS)
+/// How a bias gradient's windows are divided, of a plain convolution pixels.
+struct BiasDivision {
+    /// The small image: a window for each pixel.
+    size: [usize; 3],
+    windows: usize,
+    part: usize,
+    parts: usize,
+}
+
+impl BiasDivision {
+    fn new(dout: &Shape, kernel: [usize; 3]) -> Self {
+        let size = std::array::from_fn(|axis| dout.spatial[axis] / kernel[axis]);
+        let windows = dout.batch * size.iter().product::<usize>();
+        let part = windows.div_ceil(BIAS_PARTS).max(BIAS_PART_PIXELS);
+        BiasDivision { size, windows, part, parts: windows.div_ceil(part) }
+    }
 }
 
 /// Elements of all parts of the bias gradient.
-fn bias_workspace(dout: &Shape) -> usize {
-    let parts = dout.positions().div_ceil(bias_part(dout));
-    if parts == 1 { 0 } else { parts * dout.channels.stored() }
+fn bias_workspace(dout: &Shape, kernel: [usize; 3]) -> usize {
+    let BiasDivision { parts, .. } = BiasDivision::new(dout, kernel);
+    if parts == 1 { 0 } else { parts * kernel.iter().product::<usize>() * dout.channels.stored() }
 }
 
-fn launch_bias(launcher: &mut Launcher, dbias: Operand, dout: Operand) -> Result<()> {
-    let (pixels, part_pixels) = (dout.positions(), bias_part(dout.shape));
-    let parts = pixels.div_ceil(part_pixels);
+fn launch_bias(launcher: &mut Launcher, dbias: Operand, dout: Operand, kernel: [usize; 3]) -> Result<()> {
+    let BiasDivision { size, windows, part, parts } = BiasDivision::new(dout.shape, kernel);
+    let taps = kernel.iter().product();
     let sums = Sums::new(launcher, dbias, parts, 0);
-    let (kernel, grid) = if dout.is_aligned() && dout.channels() <= MOST_CHANNELS {
-        (CONVOLUTION_BACKWARD_BIAS_ALIGNED, Grid::new([parts, 1, 1], ONE_CHANNEL_THREADS))
+    let (code, grid) = if dout.is_aligned() && dout.channels() <= MOST_CHANNELS {
+        (CONVOLUTION_BACKWARD_BIAS_ALIGNED, Grid::new([parts, taps, 1], ONE_CHANNEL_THREADS))
     } else {
-        (CONVOLUTION_BACKWARD_BIAS, Grid::new([dout.channels().div_ceil(WARP), parts, 1], BIAS_THREADS))
+        (CONVOLUTION_BACKWARD_BIAS, Grid::new([dout.channels().div_ceil(WARP), parts, taps], BIAS_THREADS))
     };
     launcher
-        .kernel(kernel)
+        .kernel(code)
         .pointers([sums.parts, dout.pointer])
-        .sizes([pixels, dout.channels(), dout.stride, part_pixels])
+        .sizes([windows])
+        .sizes(size)
+        .sizes(kernel)
+        .sizes([dout.channels(), dout.stride, part])
         .launch(grid)?;
     sums.launch(launcher, None)
 }
 
 impl OnCuda for BiasGradient {
     fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
-        bias_workspace(inputs[0])
+        bias_workspace(inputs[0], self.kernel)
     }
 
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (dbias, dout) = (launcher.output(0), launcher.input(0));
-        launch_bias(launcher, dbias, dout)
+        launch_bias(launcher, dbias, dout, self.kernel)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{Error, Result};
 use std::sync::Arc;
 
 /// `out = convolution(x, weight) + bias + added`, or the ReLU of it. Inputs: `x`, `weight`, `bias` if there is one, and
-/// `added` if there is that.
+/// what is added.
 #[derive(Debug, Clone)]
 pub struct Convolution {
     pub window: Window,
@@ -33,6 +33,9 @@ pub struct Convolution {
     pub out: Channels,
     /// Whether the last input is a tensor of the output's shape: a residual, or an earlier gradient.
     pub add: bool,
+    /// Whether the last inputs are such a tensor, and a scale and an offset for each of its channels: what batch norm's
+    /// statistics add to a gradient.
+    pub affine: bool,
     pub relu: bool,
     /// Whether the output is stored in full, as the input is, however many channels it has: CBAM's shared MLP.
     pub full: bool,
@@ -41,7 +44,7 @@ pub struct Convolution {
 impl Convolution {
     /// A convolution to `out` channels, of one group, without ReLU.
     pub fn new(window: Window, out: usize) -> Self {
-        Convolution { window, groups: 1, out: Channels::new(out), add: false, relu: false, full: false }
+        Convolution { window, groups: 1, out: Channels::new(out), add: false, affine: false, relu: false, full: false }
     }
 
     /// Added to a tensor of the output's shape.
@@ -59,9 +62,19 @@ impl Convolution {
         Convolution { full: true, ..self }
     }
 
+    /// Whether nothing is done with the sums but to add a bias.
+    fn is_plain(&self) -> bool {
+        !self.add && !self.affine && !self.relu
+    }
+
     /// Whether there is a bias among so many inputs.
     fn has_bias(&self, inputs: usize) -> bool {
-        inputs - usize::from(self.add) > 2
+        self.first_added(inputs) > 2
+    }
+
+    /// The index of the first input that is added, of so many inputs.
+    fn first_added(&self, inputs: usize) -> usize {
+        inputs - if self.affine { 3 } else { usize::from(self.add) }
     }
 
     /// The weights' shape for inputs with these channels. They are reduced where input and output are, for tensor cores.
@@ -115,16 +128,20 @@ impl Op for Convolution {
         }
         let out = Shape::volume(x.batch, spatial, self.out.clone());
         let out = if self.full { out.stored_in(Storage::Full) } else { out };
-        let added = inputs.last().filter(|&&added| self.add && *added != out);
-        if let Some(added) = added {
+        if let Some(added) = inputs.get(self.first_added(inputs.len())).filter(|&&added| *added != out) {
             return Err(error(format!("{added} cannot be added to {out}")));
         }
         Ok(vec![out])
     }
 
     fn plus(&self, inputs: &[ValueId], added: ValueId) -> Option<Rewritten> {
-        let op = (!self.add && !self.relu).then(|| self.clone().add())?;
+        let op = self.is_plain().then(|| self.clone().add())?;
         Some((Arc::new(op), [inputs, &[added]].concat()))
+    }
+
+    fn plus_affine(&self, inputs: &[ValueId], terms: [ValueId; 3]) -> Option<Rewritten> {
+        let op = self.is_plain().then(|| Convolution { affine: true, ..self.clone() })?;
+        Some((Arc::new(op), [inputs, &terms].concat()))
     }
 
     fn ends_in_relu(&self) -> bool {
@@ -144,15 +161,15 @@ impl Op for Convolution {
                 let found = graph.apply(op, &[dout, x])?;
                 found.into_iter().enumerate().for_each(|(index, gradient)| gradients[1 + index] = Some(gradient));
             }
-            (false, true) => gradients[2] = Some(graph.apply_one(BiasGradient, &[dout])?),
+            (false, true) => gradients[2] = Some(graph.apply_one(BiasGradient { kernel: [1; 3] }, &[dout])?),
             (false, false) => {}
         }
         if self.add && context.wanted[count - 1] {
             gradients[count - 1] = Some(dout);
         }
         if context.wanted[0] {
-            let op =
-                ConvolutionInputGradient { window: self.window, groups: self.groups, input, add: false, mask: false };
+            let (window, groups) = (self.window, self.groups);
+            let op = ConvolutionInputGradient { window, groups, input, add: false, affine: false, mask: false };
             gradients[0] = Some(graph.apply_one(op, &[dout, weight])?);
         }
         Ok(gradients)
@@ -163,8 +180,8 @@ impl Op for Convolution {
     }
 }
 
-/// The gradient of a convolution's input; inputs `dout`, `weight`, the sum of the input's earlier gradients if `add`,
-/// and the input itself if `mask`.
+/// The gradient of a convolution's input; inputs `dout`, `weight`, the sum of the input's earlier gradients if `add`, a tensor
+/// with its scale and offset if `affine`, and the input itself if `mask`.
 #[derive(Debug, Clone)]
 pub struct ConvolutionInputGradient {
     window: Window,
@@ -173,8 +190,17 @@ pub struct ConvolutionInputGradient {
     input: Shape,
     /// Whether an earlier gradient is added.
     add: bool,
+    /// Whether `x * scale + offset` is added: what batch norm's statistics add.
+    affine: bool,
     /// Whether the sum is zero where the input, which ends in a ReLU, is.
     mask: bool,
+}
+
+impl ConvolutionInputGradient {
+    /// Whether nothing is done with the sums.
+    fn is_plain(&self) -> bool {
+        !self.add && !self.affine && !self.mask
+    }
 }
 
 impl Op for ConvolutionInputGradient {
@@ -187,8 +213,13 @@ impl Op for ConvolutionInputGradient {
     }
 
     fn plus(&self, inputs: &[ValueId], added: ValueId) -> Option<Rewritten> {
-        let op = (!self.add && !self.mask).then(|| ConvolutionInputGradient { add: true, ..self.clone() })?;
+        let op = self.is_plain().then(|| ConvolutionInputGradient { add: true, ..self.clone() })?;
         Some((Arc::new(op), [inputs, &[added]].concat()))
+    }
+
+    fn plus_affine(&self, inputs: &[ValueId], terms: [ValueId; 3]) -> Option<Rewritten> {
+        let op = self.is_plain().then(|| ConvolutionInputGradient { affine: true, ..self.clone() })?;
+        Some((Arc::new(op), [inputs, &terms].concat()))
     }
 
     fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<Rewritten> {
@@ -227,9 +258,19 @@ impl Op for ConvolutionWeightGradient {
     }
 }
 
-/// The gradient of a bias alone: the sum of `dout` over all pixels.
+/// The gradient of a bias alone: the sum of `dout` over all pixels; or, of a bias for each tap of a transposed convolution,
+/// over those that each tap meets.
 #[derive(Debug)]
-pub struct BiasGradient;
+pub struct BiasGradient {
+    /// The window, whose stride is its size.
+    pub kernel: [usize; 3],
+}
+
+impl BiasGradient {
+    fn taps(&self) -> usize {
+        self.kernel.iter().product()
+    }
+}
 
 impl Op for BiasGradient {
     fn name(&self) -> &'static str {
@@ -237,7 +278,7 @@ impl Op for BiasGradient {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![Shape::vector(inputs[0].channels.clone())])
+        Ok(vec![Shape::matrix(self.taps(), inputs[0].channels.clone())])
     }
 }
 

@@ -177,7 +177,8 @@ pub(in crate::ops) struct TensorProduct<'a> {
     pub target: Operand<'a>,
     pub source: Operand<'a>,
     pub weight: Pointer,
-    pub bias: Option<Pointer>,
+    /// And how many elements it has: those of all columns, again and again if they are fewer.
+    pub bias: Option<(Pointer, usize)>,
     pub epilogue: Epilogue<'a>,
 }
 
@@ -206,9 +207,23 @@ impl TensorProduct<'_> {
     ) -> Result<()> {
         let backward = kernel == tile.backward_input;
         let blocks = [patches(small, tile.rows), columns.div_ceil(tile.columns), 1];
-        let Epilogue { added, relu, mask } = self.epilogue;
+        let target = self.target;
+        // The kernels of 3x3 have no registers for a scale: it takes a pass of its own, and so does what follows it.
+        let (own, rest) = match self.form {
+            Form::Same3 if self.epilogue.affine.is_some() => {
+                let Epilogue { affine, mask, .. } = self.epilogue;
+                (
+                    Epilogue { affine: None, mask: None, ..self.epilogue },
+                    Epilogue { affine, mask, ..Epilogue::default() },
+                )
+            }
+            _ => (self.epilogue, Epilogue::default()),
+        };
+        let added = own.affine.map_or(own.added, |affine| Some(affine.x));
+        let bias = own.affine.map_or(self.bias, |affine| Some((affine.offset.pointer, affine.offset.channels())));
+        let scale = own.affine.map(|affine| affine.scale.pointer);
         // Without a tensor the kernel gets a pointer that it does not read, and a stride of 0.
-        let (target, mask) = (self.target, mask.filter(|_| backward));
+        let none = self.weight.unused(Element::F32);
         let pointer = |operand: Option<Operand>| {
             operand.map_or(target.pointer.unused(target.element()), |operand| operand.pointer)
         };
@@ -216,16 +231,18 @@ impl TensorProduct<'_> {
         let launch = launcher
             .kernel(kernel)
             .pointers([target.pointer, self.source.pointer, self.weight])
-            .pointers([self.bias.unwrap_or(self.weight.unused(Element::F32)), pointer(added)])
-            .pointers(backward.then(|| pointer(mask)))
+            .pointers([bias.map_or(none, |(bias, _)| bias), pointer(added), scale.unwrap_or(none)])
+            .pointers(backward.then(|| pointer(own.mask)))
             .sizes([small.spatial[1], small.spatial[2]])
             .sizes(self.form.window())
             .sizes([self.source.channels(), columns, target.stride, self.source.stride, stride(added)])
-            .sizes(backward.then(|| stride(mask)))
-            .flag(self.bias.is_some())
+            .sizes(backward.then(|| stride(own.mask)))
+            .sizes([bias.map_or(0, |(_, biases)| biases)])
+            .flag(scale.is_some())
             .shared(tile.shared(backward));
-        let launch = if backward { launch } else { launch.flag(relu) };
-        launch.launch(Grid::new(blocks, TENSOR_THREADS))
+        let launch = if backward { launch } else { launch.flag(own.relu) };
+        launch.launch(Grid::new(blocks, TENSOR_THREADS))?;
+        rest.launch(launcher, target)
     }
 }
 

@@ -1,0 +1,212 @@
+//! Batch norm on the CPU.
+
+use super::{BatchNorm, BatchNormGradient, BatchNormInference, BatchNormScale, BatchNormScaleGradient, EPSILON};
+use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
+use crate::tensor::Shape;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Pixels whose statistics are taken together, in the second-level cache; chunks are merged in order.
+const CHUNK_PIXELS: usize = 512;
+
+fn chunk(index: usize, shape: &Shape) -> Range<usize> {
+    index * CHUNK_PIXELS..((index + 1) * CHUNK_PIXELS).min(shape.positions())
+}
+
+/// Two sums for each chunk and channel.
+fn chunk_sums(x: &Shape) -> usize {
+    2 * x.positions().div_ceil(CHUNK_PIXELS) * x.channels.stored()
+}
+
+/// The mean and the sum of squared deviations of each channel, chunk by chunk, then merged.
+fn moments<T: Real>(x: Input<T>, workspace: &mut [T], mean: &mut [T], squares: &mut [T]) {
+    let channels = x.channels();
+    workspace.par_chunks_mut(2 * channels).enumerate().for_each(|(index, sums)| {
+        let positions = chunk(index, x.shape());
+        let scale = T::ONE / T::from_f64(positions.len() as f64);
+        let (mean, squares) = sums.split_at_mut(channels);
+        mean.fill(T::ZERO);
+        squares.fill(T::ZERO);
+        for position in positions.clone() {
+            mean.iter_mut().zip(x.pixel(position)).for_each(|(sum, &x)| *sum += x);
+        }
+        mean.iter_mut().for_each(|sum| *sum = *sum * scale);
+        for position in positions {
+            for ((square, &mean), &x) in squares.iter_mut().zip(&*mean).zip(x.pixel(position)) {
+                *square += (x - mean) * (x - mean);
+            }
+        }
+    });
+    for channel in 0..channels {
+        // Chan, Golub and LeVeque's merge of two sets' means and squared deviations.
+        let (mut count, mut m, mut s) = (0.0, 0.0, 0.0);
+        for (index, sums) in workspace.chunks_exact(2 * channels).enumerate() {
+            let more = chunk(index, x.shape()).len() as f64;
+            let delta = sums[channel].to_f64() - m;
+            m += delta * more / (count + more);
+            s += sums[channels + channel].to_f64() + delta * delta * count * more / (count + more);
+            count += more;
+        }
+        (mean[channel], squares[channel]) = (T::from_f64(m), T::from_f64(s));
+    }
+}
+
+/// Takes the batch's mean and `1 / sqrt(variance + epsilon)` of input 0, outputs `first` and the next, and moves the running
+/// statistics, the two outputs behind them.
+fn statistics<'a, T: Real>(call: &mut Call<'a, T>, first: usize) -> [&'a [T]; 2] {
+    let (x, momentum) = (call.input(0), call.input(5).scalar());
+    let [mean, inverse, running_mean, running_variance] =
+        [0, 1, 2, 3].map(|index| call.output(first + index).into_dense());
+    moments(x, call.workspace(), mean, inverse);
+    let count = x.shape().positions() as f64;
+    for channel in 0..x.channels() {
+        let squares = inverse[channel].to_f64();
+        let towards = |running: &mut T, value: f64| {
+            *running = *running + momentum * (T::from_f64(value) - *running);
+        };
+        towards(&mut running_mean[channel], mean[channel].to_f64());
+        towards(&mut running_variance[channel], squares / (count - 1.0).max(1.0));
+        inverse[channel] = T::from_f64(1.0 / (squares / count + EPSILON).sqrt());
+    }
+    [mean, inverse]
+}
+
+impl<T: Real> OnCpu<T> for BatchNorm {
+    fn workspace(&self, _: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        chunk_sums(inputs[0])
+    }
+
+    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+        let (x, gamma, beta) = (call.input(0), call.input(1).dense(), call.input(2).dense());
+        let [mean, inverse] = statistics(&mut call, 1);
+        call.output(0).for_each_pixel(|position, out| {
+            let statistics = mean.iter().zip(inverse).zip(gamma.iter().zip(beta));
+            for ((out, &x), ((&mean, &inverse), (&gamma, &beta))) in
+                out.iter_mut().zip(x.pixel(position)).zip(statistics)
+            {
+                *out = (x - mean) * (inverse * gamma) + beta;
+            }
+        });
+    }
+}
+
+impl<T: Real> OnCpu<T> for BatchNormScale {
+    fn workspace(&self, _: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        chunk_sums(inputs[0])
+    }
+
+    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+        let (gamma, beta) = (call.input(1).dense(), call.input(2).dense());
+        let [mean, inverse] = statistics(&mut call, 2);
+        let [scale, shift] = [0, 1].map(|index| call.output(index).into_dense());
+        for channel in 0..scale.len() {
+            scale[channel] = gamma[channel] * inverse[channel];
+            shift[channel] = beta[channel] - mean[channel] * scale[channel];
+        }
+    }
+}
+
+impl<T: Real> OnCpu<T> for BatchNormScaleGradient {
+    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+        let [dscale, dshift, gamma, mean, inverse] = [0, 1, 2, 3, 4].map(|index| call.input(index).dense());
+        let [dgamma, dbeta, slope, offset] = [0, 1, 2, 3].map(|index| call.output(index).into_dense());
+        let count = T::from_f64(self.pixels as f64);
+        for channel in 0..gamma.len() {
+            dgamma[channel] = (dscale[channel] - mean[channel] * dshift[channel]) * inverse[channel];
+            dbeta[channel] = dshift[channel];
+            let factor = -gamma[channel] * inverse[channel] / count;
+            slope[channel] = factor * inverse[channel] * dgamma[channel];
+            offset[channel] = factor * dshift[channel] - slope[channel] * mean[channel];
+        }
+    }
+}
+
+/// Zero where `mask` is not above 0.
+fn mask<T: Real>(values: &mut [T], mask: &[T]) {
+    values.iter_mut().zip(mask).for_each(|(value, &mask)| *value = if mask > T::ZERO { *value } else { T::ZERO });
+}
+
+impl<T: Real> OnCpu<T> for BatchNormGradient {
+    fn workspace(&self, _: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        chunk_sums(inputs[1])
+    }
+
+    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+        let (dout, x, gamma) = (call.input(0), call.input(1), call.input(2));
+        let (mean, inverse) = (call.input(3).dense(), call.input(4).dense());
+        let channels = x.channels();
+        let workspace = call.workspace();
+        workspace.par_chunks_mut(2 * channels).enumerate().for_each(|(index, sums)| {
+            sums.fill(T::ZERO);
+            let (dbeta, dgamma) = sums.split_at_mut(channels);
+            for position in chunk(index, x.shape()) {
+                let pixels = dout.pixel(position).iter().zip(x.pixel(position)).zip(mean);
+                for ((dbeta, dgamma), ((&dout, &x), &mean)) in dbeta.iter_mut().zip(dgamma.iter_mut()).zip(pixels) {
+                    *dbeta += dout;
+                    *dgamma += dout * (x - mean);
+                }
+            }
+        });
+        let (mut dgamma, mut dbeta) = (call.output(1), call.output(2));
+        let (dgamma, dbeta) = (dgamma.dense(), dbeta.dense());
+        for channel in 0..channels {
+            let sum = |offset: usize| {
+                workspace.chunks_exact(2 * channels).map(|sums| sums[offset + channel].to_f64()).sum::<f64>()
+            };
+            dbeta[channel] = T::from_f64(sum(0));
+            dgamma[channel] = T::from_f64(sum(channels) * inverse[channel].to_f64());
+        }
+        // dx = gamma / deviation * (dout - mean(dout) - x_hat mean(dout x_hat))
+        //    = factor * dout + slope * (x - mean) + offset
+        let count = T::from_f64(x.shape().positions() as f64);
+        let (slopes, offsets) = workspace[..2 * channels].split_at_mut(channels);
+        for channel in 0..channels {
+            let factor = gamma.dense()[channel] * inverse[channel];
+            slopes[channel] = -factor * inverse[channel] * dgamma[channel] / count;
+            offsets[channel] = -factor * dbeta[channel] / count;
+        }
+        let (slopes, offsets, gamma) = (&*slopes, &*offsets, gamma.dense());
+        let masked = self.masked.start..self.masked.end.min(channels);
+        let differentiate = |position, dx: &mut [T]| {
+            let pixels = dout.pixel(position).iter().zip(x.pixel(position));
+            let statistics = mean.iter().zip(inverse).zip(gamma);
+            let terms = slopes.iter().zip(offsets);
+            for (((dx, (&dout, &x)), ((&mean, &inverse), &gamma)), (&slope, &offset)) in
+                dx.iter_mut().zip(pixels).zip(statistics).zip(terms)
+            {
+                *dx = gamma * inverse * dout + slope * (x - mean) + offset;
+            }
+            mask(&mut dx[masked.clone()], &x.pixel(position)[masked.clone()]);
+        };
+        call.output(0).for_each_pixel(differentiate);
+        if self.beside {
+            let other = call.input(5);
+            call.output(3).for_each_pixel(|position, dx| {
+                differentiate(position, dx);
+                mask(dx, other.pixel(position));
+            });
+        }
+    }
+}
+
+impl<T: Real> OnCpu<T> for BatchNormInference {
+    fn workspace(&self, _: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        2 * inputs[0].channels.stored()
+    }
+
+    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+        let x = call.input(0);
+        let [gamma, beta, mean, variance] = [1, 2, 3, 4].map(|index| call.input(index).dense());
+        let (scale, shift) = call.workspace().split_at_mut(x.channels());
+        for channel in 0..x.channels() {
+            scale[channel] = gamma[channel] / (variance[channel] + T::from_f64(EPSILON)).sqrt();
+            shift[channel] = beta[channel] - mean[channel] * scale[channel];
+        }
+        let (scale, shift) = (&*scale, &*shift);
+        call.output(0).for_each_pixel(|position, out| {
+            for ((out, &x), (&scale, &shift)) in out.iter_mut().zip(x.pixel(position)).zip(scale.iter().zip(shift)) {
+                *out = x * scale + shift;
+            }
+        });
+    }
+}

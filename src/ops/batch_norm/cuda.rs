@@ -1,0 +1,150 @@
+//! Batch norm on CUDA.
+
+use super::{BatchNorm, BatchNormGradient, BatchNormInference, BatchNormScale, BatchNormScaleGradient, EPSILON};
+use crate::Result;
+use crate::device::cuda::{Chunks, Grid, Launcher, OnCuda, Operand, PixelGrid};
+use crate::device::kernels::pixels::THREADS;
+use crate::device::kernels::{
+    BATCH_NORM_BACKWARD, BATCH_NORM_BACKWARD_BESIDE, BATCH_NORM_BACKWARD_CHUNKS, BATCH_NORM_BACKWARD_PARAMETERS,
+    BATCH_NORM_FORWARD, BATCH_NORM_FORWARD_CHUNKS, BATCH_NORM_FORWARD_STATISTICS, BATCH_NORM_INFERENCE,
+    BATCH_NORM_SCALE_BACKWARD, Element,
+};
+use crate::tensor::Shape;
+
+/// Two numbers for each chunk and channel.
+fn chunk_elements(x: &Shape) -> usize {
+    Chunks::most(x.positions(), 1) * 2 * x.channels.stored()
+}
+
+/// Chunks of the gradient's sums, at most: their kernel has registers for three blocks to a multiprocessor, and a second
+/// round of blocks would be mostly empty.
+const GRADIENT_CHUNKS: usize = 384;
+
+/// Launches the kernels that take the statistics of input 0 and write them, outputs `first` to `first + 3`; and `scale` and
+/// `shift`, if they are wanted.
+fn launch_statistics(launcher: &mut Launcher, first: usize, scale_and_shift: Option<[Operand; 2]>) -> Result<()> {
+    let [x, gamma, beta] = [0, 1, 2].map(|index| launcher.input(index));
+    let statistics = [0, 1, 2, 3].map(|index| launcher.output(first + index));
+    let (momentum, partial) = (launcher.input(5), launcher.workspace());
+    let (pixels, channels) = (x.positions(), x.channels());
+    let grid = PixelGrid::new(channels, [&x]);
+    let chunks = grid.chunks(pixels, 1);
+    launcher
+        .kernel(BATCH_NORM_FORWARD_CHUNKS)
+        .pointers([partial, x.pointer])
+        .sizes([pixels, channels, x.stride, chunks.pixels, grid.width])
+        .launch(grid.with_blocks(chunks.count, 1))?;
+    let scaled = match scale_and_shift {
+        Some([scale, shift]) => [scale, shift, gamma, beta].map(|operand| operand.pointer),
+        None => [statistics[0], statistics[1], gamma, beta].map(|operand| operand.pointer.unused(Element::F32)),
+    };
+    launcher
+        .kernel(BATCH_NORM_FORWARD_STATISTICS)
+        .pointers(statistics.map(|operand| operand.pointer))
+        .pointers(scaled)
+        .pointers([partial, momentum.pointer])
+        .sizes([pixels, channels, chunks.pixels, chunks.count])
+        .flag(scale_and_shift.is_some())
+        .floats([EPSILON as f32])
+        .launch(PixelGrid::merging(channels).with_blocks(1, 1))
+}
+
+impl OnCuda for BatchNorm {
+    fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        chunk_elements(inputs[0])
+    }
+
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let [x, gamma, beta] = [0, 1, 2].map(|index| launcher.input(index));
+        let [out, mean, inverse] = [0, 1, 2].map(|index| launcher.output(index));
+        let (pixels, channels) = (x.positions(), x.channels());
+        launch_statistics(launcher, 1, None)?;
+        let grid = PixelGrid::new(channels, [&x, &out, &gamma, &beta, &mean, &inverse]);
+        launcher
+            .kernel(BATCH_NORM_FORWARD)
+            .pointers([out, x, gamma, beta, mean, inverse].map(|operand| operand.pointer))
+            .sizes([pixels, channels, out.stride, x.stride, grid.width])
+            .launch(grid.over(pixels, 1))
+    }
+}
+
+impl OnCuda for BatchNormScale {
+    fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        chunk_elements(inputs[0])
+    }
+
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let scale_and_shift = [0, 1].map(|index| launcher.output(index));
+        launch_statistics(launcher, 2, Some(scale_and_shift))
+    }
+}
+
+impl OnCuda for BatchNormScaleGradient {
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (outputs, inputs) =
+            ([0, 1, 2, 3].map(|index| launcher.output(index)), [0, 1, 2, 3, 4].map(|index| launcher.input(index)));
+        let channels = inputs[2].channels();
+        launcher
+            .kernel(BATCH_NORM_SCALE_BACKWARD)
+            .pointers(outputs.iter().chain(&inputs).map(|operand| operand.pointer))
+            .sizes([self.pixels, channels])
+            .launch(Grid::over(channels, THREADS))
+    }
+}
+
+impl OnCuda for BatchNormGradient {
+    fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        chunk_elements(inputs[1])
+    }
+
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let [dout, x, gamma, mean, inverse] = [0, 1, 2, 3, 4].map(|index| launcher.input(index));
+        let ([dx, dgamma, dbeta], partial) = ([0, 1, 2].map(|index| launcher.output(index)), launcher.workspace());
+        let (pixels, channels) = (x.positions(), x.channels());
+        let grid = PixelGrid::new(channels, [&dx, &dgamma, &dbeta, &dout, &x, &gamma, &mean, &inverse]);
+        let chunks = grid.chunks_up_to(Chunks::most(pixels, 1).min(GRADIENT_CHUNKS), pixels);
+        launcher
+            .kernel(BATCH_NORM_BACKWARD_CHUNKS)
+            .pointers([partial, dout.pointer, x.pointer, mean.pointer])
+            .sizes([pixels, channels, dout.stride, x.stride, chunks.pixels, grid.width])
+            .launch(grid.with_blocks(chunks.count, 1))?;
+        launcher
+            .kernel(BATCH_NORM_BACKWARD_PARAMETERS)
+            .pointers([dgamma.pointer, dbeta.pointer, partial, inverse.pointer])
+            .sizes([channels, chunks.count])
+            .launch(PixelGrid::merging(channels).with_blocks(1, 1))?;
+        let vectors = [gamma, dgamma, dbeta, mean, inverse];
+        let masked = [self.masked.start, self.masked.end.min(channels)];
+        if self.beside {
+            let (beside, mask) = (launcher.output(3), launcher.input(5));
+            let operands = [dx, beside, dout, x, mask];
+            return launcher
+                .kernel(BATCH_NORM_BACKWARD_BESIDE)
+                .pointers(operands.iter().chain(&vectors).map(|operand| operand.pointer))
+                .sizes([pixels, channels].into_iter().chain(operands.map(|operand| operand.stride)).chain([grid.width]))
+                .sizes(masked)
+                .launch(grid.over(pixels, 1));
+        }
+        launcher
+            .kernel(BATCH_NORM_BACKWARD)
+            .pointers([dx, dout, x].iter().chain(&vectors).map(|operand| operand.pointer))
+            .sizes([pixels, channels, dx.stride, dout.stride, x.stride, grid.width])
+            .sizes(masked)
+            .launch(grid.over(pixels, 1))
+    }
+}
+
+impl OnCuda for BatchNormInference {
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let [x, gamma, beta, mean, variance] = [0, 1, 2, 3, 4].map(|index| launcher.input(index));
+        let out = launcher.output(0);
+        let (pixels, channels) = (x.positions(), x.channels());
+        let grid = PixelGrid::new(channels, [&out, &x, &gamma, &beta, &mean, &variance]);
+        launcher
+            .kernel(BATCH_NORM_INFERENCE)
+            .pointers([out, x, gamma, beta, mean, variance].map(|operand| operand.pointer))
+            .sizes([pixels, channels, out.stride, x.stride, grid.width])
+            .floats([EPSILON as f32])
+            .launch(grid.over(pixels, 1))
+    }
+}
