@@ -25,7 +25,9 @@ template <int kernel_, int inputs_, int columns_> struct WeightTile {
   static constexpr int stage_elements = x_elements + WEIGHT_PATCH_ROWS * PATCH_WIDTH * dout_pitch;
   static constexpr int dout_pieces = columns / PIECE;  // of a pixel
 
-  using Sums = float[taps * blocks][4][4];
+  // The last one is the bias's, whose input is 1 at every pixel.
+  static constexpr int products = taps * blocks, bias = products;
+  using Sums = float[products + 1][4][4];
 };
 
 // What a thread copies into shared memory, patch by patch: a column of pixels, or every second pixel of one.
@@ -86,15 +88,18 @@ template <class T> struct WeightCopies {
   }
 };
 
-// The places of a warp: its first input and output channel in the block's tile, and its part of the patch's rows.
+// The places of a warp: its first input and output channel in the block's tile, and its part of the patch's rows; and
+// whether the sums of the bias, of these output channels and rows, are its own.
 template <class T> struct WeightWarp {
   int input, output, half;
+  bool sums_bias;
 
-  __device__ __forceinline__ WeightWarp() {
+  __device__ __forceinline__ explicit WeightWarp(bool block_sums_bias) {
     const int warp = threadIdx.x / WARP_SIZE;
     input = warp / 2 * T::warp_inputs;
     output = T::halves == 1 ? warp % 2 * 32 : 0;
     half = T::halves == 1 ? 0 : warp % 2;
+    sums_bias = block_sums_bias && warp < 2;
   }
 };
 
@@ -132,6 +137,11 @@ __device__ __forceinline__ void multiply_patch(typename T::Sums& sums, const Ele
 #pragma unroll
           for (int n = 0; n < 4; ++n)
             multiply(sums[(dy * T::kernel + dx) * T::blocks + block][n], a[(out_row + dy) % T::kernel][dx][block], b[n]);
+    if (warp.sums_bias) {
+      const unsigned ones[4] = {TWO_ONES, TWO_ONES, TWO_ONES, TWO_ONES};
+#pragma unroll
+      for (int n = 0; n < 4; ++n) multiply(sums[T::bias][n], ones, b[n]);
+    }
   }
 }
 
@@ -145,7 +155,7 @@ __device__ __forceinline__ void add_halves(typename T::Sums& sums, Element* shar
   for (int pass = 0; pass < 2; ++pass) {
     if (warp.half != pass) {
 #pragma unroll
-      for (int i = 0; i < T::taps * T::blocks * 16; ++i) {
+      for (int i = 0; i < (T::products + 1) * 16; ++i) {
         float& value = sums[i / 16][i / 4 % 4][i % 4];
         float* slot = own + i * (TENSOR_THREADS / 2);
         if (pass == 0) *slot = value;
@@ -155,44 +165,6 @@ __device__ __forceinline__ void add_halves(typename T::Sums& sums, Element* shar
     __syncthreads();
   }
 }
-
-// The bias's gradient, the sum of dout over the pixels: dout is in shared memory already, for the weights' gradient. A
-// thread sums a piece of channels of every so many pixels; its sums lie in shared memory, too, as registers are short.
-template <class T> struct BiasSums {
-  static constexpr int threads_per_piece = TENSOR_THREADS / T::dout_pieces;
-  float* shared;  // [PIECE, TENSOR_THREADS]
-
-  __device__ __forceinline__ void clear() {
-#pragma unroll
-    for (int k = 0; k < PIECE; ++k) shared[k * TENSOR_THREADS + threadIdx.x] = 0.0f;
-  }
-
-  // Adds a patch.
-  __device__ __forceinline__ void add(const Element* stage) {
-    const int thread = threadIdx.x;
-    const Element* dout = stage + T::x_elements + thread % T::dout_pieces * PIECE;
-    float sums[PIECE] = {};
-#pragma unroll
-    for (int pixel = thread / T::dout_pieces; pixel < WEIGHT_PATCH_ROWS * PATCH_WIDTH; pixel += threads_per_piece) {
-      const Vector16<Element> values = load16(dout + pixel * T::dout_pitch);
-#pragma unroll
-      for (int k = 0; k < PIECE; ++k) sums[k] += to_float(values[k]);
-    }
-#pragma unroll
-    for (int k = 0; k < PIECE; ++k) shared[k * TENSOR_THREADS + thread] += sums[k];
-  }
-
-  // Writes the block's channels, of which `count` are left.
-  __device__ __forceinline__ void write(float* bias, int count) {
-    __syncthreads();
-    const int channel = threadIdx.x;
-    if (channel >= T::columns || channel >= count) return;
-    const float* first = shared + channel % PIECE * TENSOR_THREADS + channel / PIECE;
-    float sum = 0.0f;
-    for (int i = 0; i < threads_per_piece; ++i) sum += first[i * T::dout_pieces];
-    bias[channel] = sum;
-  }
-};
 
 template <class T>
 __device__ __forceinline__ void correlate_weights(float* parts, float* bias_parts, const Element* dout, const Element* x,
@@ -204,11 +176,8 @@ __device__ __forceinline__ void correlate_weights(float* parts, float* bias_part
   const int first_input = (blockIdx.x - first_tap * input_tiles) * T::inputs;
   const int begin = blockIdx.z * part_patches, end = min(begin + part_patches, patches);
   WeightCopies<T> copy(dout, x, size, window, begin, first_tap, first_input, inputs, outputs, dout_stride, x_stride);
-  const WeightWarp<T> warp;
+  const WeightWarp<T> warp(has_bias && blockIdx.x == 0);  // one of the blocks that have these output channels
   typename T::Sums sums = {};
-  BiasSums<T> bias{reinterpret_cast<float*>(shared + 2 * T::stage_elements)};
-  const bool sums_bias = has_bias && blockIdx.x == 0;  // one of the blocks that have these output channels
-  if (sums_bias) bias.clear();
   copy(shared);
   cp_async_commit();
   for (int patch = begin; patch < end; ++patch) {
@@ -216,31 +185,34 @@ __device__ __forceinline__ void correlate_weights(float* parts, float* bias_part
     __syncthreads();  // the patch is there for all, and nobody reads the one before
     if (patch + 1 < end) copy(shared + (patch + 1 - begin) % 2 * T::stage_elements);
     cp_async_commit();
-    const Element* stage = shared + (patch - begin) % 2 * T::stage_elements;
-    if (sums_bias) bias.add(stage);
-    multiply_patch<T>(sums, stage, warp);
+    multiply_patch<T>(sums, shared + (patch - begin) % 2 * T::stage_elements, warp);
   }
   const int first_output = blockIdx.y * T::columns;
-  if (sums_bias) bias.write(bias_parts + blockIdx.z * outputs + first_output, outputs - first_output);
   if constexpr (T::halves == 2) {
     add_halves<T>(sums, shared, warp);
     if (warp.half == 1) return;
   }
-  const int lane = threadIdx.x % WARP_SIZE;
+  const int lane = threadIdx.x % WARP_SIZE, output = first_output + warp.output + lane % 4 * 2;
+  const int taps = T::kernel == 1 ? window.height * window.width : T::taps;
 #pragma unroll
-  for (int sum = 0; sum < T::taps * T::blocks; ++sum)
+  for (int sum = 0; sum < T::products; ++sum)
 #pragma unroll
     for (int n = 0; n < 4; ++n)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int tap = sum / T::blocks;
         const int input = first_input + warp.input + sum % T::blocks * 16 + half * 8 + lane / 4;
-        const int output = first_output + warp.output + n * 8 + lane % 4 * 2;
-        if (input >= inputs || output >= outputs) continue;
-        const int taps = T::kernel == 1 ? window.height * window.width : T::taps;
-        float* to = parts + ((blockIdx.z * taps + first_tap + tap) * inputs + input) * outputs + output;
+        if (input >= inputs || output + n * 8 >= outputs) continue;
+        float* to = parts + ((blockIdx.z * taps + first_tap + tap) * inputs + input) * outputs + output + n * 8;
         *reinterpret_cast<float2*>(to) = make_float2(sums[sum][n][2 * half], sums[sum][n][2 * half + 1]);
       }
+  if (!warp.sums_bias || lane >= 4) return;  // all rows are the same
+#pragma unroll
+  for (int n = 0; n < 4; ++n)
+    if (output + n * 8 < outputs) {
+      float* to = bias_parts + blockIdx.z * outputs + output + n * 8;
+      *reinterpret_cast<float2*>(to) = make_float2(sums[T::bias][n][0], sums[T::bias][n][1]);
+    }
 }
 
 #define BACKWARD_WEIGHT_PARAMETERS                                                                             \

@@ -26,6 +26,13 @@ __device__ __forceinline__ void multiply(float (&sums)[4], const unsigned (&a)[4
 #endif
 }
 
+// Two elements of 1, side by side.
+#ifdef ELEMENT_bf16
+constexpr unsigned TWO_ONES = 0x3f803f80;
+#else
+constexpr unsigned TWO_ONES = 0x3c003c00;
+#endif
+
 // Two neighbours, rounded; `to` is a multiple of 4 bytes.
 __device__ __forceinline__ void store_pair(Element* to, float first, float second) {
 #ifdef ELEMENT_bf16

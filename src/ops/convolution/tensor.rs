@@ -292,7 +292,7 @@ impl WeightTile {
     fn shared(&self) -> usize {
         let pixels = (WEIGHT_PATCH_ROWS + self.size - 1) * (PATCH_WIDTH + self.size - 1);
         let operands = pixels * (self.inputs + PIECE) + WEIGHT_PATCH_ROWS * PATCH_WIDTH * (self.columns + PIECE);
-        2 * operands * ELEMENT + TENSOR_THREADS * PIECE * size_of::<f32>()
+        2 * operands * ELEMENT
     }
 }
 
