@@ -248,8 +248,15 @@ impl Graph {
     }
 
     /// The sum of two gradients of a value: by the op that computes the later one, if that can and it is nobody else's.
+    /// Of the earlier one it takes the value, or the inputs, so that nobody may need that value.
     fn plus(&mut self, later: ValueId, earlier: ValueId, alone: bool) -> Result<ValueId> {
-        if alone && self.rewrite(later, |op, inputs| op.plus(inputs, earlier)) {
+        let by = self.nodes.iter().rfind(|node| node.outputs.first() == Some(&earlier));
+        let by = by.map(|node| (node.op.clone(), node.inputs.clone()));
+        let joined = |op: &dyn Op, inputs: &[ValueId]| {
+            let (other, others) = by.as_ref()?;
+            op.joined(inputs, &**other, others)
+        };
+        if alone && (self.rewrite(later, joined) || self.rewrite(later, |op, inputs| op.plus(inputs, earlier))) {
             return Ok(later);
         }
         self.apply_one(Add::default(), &[earlier, later])

@@ -10,14 +10,15 @@
 //! | [`max_pool`] | max pooling | encoder |
 //! | [`concat`] | concatenation of channels | section 2.1 |
 //! | [`channel_pool`], [`pixel_pool`] | CBAM's mean and max over channels, over pixels | equations 2, 3 |
-//! | [`channel_gate`] | sigmoid of the sum of the shared MLP's two outputs | equation 3 |
-//! | [`product`] | a tensor times its attention map | equation 4 |
+//! | [`channel_gate`] | a tensor times its maps of pixels and of channels, the sigmoid of what the shared MLP gives | equations 3, 4 |
+//! | [`attention`] | what these give to the gradients of CBAM's tensor and of its map of pixels | |
 //! | [`dice_loss`] | soft Dice loss | section 3.1 |
 //! | [`robust_dice_loss`] | Dice loss that bears noisy masks | compared with section 2.4 |
 //! | [`adam`] | the optimizer | |
 
 pub mod adam;
 pub mod add;
+pub mod attention;
 pub mod batch_norm;
 pub mod case;
 pub mod channel_gate;
@@ -28,7 +29,6 @@ pub mod dice_loss;
 pub mod max_pool;
 pub mod pixel_pool;
 mod pooled_loss;
-pub mod product;
 pub mod relu;
 pub mod robust_dice_loss;
 pub mod sigmoid;
@@ -74,6 +74,12 @@ pub trait Op: OnCpu<f32> + OnCpu<f64> + OnCuda + Any + Debug + Send + Sync {
     /// What computes the same of `inputs`, with `added` added to output 0, if a pass over the tensors is saved by it.
     fn plus(&self, inputs: &[ValueId], added: ValueId) -> Option<Rewritten> {
         let _ = (inputs, added);
+        None
+    }
+
+    /// What computes output 0 of this op, of `inputs`, plus that of `other`, of `others`, if it takes one pass for both.
+    fn joined(&self, inputs: &[ValueId], other: &dyn Op, others: &[ValueId]) -> Option<Rewritten> {
+        let _ = (inputs, other, others);
         None
     }
 
@@ -139,6 +145,7 @@ pub fn cases() -> Vec<Case> {
     [
         adam::cases(),
         add::cases(),
+        attention::cases(),
         batch_norm::cases(),
         channel_gate::cases(),
         channel_pool::cases(),
@@ -147,7 +154,6 @@ pub fn cases() -> Vec<Case> {
         dice_loss::cases(),
         max_pool::cases(),
         pixel_pool::cases(),
-        product::cases(),
         relu::cases(),
         robust_dice_loss::cases(),
         sigmoid::cases(),
