@@ -6,7 +6,8 @@
 
 // What a thread's channels have for all pixels of a sample.
 template <int width> struct Channels {
-  Group<width> gate, dmean, dmaximum, place;
+  Group<width> gate, dmean, place;
+  const float* dmaximum;
 };
 
 template <int width>
@@ -16,29 +17,35 @@ static __device__ __forceinline__ Channels<width> load_channels(const float* gat
   const int n = blockIdx.z;
   Channels<width> own;
 #pragma unroll
-  for (int k = 0; k < width; ++k) own.gate[k] = own.dmean[k] = own.dmaximum[k] = 0.0f, own.place[k] = -1.0f;
+  for (int k = 0; k < width; ++k) own.gate[k] = own.dmean[k] = 0.0f, own.place[k] = -1.0f;
   if (gate_stride) own.gate = load<width>(gate + n * gate_stride + c);
   if (dpooled_stride) {
     own.dmean = load<width>(dpooled + n * dpooled_stride + c);
-    own.dmaximum = load<width>(dpooled + (gridDim.z + n) * dpooled_stride + c);
     own.place = load<width>(places + n * places_stride + c);
   }
+  own.dmaximum = dpooled + (gridDim.z + n) * dpooled_stride + c;
   const float scale = 1.0f / pixels;
 #pragma unroll
   for (int k = 0; k < width; ++k) own.dmean[k] *= scale;
   return own;
 }
 
-// The gradient of x * map at pixel p of the sample.
+// The gradient of x * map at pixel p of the sample. Few pixels hold a maximum: what they get is loaded when it is needed.
 template <int width>
 static __device__ __forceinline__ Group<width> refined_gradient(const Channels<width>& own,
                                                                 const Stored<width, Element>& dout, int p) {
   Group<width> gradient = floats(dout);
   const float place = p;
+  bool is_place = false;
 #pragma unroll
   for (int k = 0; k < width; ++k) {
     gradient[k] = gradient[k] * own.gate[k] + own.dmean[k];
-    if (own.place[k] == place) gradient[k] += own.dmaximum[k];
+    is_place |= own.place[k] == place;
+  }
+  if (is_place) {
+#pragma unroll
+    for (int k = 0; k < width; ++k)
+      if (own.place[k] == place) gradient[k] += own.dmaximum[k];
   }
   return gradient;
 }
@@ -144,7 +151,12 @@ static __device__ void backward(Element* dx, const float* map, const Element* do
         for (int k = 0; k < width; ++k) {
           gradient[k] = gradient[k] * pixel.map + dmean;
           if (k == winner) gradient[k] += pixel.dmaximum;
-          if (c + k >= channels || (mask_stride && !(value[k] > 0.0f))) gradient[k] = 0.0f;
+          if (mask_stride && !(value[k] > 0.0f)) gradient[k] = 0.0f;
+        }
+        if (c + width > channels) {
+#pragma unroll
+          for (int k = 0; k < width; ++k)
+            if (c + k >= channels) gradient[k] = 0.0f;
         }
         store(dx + (start + p) * dx_stride + c, gradient);
       });
