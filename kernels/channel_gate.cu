@@ -1,33 +1,123 @@
-// CBAM's channel attention map: out[n] = sigmoid(x[n] + x[batch + n]). A few thousand elements.
+// CBAM's tensor times its map of pixels and its gate of channels, which is sigmoid(logits[n] + logits[batch + n]).
 
 #include "pixels.cuh"
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
 
-KERNEL_WITH_THREADS(channel_gate_forward, THREADS)(
-    float* out,      // [batch, channels], stride out_stride; zero from channel `used` on
-    const float* x,  // [2 batch, channels], stride x_stride: of the means, then of the maxima
-    int batch, int channels, int used, int out_stride, int x_stride) {
-  const int c = first_channel<1>();
+template <int width> struct PixelAndFactor {
+  Stored<width, Element> stored;
+  float factor;
+};
+
+template <int width>
+static __device__ void gate_pixels(Element* out, float* gate, const Element* x, const float* map, const float* logits,
+                                   int pixels, int channels, int used, int out_stride, int gate_stride, int x_stride,
+                                   int map_stride, int logits_stride) {
+  const int c = first_channel<width>(), n = blockIdx.z;
   if (c >= channels) return;
-  for_each_pixel(batch, [&](int n) {
-    const float sum = x[n * x_stride + c] + x[(batch + n) * x_stride + c];
-    out[n * out_stride + c] = c < used ? 1.0f / (1.0f + expf(-sum)) : 0.0f;
-  });
+  Group<width> factors = load<width>(logits + n * logits_stride + c);
+  const Group<width> others = load<width>(logits + (gridDim.z + n) * logits_stride + c);
+#pragma unroll
+  for (int k = 0; k < width; ++k)
+    factors[k] = c + k < used ? 1.0f / (1.0f + expf(-(factors[k] + others[k]))) : 0.0f;
+  for_each_pixel(
+      pixels,
+      [&](int p) {
+        const int q = n * pixels + p;
+        return PixelAndFactor<width>{load_stored<width>(x + q * x_stride + c), map[q * map_stride]};
+      },
+      [&](int p, const PixelAndFactor<width>& pixel) {
+        Group<width> group = floats(pixel.stored);
+#pragma unroll
+        for (int k = 0; k < width; ++k) group[k] *= pixel.factor * factors[k];
+        store(out + (n * pixels + p) * out_stride + c, group);
+      });
+  if (blockIdx.x == 0 && threadIdx.y == 0) store(gate + n * gate_stride + c, factors);
+}
+
+// Blocks for the pixels (x) of each sample (z).
+KERNEL_WITH_THREADS(channel_gate_forward, THREADS)(
+    Element* out,         // [n, pixels, channels], stride out_stride
+    float* gate,          // [n, channels], stride gate_stride; zero from channel `used` on
+    const Element* x,     // [n, pixels, channels], stride x_stride
+    const float* map,     // [n, pixels, 1], stride map_stride
+    const float* logits,  // [2 n, channels], stride logits_stride: of the means, then of the maxima
+    int pixels, int channels, int used, int out_stride, int gate_stride, int x_stride, int map_stride, int logits_stride,
+    int width) {
+  if (is_wide<Element>(width))
+    gate_pixels<WIDE<Element>>(out, gate, x, map, logits, pixels, channels, used, out_stride, gate_stride, x_stride,
+                               map_stride, logits_stride);
+  else
+    gate_pixels<1>(out, gate, x, map, logits, pixels, channels, used, out_stride, gate_stride, x_stride, map_stride,
+                   logits_stride);
 }
 
 // ---- backward ---------------------------------------------------------------------------------------------------------
+// The gate's gradient is the sum of dout * x * map over a sample's pixels: chunk by chunk, then of all chunks.
 
+template <int width> static __device__ Group<width> plus(Group<width> a, const Group<width>& b) {
+#pragma unroll
+  for (int k = 0; k < width; ++k) a[k] += b[k];
+  return a;
+}
+
+template <int width> struct PairAndFactor {
+  StoredPair<width, Element> stored;
+  float factor;
+};
+
+template <int width>
+static __device__ void sum_chunk(float* sums, const Element* dout, const Element* x, const float* map, int pixels,
+                                 int channels, int dout_stride, int x_stride, int map_stride, int chunk_pixels) {
+  const int c = first_channel<width>(), n = blockIdx.z;
+  const Chunk chunk = chunk_of(blockIdx.x, pixels, chunk_pixels);
+  Group<width> sum = {};
+  if (c < channels) {
+    for_each_in_chunk(
+        chunk,
+        [&](int p) {
+          const int q = n * pixels + p;
+          return PairAndFactor<width>{
+              {load_stored<width>(dout + q * dout_stride + c), load_stored<width>(x + q * x_stride + c)},
+              map[q * map_stride]};
+        },
+        [&](int, const PairAndFactor<width>& pixel) {
+          const Group<width> given = floats(pixel.stored.a), value = floats(pixel.stored.b);
+#pragma unroll
+          for (int k = 0; k < width; ++k) sum[k] += given[k] * (value[k] * pixel.factor);
+        });
+  }
+  sum = reduce_rows(sum, plus<width>);
+  if (threadIdx.y == 0 && c < channels) store(sums + (n * gridDim.x + blockIdx.x) * channels + c, sum);
+}
+
+// A block for each chunk (x) and sample (z).
+KERNEL_WITH_THREADS(channel_gate_backward_chunks, THREADS)(
+    float* sums,          // [n, chunks, channels]
+    const Element* dout,  // [n, pixels, channels], stride dout_stride
+    const Element* x,     // [n, pixels, channels], stride x_stride
+    const float* map,     // [n, pixels, 1], stride map_stride
+    int pixels, int channels, int dout_stride, int x_stride, int map_stride, int chunk_pixels, int width) {
+  if (is_wide<Element>(width))
+    sum_chunk<WIDE<Element>>(sums, dout, x, map, pixels, channels, dout_stride, x_stride, map_stride, chunk_pixels);
+  else sum_chunk<1>(sums, dout, x, map, pixels, channels, dout_stride, x_stride, map_stride, chunk_pixels);
+}
+
+// A block for each sample (z), threads along y sharing the chunks.
 KERNEL_WITH_THREADS(channel_gate_backward, THREADS)(
-    float* dx,          // [2 batch, channels], stride dx_stride
-    const float* dout,  // [batch, channels], stride dout_stride
-    const float* out,   // [batch, channels], stride out_stride
-    int batch, int channels, int dx_stride, int dout_stride, int out_stride) {
-  const int c = first_channel<1>();
-  if (c >= channels) return;
-  for_each_pixel(batch, [&](int n) {
-    const float gate = out[n * out_stride + c], gradient = dout[n * dout_stride + c] * gate * (1.0f - gate);
-    dx[n * dx_stride + c] = gradient;
-    dx[(batch + n) * dx_stride + c] = gradient;
-  });
+    float* dlogits,     // [2 n, channels], stride dlogits_stride
+    const float* sums,  // [n, chunks, channels]
+    const float* gate,  // [n, channels], stride gate_stride
+    int channels, int dlogits_stride, int gate_stride, int chunks) {
+  const int c = first_channel<1>(), n = blockIdx.z;
+  Group<1> sum = {};
+  if (c < channels)
+    for_each_chunk(
+        chunks, [&](int chunk) { return sums[(n * chunks + chunk) * channels + c]; },
+        [&](int, float other) { sum[0] += other; });
+  sum = reduce_rows(sum, plus<1>);
+  if (threadIdx.y > 0 || c >= channels) return;
+  const float factor = gate[n * gate_stride + c], gradient = sum[0] * factor * (1.0f - factor);
+  dlogits[n * dlogits_stride + c] = gradient;
+  dlogits[(gridDim.z + n) * dlogits_stride + c] = gradient;
 }

@@ -247,19 +247,17 @@ impl Graph {
         self.apply_one(ReluGradient, &[dout, out])
     }
 
-    /// The sum of two gradients of a value: by the op that computes the later one, if that can and it is nobody else's; or
-    /// by the earlier one's, in the later one's place.
+    /// The sum of two gradients of a value: by the op that computes the later one, if that can and it is nobody else's.
+    /// Of the earlier one it takes the value, or, if nothing reads that, the inputs.
     fn plus(&mut self, later: ValueId, earlier: ValueId, alone: bool) -> Result<ValueId> {
-        if alone && self.rewrite(later, |op, inputs| op.plus(inputs, earlier)) {
+        let source = self.nodes.iter().rfind(|node| node.outputs.first() == Some(&earlier));
+        let source = source.filter(|_| self.is_unread(earlier)).map(|node| (node.op.clone(), node.inputs.clone()));
+        let joined = |op: &dyn Op, inputs: &[ValueId]| {
+            let (other, others) = source.as_ref()?;
+            op.joined(inputs, &**other, others)
+        };
+        if alone && (self.rewrite(later, joined) || self.rewrite(later, |op, inputs| op.plus(inputs, earlier))) {
             return Ok(later);
-        }
-        let source = self.nodes.iter().rev().find(|node| node.outputs == [earlier]);
-        if let Some(Node { op: source, inputs: sources, .. }) = source.filter(|_| alone && self.is_unread(earlier)) {
-            let (source, sources) = (source.clone(), sources.clone());
-            let sum = |op: &dyn Op, inputs: &[ValueId]| source.plus_affine(&sources, op.affine(inputs)?);
-            if self.rewrite(later, sum) {
-                return Ok(later);
-            }
         }
         self.apply_one(Add::default(), &[earlier, later])
     }

@@ -14,7 +14,6 @@ use crate::ops::dice_loss::DiceLoss;
 use crate::ops::fold::Fold;
 use crate::ops::max_pool::MaxPool;
 use crate::ops::pixel_pool::PixelPool;
-use crate::ops::product::Product;
 use crate::ops::robust_dice_loss::RobustDiceLoss;
 use crate::ops::sigmoid::Sigmoid;
 use crate::ops::transposed_convolution::TransposedConvolution;
@@ -217,18 +216,16 @@ impl Builder<'_> {
 
     /// CBAM, spatial attention first (equations 2 to 4).
     fn attention(&mut self, name: &str, x: ValueId, width: usize) -> Result<ValueId> {
-        let pooled = self.graph.apply_one(ChannelPool, &[x])?;
+        let pooled = self.graph.apply(ChannelPool, &[x])?[0];
         let spatial = Convolution::new(Window::same(7), 1);
         let spatial = self.convolution(&format!("{name}.spatial"), pooled, spatial, false)?;
         let map = self.graph.apply_one(Sigmoid, &[spatial])?;
-        let refined = self.graph.apply_one(Product, &[x, map])?;
-        let pooled = self.graph.apply_one(PixelPool, &[refined])?;
+        let pooled = self.graph.apply(PixelPool, &[x, map])?[0];
         let reduced = Convolution::new(Window::same(1), (width / 8).max(1)).relu().full();
         let reduced = self.layer(&format!("{name}.fc1"), pooled, reduced, true, &[], None)?;
         let logits = Convolution::new(Window::same(1), width).full();
         let logits = self.layer(&format!("{name}.fc2"), reduced, logits, true, &[], None)?;
-        let gate = self.graph.apply_one(ChannelGate, &[logits])?;
-        self.graph.apply_one(Product, &[refined, gate])
+        Ok(self.graph.apply(ChannelGate, &[x, map, logits])?[0])
     }
 
     fn convolution(&mut self, name: &str, x: ValueId, op: Convolution, bias: bool) -> Result<ValueId> {

@@ -10,7 +10,6 @@ use crate::ops::concat::{Concat, Copy};
 use crate::ops::convolution::Convolution;
 use crate::ops::max_pool::MaxPool;
 use crate::ops::pixel_pool::PixelPool;
-use crate::ops::product::Product;
 use crate::ops::relu::Relu;
 use crate::ops::sigmoid::Sigmoid;
 use crate::ops::transposed_convolution::TransposedConvolution;
@@ -18,7 +17,7 @@ use crate::ops::window::Window;
 use crate::protobuf::Message;
 use crate::{Error, Result};
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// `AttributeProto.AttributeType`.
 const FLOAT: i64 = 1;
@@ -35,13 +34,15 @@ pub(super) struct Translation {
     names: HashMap<ValueId, String>,
     output: ValueId,
     nodes: Vec<Message>,
+    /// The products of a tensor and its map of pixels that are there.
+    refined: HashSet<String>,
 }
 
 impl Translation {
     /// `names` are those of the values that live in state.
     pub fn new(mut names: HashMap<ValueId, String>, input: ValueId, output: ValueId) -> Self {
         names.insert(input, INPUT.to_owned());
-        Translation { names, output, nodes: Vec::new() }
+        Translation { names, output, nodes: Vec::new(), refined: HashSet::new() }
     }
 
     pub fn into_nodes(self) -> Vec<Message> {
@@ -80,8 +81,6 @@ impl Translation {
             self.add("Relu", &inputs, &[&name], []);
         } else if op.is::<Sigmoid>() {
             self.add("Sigmoid", &inputs, &[&name], []);
-        } else if op.is::<Product>() {
-            self.add("Mul", &inputs, &[&name], []);
         } else if let Some(op) = op.downcast_ref::<MaxPool>() {
             self.add("MaxPool", &inputs, &[&name], window(&op.window));
         } else if op.is::<Concat>() {
@@ -91,13 +90,16 @@ impl Translation {
         } else if op.is::<ChannelPool>() {
             self.pooled(inputs[0], &name, &[CHANNELS], CHANNELS);
         } else if op.is::<PixelPool>() {
-            self.pooled(inputs[0], &name, &PIXELS, 0);
+            let refined = self.refined(inputs[0], inputs[1]);
+            self.pooled(&refined, &name, &PIXELS, 0);
         } else if op.is::<ChannelGate>() {
-            let parts = ["means", "maxima", "sum"].map(|part| format!("{name}.{part}"));
-            let [means, maxima, sum] = parts.each_ref().map(String::as_str);
-            self.add("Split", &inputs, &[means, maxima], [int("axis", 0)]);
+            let parts = ["means", "maxima", "sum", "gate"].map(|part| format!("{name}.{part}"));
+            let [means, maxima, sum, gate] = parts.each_ref().map(String::as_str);
+            let refined = self.refined(inputs[0], inputs[1]);
+            self.add("Split", &inputs[2..], &[means, maxima], [int("axis", 0)]);
             self.add("Add", &[means, maxima], &[sum], []);
-            self.add("Sigmoid", &[sum], &[&name], []);
+            self.add("Sigmoid", &[sum], &[gate], []);
+            self.add("Mul", &[&refined, gate], &[&name], []);
         } else {
             return Err(Error::Invalid(format!("ONNX: there is no translation of the op {}", node.op.name())));
         }
@@ -126,6 +128,15 @@ impl Translation {
         let linear = format!("{name}.linear");
         self.add(op, inputs, &[&linear], attributes);
         self.add("Relu", &[&linear], &[name], []);
+    }
+
+    /// What a tensor times its map of pixels is called; it is computed once, however many ops begin with it.
+    fn refined(&mut self, x: &str, map: &str) -> String {
+        let name = format!("{map}.refined");
+        if self.refined.insert(name.clone()) {
+            self.add("Mul", &[x, map], &[&name], []);
+        }
+        name
     }
 
     /// Mean and maximum over `axes`, one after the other along `along`.

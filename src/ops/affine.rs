@@ -8,6 +8,7 @@ use crate::device::kernels::{AFFINE_ADD, AFFINE_FORWARD, Kernel};
 use crate::graph::ValueId;
 use crate::tensor::Shape;
 use crate::{Error, Result};
+use std::any::Any;
 
 /// `out = x * scale + offset`; inputs `x`, `scale`, `offset`. It has no gradient: it is part of one.
 #[derive(Debug)]
@@ -26,8 +27,11 @@ impl Op for Affine {
         }
     }
 
-    fn affine(&self, inputs: &[ValueId]) -> Option<[ValueId; 3]> {
-        Some([inputs[0], inputs[1], inputs[2]])
+    fn joined(&self, inputs: &[ValueId], other: &dyn Op, others: &[ValueId]) -> Option<Rewritten> {
+        let other: &dyn Any = other;
+        let convolution = other.downcast_ref::<Convolution>().and_then(Convolution::with_affine);
+        let op = convolution.or_else(|| other.downcast_ref::<ConvolutionInputGradient>()?.with_affine())?;
+        Some((op, [others, inputs].concat()))
     }
 }
 

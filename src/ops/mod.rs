@@ -12,8 +12,8 @@
 //! | [`max_pool`] | max pooling | encoder |
 //! | [`concat`] | concatenation of channels | section 2.1 |
 //! | [`channel_pool`], [`pixel_pool`] | CBAM's mean and max over channels, over pixels | equations 2, 3 |
-//! | [`channel_gate`] | sigmoid of the sum of the shared MLP's two outputs | equation 3 |
-//! | [`product`] | a tensor times its attention map | equation 4 |
+//! | [`channel_gate`] | a tensor times its maps of pixels and of channels, the sigmoid of what the shared MLP gives | equations 3, 4 |
+//! | [`attention`] | what these give to the gradients of CBAM's tensor and of its map of pixels | |
 //! | [`dice_loss`] | soft Dice loss | section 3.1 |
 //! | [`robust_dice_loss`] | Dice loss that bears noisy masks | compared with section 2.4 |
 //! | [`adam`] | the optimizer | |
@@ -21,6 +21,7 @@
 pub mod adam;
 pub mod add;
 pub mod affine;
+pub mod attention;
 pub mod batch_norm;
 pub mod case;
 pub mod channel_gate;
@@ -32,7 +33,6 @@ pub mod fold;
 pub mod max_pool;
 pub mod pixel_pool;
 mod pooled_loss;
-pub mod product;
 pub mod relu;
 pub mod robust_dice_loss;
 pub mod sigmoid;
@@ -81,15 +81,9 @@ pub trait Op: OnCpu<f32> + OnCpu<f64> + OnCuda + Any + Debug + Send + Sync {
         None
     }
 
-    /// If output 0 is `x * scale + offset`, a scale and an offset for each channel: the three.
-    fn affine(&self, inputs: &[ValueId]) -> Option<[ValueId; 3]> {
-        let _ = inputs;
-        None
-    }
-
-    /// As [`Op::plus`], of what [`Op::affine`] returns.
-    fn plus_affine(&self, inputs: &[ValueId], terms: [ValueId; 3]) -> Option<Rewritten> {
-        let _ = (inputs, terms);
+    /// What computes output 0 of this op, of `inputs`, plus that of `other`, of `others`, if it takes one pass for both.
+    fn joined(&self, inputs: &[ValueId], other: &dyn Op, others: &[ValueId]) -> Option<Rewritten> {
+        let _ = (inputs, other, others);
         None
     }
 
@@ -156,6 +150,7 @@ pub fn cases() -> Vec<Case> {
         adam::cases(),
         add::cases(),
         affine::cases(),
+        attention::cases(),
         batch_norm::cases(),
         channel_gate::cases(),
         channel_pool::cases(),
@@ -165,7 +160,6 @@ pub fn cases() -> Vec<Case> {
         fold::cases(),
         max_pool::cases(),
         pixel_pool::cases(),
-        product::cases(),
         relu::cases(),
         robust_dice_loss::cases(),
         sigmoid::cases(),

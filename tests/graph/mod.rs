@@ -138,12 +138,17 @@ fn a_relu_is_differentiated_in_passing() {
     }
 }
 
-/// CBAM's pools add their gradients to those of what else reads their input, and mask them.
+/// What CBAM's pools and gate give to the gradient of a tensor, or of its map, takes one pass and no sum.
 #[test]
-fn gradients_of_pools_are_added_in_passing() {
-    let graph = Model::new("rar-unet", [8; 5]).unwrap().graph(Mode::Train, 1, [32, 32]).unwrap().graph;
-    let count = |name: &str| graph.nodes().iter().filter(|node| node.op.name() == name).count();
-    assert_eq!((count("channel_pool_gradient"), count("pixel_pool_gradient")), (4, 4));
+fn gradients_of_attention_are_joined() {
+    let mut step = Model::new("rar-unet", [8; 5]).unwrap().graph(Mode::Train, 1, [32, 32]).unwrap();
+    let (graph, kept) = (std::mem::take(&mut step.graph), step.kept());
+    let mut device = CpuDevice::<f32>::new().unwrap();
+    let step = device.load(graph, &kept).unwrap();
+    let plan = device.plan(step);
+    let names: Vec<_> = plan.nodes.iter().map(|node| plan.graph.nodes()[node.index].op.name()).collect();
+    let count = |name: &str| names.iter().filter(|&&it| it == name).count();
+    assert_eq!(["attention_gradient", "attention_map_gradient", "channel_gate_gradient"].map(count), [4, 4, 4]);
     assert_eq!(["add", "add_masked"].map(count), [0, 0]);
 }
 

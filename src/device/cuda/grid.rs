@@ -108,10 +108,10 @@ impl LaneGrid {
         LaneGrid { width, lanes: channels.div_ceil(width).next_power_of_two().min(WARP_SIZE) }
     }
 
-    /// Blocks that go over `pixels` pixels.
-    pub fn over(&self, pixels: usize) -> Grid {
+    /// Blocks that go over `pixels` pixels of each of `samples` samples.
+    pub fn over(&self, pixels: usize, samples: usize) -> Grid {
         let rows = THREADS / self.lanes;
-        Grid { blocks: [pixels.div_ceil(rows * PIXELS_PER_THREAD), 1, 1], threads: [self.lanes, rows, 1] }
+        Grid { blocks: [pixels.div_ceil(rows * PIXELS_PER_THREAD), 1, samples], threads: [self.lanes, rows, 1] }
     }
 }
 

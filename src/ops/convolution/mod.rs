@@ -67,6 +67,11 @@ impl Convolution {
         !self.add && !self.affine && !self.relu
     }
 
+    /// The same with `x * scale + offset` added, the last inputs then, if nothing is yet.
+    pub(super) fn with_affine(&self) -> Option<Arc<dyn Op>> {
+        self.is_plain().then(|| Arc::new(Convolution { affine: true, ..self.clone() }) as _)
+    }
+
     /// Whether there is a bias among so many inputs.
     fn has_bias(&self, inputs: usize) -> bool {
         self.first_added(inputs) > 2
@@ -139,11 +144,6 @@ impl Op for Convolution {
         Some((Arc::new(op), [inputs, &[added]].concat()))
     }
 
-    fn plus_affine(&self, inputs: &[ValueId], terms: [ValueId; 3]) -> Option<Rewritten> {
-        let op = self.is_plain().then(|| Convolution { affine: true, ..self.clone() })?;
-        Some((Arc::new(op), [inputs, &terms].concat()))
-    }
-
     fn ends_in_relu(&self) -> bool {
         self.relu
     }
@@ -201,6 +201,11 @@ impl ConvolutionInputGradient {
     fn is_plain(&self) -> bool {
         !self.add && !self.affine && !self.mask
     }
+
+    /// As [`Convolution::with_affine`].
+    pub(super) fn with_affine(&self) -> Option<Arc<dyn Op>> {
+        self.is_plain().then(|| Arc::new(ConvolutionInputGradient { affine: true, ..self.clone() }) as _)
+    }
 }
 
 impl Op for ConvolutionInputGradient {
@@ -215,11 +220,6 @@ impl Op for ConvolutionInputGradient {
     fn plus(&self, inputs: &[ValueId], added: ValueId) -> Option<Rewritten> {
         let op = self.is_plain().then(|| ConvolutionInputGradient { add: true, ..self.clone() })?;
         Some((Arc::new(op), [inputs, &[added]].concat()))
-    }
-
-    fn plus_affine(&self, inputs: &[ValueId], terms: [ValueId; 3]) -> Option<Rewritten> {
-        let op = self.is_plain().then(|| ConvolutionInputGradient { affine: true, ..self.clone() })?;
-        Some((Arc::new(op), [inputs, &terms].concat()))
     }
 
     fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<Rewritten> {
