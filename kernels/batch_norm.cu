@@ -186,6 +186,23 @@ KERNEL_WITH_THREADS(batch_norm_inference, THREADS)(
   else infer<1>(out, x, gamma, beta, mean, variance, pixels, channels, out_stride, x_stride, epsilon);
 }
 
+// Grid: channels.
+KERNEL_WITH_THREADS(batch_norm_scale_inference, THREADS)(
+    float* scale,           // [channels]
+    float* shift,           // [channels]
+    const float* gamma,     // [channels]
+    const float* beta,      // [channels]
+    const float* mean,      // [channels]: the running ones
+    const float* variance,  // [channels]
+    int channels,
+    float epsilon) {
+  const int c = blockIdx.x * THREADS + threadIdx.x;
+  if (c >= channels) return;
+  const float factor = gamma[c] / sqrtf(variance[c] + epsilon);
+  scale[c] = factor;
+  shift[c] = beta[c] - mean[c] * factor;
+}
+
 // ---- backward: sums ---------------------------------------------------------------------------------------------------
 
 // Of dout, and of dout (x - mean).

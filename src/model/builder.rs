@@ -6,7 +6,7 @@ use crate::Result;
 use crate::graph::{Graph, Region, ValueId};
 use crate::ops::Op;
 use crate::ops::adam::Adam;
-use crate::ops::batch_norm::{BatchNorm, BatchNormInference, BatchNormScale};
+use crate::ops::batch_norm::{BatchNorm, BatchNormInference, BatchNormScale, BatchNormScaleInference};
 use crate::ops::channel_gate::ChannelGate;
 use crate::ops::channel_pool::ChannelPool;
 use crate::ops::convolution::Convolution;
@@ -299,14 +299,21 @@ impl Builder<'_> {
         }
     }
 
-    /// A batch norm that only a linear layer reads. With the batch's statistics it is left to the layer.
+    /// A batch norm that only a linear layer reads is left to the layer.
     fn normalised(&mut self, name: &str, x: ValueId) -> Result<Features> {
-        if self.mode == Mode::Evaluate {
-            return Ok(Features { x: self.batch_norm(name, x)?, norm: None });
-        }
         let inputs = self.batch_norm_inputs(name, x);
-        let found = self.graph.apply(BatchNormScale, &[&inputs[..], &[self.momentum]].concat())?;
-        Ok(Features { x, norm: Some([found[0], found[1], found[2]]) })
+        let [_, gamma, beta, mean, variance] = inputs;
+        let norm = match self.mode {
+            Mode::Evaluate => {
+                let found = self.graph.apply(BatchNormScaleInference, &[gamma, beta, mean, variance])?;
+                [found[0], found[1], mean]
+            }
+            Mode::Train | Mode::Statistics => {
+                let found = self.graph.apply(BatchNormScale, &[&inputs[..], &[self.momentum]].concat())?;
+                [found[0], found[1], found[2]]
+            }
+        };
+        Ok(Features { x, norm: Some(norm) })
     }
 
     /// A tensor, and the parameters and running statistics of its batch norm.

@@ -3,11 +3,12 @@
 use super::{INPUT, OUTPUT};
 use crate::graph::{Node, ValueId};
 use crate::ops::add::Add;
-use crate::ops::batch_norm::{BatchNormInference, EPSILON};
+use crate::ops::batch_norm::{BatchNormInference, BatchNormScaleInference, EPSILON};
 use crate::ops::channel_gate::ChannelGate;
 use crate::ops::channel_pool::ChannelPool;
 use crate::ops::concat::{Concat, Copy};
 use crate::ops::convolution::Convolution;
+use crate::ops::fold::Fold;
 use crate::ops::max_pool::MaxPool;
 use crate::ops::pixel_pool::PixelPool;
 use crate::ops::relu::Relu;
@@ -34,6 +35,9 @@ pub(super) struct Translation {
     names: HashMap<ValueId, String>,
     output: ValueId,
     nodes: Vec<Message>,
+    /// The parameters and statistics of the batch norms that are folded into a layer, by their scale, and by the layer's
+    /// weight. In ONNX they are applied.
+    norms: HashMap<ValueId, Vec<ValueId>>,
     /// The products of a tensor and its map of pixels that are there.
     refined: HashSet<String>,
 }
@@ -42,7 +46,7 @@ impl Translation {
     /// `names` are those of the values that live in state.
     pub fn new(mut names: HashMap<ValueId, String>, input: ValueId, output: ValueId) -> Self {
         names.insert(input, INPUT.to_owned());
-        Translation { names, output, nodes: Vec::new(), refined: HashSet::new() }
+        Translation { names, output, nodes: Vec::new(), norms: HashMap::new(), refined: HashSet::new() }
     }
 
     pub fn into_nodes(self) -> Vec<Message> {
@@ -55,9 +59,27 @@ impl Translation {
     /// If its op has no counterpart here.
     pub fn node(&mut self, node: &Node) -> Result<()> {
         let op: &dyn Any = &*node.op;
-        let inputs: Vec<String> = node.inputs.iter().map(|input| self.names[input].clone()).collect();
-        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         let output = node.outputs[0];
+        if op.is::<BatchNormScaleInference>() {
+            self.norms.insert(output, node.inputs.clone());
+            return Ok(());
+        }
+        if op.is::<Fold>() {
+            for (layer, &folded) in node.inputs.iter().zip(&node.outputs) {
+                self.names.insert(folded, self.names[layer].clone());
+            }
+            self.norms.insert(output, self.norms[&node.inputs[2]].clone());
+            return Ok(());
+        }
+        let mut inputs: Vec<String> = node.inputs.iter().map(|input| self.names[input].clone()).collect();
+        if let Some(norm) = node.inputs.get(1).and_then(|weight| self.norms.remove(weight)) {
+            let normalised = format!("{}.normalised", inputs[0]);
+            let norm: Vec<String> = norm.iter().map(|value| self.names[value].clone()).collect();
+            let operands: Vec<&str> = inputs[..1].iter().chain(&norm).map(String::as_str).collect();
+            self.add("BatchNormalization", &operands, &[&normalised], [float("epsilon", EPSILON as f32)]);
+            inputs[0] = normalised;
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         // Only the first output is ever used: others are for gradients.
         let name = if output == self.output { OUTPUT.to_owned() } else { format!("value.{}", output.0) };
         if let Some(op) = op.downcast_ref::<Convolution>() {

@@ -1,6 +1,9 @@
 //! Batch norm on the CPU.
 
-use super::{BatchNorm, BatchNormGradient, BatchNormInference, BatchNormScale, BatchNormScaleGradient, EPSILON};
+use super::{
+    BatchNorm, BatchNormGradient, BatchNormInference, BatchNormScale, BatchNormScaleGradient, BatchNormScaleInference,
+    EPSILON,
+};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
 use crate::tensor::Shape;
 use rayon::prelude::*;
@@ -189,6 +192,21 @@ impl<T: Real> OnCpu<T> for BatchNormGradient {
     }
 }
 
+/// The scale and shift of running statistics: inputs `gamma`, `beta`, mean, variance.
+fn running_scale<T: Real>([gamma, beta, mean, variance]: [&[T]; 4], scale: &mut [T], shift: &mut [T]) {
+    for channel in 0..gamma.len() {
+        scale[channel] = gamma[channel] / (variance[channel] + T::from_f64(EPSILON)).sqrt();
+        shift[channel] = beta[channel] - mean[channel] * scale[channel];
+    }
+}
+
+impl<T: Real> OnCpu<T> for BatchNormScaleInference {
+    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+        let [scale, shift] = [0, 1].map(|index| call.output(index).into_dense());
+        running_scale([0, 1, 2, 3].map(|index| call.input(index).dense()), scale, shift);
+    }
+}
+
 impl<T: Real> OnCpu<T> for BatchNormInference {
     fn workspace(&self, _: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
         2 * inputs[0].channels.stored()
@@ -196,12 +214,8 @@ impl<T: Real> OnCpu<T> for BatchNormInference {
 
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
         let x = call.input(0);
-        let [gamma, beta, mean, variance] = [1, 2, 3, 4].map(|index| call.input(index).dense());
         let (scale, shift) = call.workspace().split_at_mut(x.channels());
-        for channel in 0..x.channels() {
-            scale[channel] = gamma[channel] / (variance[channel] + T::from_f64(EPSILON)).sqrt();
-            shift[channel] = beta[channel] - mean[channel] * scale[channel];
-        }
+        running_scale([1, 2, 3, 4].map(|index| call.input(index).dense()), scale, shift);
         let (scale, shift) = (&*scale, &*shift);
         call.output(0).for_each_pixel(|position, out| {
             for ((out, &x), (&scale, &shift)) in out.iter_mut().zip(x.pixel(position)).zip(scale.iter().zip(shift)) {

@@ -1,13 +1,16 @@
 //! Batch norm on CUDA.
 
-use super::{BatchNorm, BatchNormGradient, BatchNormInference, BatchNormScale, BatchNormScaleGradient, EPSILON};
+use super::{
+    BatchNorm, BatchNormGradient, BatchNormInference, BatchNormScale, BatchNormScaleGradient, BatchNormScaleInference,
+    EPSILON,
+};
 use crate::Result;
 use crate::device::cuda::{Chunks, Grid, Launcher, OnCuda, Operand, PixelGrid};
 use crate::device::kernels::pixels::THREADS;
 use crate::device::kernels::{
     BATCH_NORM_BACKWARD, BATCH_NORM_BACKWARD_BESIDE, BATCH_NORM_BACKWARD_CHUNKS, BATCH_NORM_BACKWARD_PARAMETERS,
     BATCH_NORM_FORWARD, BATCH_NORM_FORWARD_CHUNKS, BATCH_NORM_FORWARD_STATISTICS, BATCH_NORM_INFERENCE,
-    BATCH_NORM_SCALE_BACKWARD, Element,
+    BATCH_NORM_SCALE_BACKWARD, BATCH_NORM_SCALE_INFERENCE, Element,
 };
 use crate::tensor::Shape;
 
@@ -88,6 +91,20 @@ impl OnCuda for BatchNormScaleGradient {
             .kernel(BATCH_NORM_SCALE_BACKWARD)
             .pointers(outputs.iter().chain(&inputs).map(|operand| operand.pointer))
             .sizes([self.pixels, channels])
+            .launch(Grid::over(channels, THREADS))
+    }
+}
+
+impl OnCuda for BatchNormScaleInference {
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let outputs = [0, 1].map(|index| launcher.output(index));
+        let inputs = [0, 1, 2, 3].map(|index| launcher.input(index));
+        let channels = inputs[0].channels();
+        launcher
+            .kernel(BATCH_NORM_SCALE_INFERENCE)
+            .pointers(outputs.iter().chain(&inputs).map(|operand| operand.pointer))
+            .sizes([channels])
+            .floats([EPSILON as f32])
             .launch(Grid::over(channels, THREADS))
     }
 }

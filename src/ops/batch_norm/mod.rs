@@ -141,6 +141,21 @@ impl Op for BatchNormScaleGradient {
     }
 }
 
+/// As [`BatchNormScale`], with the running statistics. Inputs: `gamma`, `beta`, running mean, running variance. Outputs:
+/// `scale`, `shift`.
+#[derive(Debug)]
+pub struct BatchNormScaleInference;
+
+impl Op for BatchNormScaleInference {
+    fn name(&self) -> &'static str {
+        "batch_norm_scale_inference"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![channel_vectors(inputs)?; 2])
+    }
+}
+
 /// As [`BatchNorm`], with the running statistics. Inputs: `x`, `gamma`, `beta`, running mean, running variance.
 #[derive(Debug)]
 pub struct BatchNormInference;
@@ -217,6 +232,11 @@ pub fn cases() -> Vec<Case> {
             let outputs = graph.apply(BatchNorm, &[whole, inputs[2], inputs[3], mean, variance, momentum])?;
             Ok(vec![outputs[0]])
         }));
+        let inputs = [(); 4].map(|()| vector.clone());
+        let scale = Case::new("batch_norm_scale_inference", inputs, |graph, inputs| {
+            graph.apply(BatchNormScaleInference, inputs)
+        });
+        cases.push(scale.fraction(3).forward_only());
         let inputs = [x, vector.clone(), vector.clone(), vector.clone(), vector];
         cases.push(
             Case::new("batch_norm_inference", inputs, |graph, inputs| graph.apply(BatchNormInference, inputs))
