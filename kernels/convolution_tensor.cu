@@ -292,26 +292,27 @@ __device__ __forceinline__ void write_sums(Element* target, const typename T::Su
   }
 }
 
-// Grid: patches; target channels in tiles.
-template <class T>
-__device__ __forceinline__ void correlate(Element* target, const Element* source, const Element* weight,
-                                          const float* bias, const Epilogue& epilogue, const Image& size,
-                                          const Window& source_window, const Window& target_window, int inputs,
-                                          int outputs, int target_stride, int source_stride, int biases) {
-  DYNAMIC_SHARED(Element, shared);
-  const Patch patch(blockIdx.x, T::rows, size);
-  const int first_column = blockIdx.y * T::columns;
-  Copies<T> copy(source, weight, size, source_window, patch, first_column, inputs, outputs, source_stride);
-  int steps = (inputs + T::depth - 1) / T::depth;
-  if (T::kernel == 1) steps *= source_window.height * source_window.width;
-  typename T::Sums sums = {};
+// The tensor that a product reads, and its weights.
+struct Factors {
+  const Element *source, *weight;
+  int inputs, source_stride;
+};
+
+// Adds the products of a block. `begun` is called once the first copies are under way.
+template <class T, class Begun>
+__device__ __forceinline__ void accumulate(typename T::Sums& sums, Element* shared, const Factors& factors,
+                                           const Image& size, const Window& window, const Patch& patch,
+                                           int first_column, int outputs, Begun begun) {
+  Copies<T> copy(factors.source, factors.weight, size, window, patch, first_column, factors.inputs, outputs,
+                 factors.source_stride);
+  int steps = (factors.inputs + T::depth - 1) / T::depth;
+  if (T::kernel == 1) steps *= window.height * window.width;
 #pragma unroll
   for (int step = 0; step < T::stages - 1; ++step) {
     if (step < steps) copy(shared + step * T::stage_elements);
     cp_async_commit();
   }
-  const Pieces<T> pieces(size, target_window, patch, first_column, outputs);
-  prefetch_epilogue(epilogue, pieces);
+  begun();
   Element *stage = shared, *free_stage = shared + (T::stages - 1) * T::stage_elements;
   Element* const end = shared + T::stages * T::stage_elements;
   for (int step = 0; step < steps; ++step) {
@@ -324,6 +325,28 @@ __device__ __forceinline__ void correlate(Element* target, const Element* source
     free_stage = free_stage + T::stage_elements == end ? shared : free_stage + T::stage_elements;
   }
   __syncthreads();
+}
+
+// A 3x3 kernel's products may be followed by those of a 1x1 kernel: the shortcut beside it. Grid: patches; target channels in
+// tiles.
+template <class T>
+__device__ __forceinline__ void correlate(Element* target, const Factors& factors, const Factors& shortcut,
+                                          const float* bias, const Epilogue& epilogue, const Image& size,
+                                          const Window& source_window, const Window& target_window, int outputs,
+                                          int target_stride, int biases) {
+  DYNAMIC_SHARED(Element, shared);
+  const Patch patch(blockIdx.x, T::rows, size);
+  const int first_column = blockIdx.y * T::columns;
+  const Pieces<T> pieces(size, target_window, patch, first_column, outputs);
+  typename T::Sums sums = {};
+  accumulate<T>(sums, shared, factors, size, source_window, patch, first_column, outputs,
+                [&] { prefetch_epilogue(epilogue, pieces); });
+  if constexpr (T::kernel > 1 && T::transposed) {
+    using Shortcut = Tile<1, T::rows_per_warp, T::columns, T::columns / 2, 2, true>;
+    static_assert(Shortcut::stages * Shortcut::stage_elements <= T::stages * T::stage_elements, "there is room");
+    if (shortcut.inputs)
+      accumulate<Shortcut>(sums, shared, shortcut, size, source_window, patch, first_column, outputs, [] {});
+  }
   write_sums<T>(target, sums, shared, bias, epilogue, pieces, first_column, outputs, biases, target_stride);
 }
 
@@ -348,8 +371,9 @@ __device__ __forceinline__ void correlate(Element* target, const Element* source
       int x_stride, int added_stride, int biases, int has_scale, int relu
 
 #define FORWARD_ARGUMENTS                                                                                          \
-  out, x, weight, bias, {added, added, scale, added_stride, 0, relu, biases && !has_scale, has_scale != 0},        \
-      {height, width}, {window_height, window_width}, {1, 1}, inputs, outputs, out_stride, x_stride, biases
+  out, {x, weight, inputs, x_stride}, {}, bias,                                                                    \
+      {added, added, scale, added_stride, 0, relu, biases && !has_scale, has_scale != 0}, {height, width},          \
+      {window_height, window_width}, {1, 1}, outputs, out_stride, biases
 
 KERNEL_WITH_THREADS(convolution_forward_3x3_512x32, TENSOR_THREADS)(FORWARD_PARAMETERS) {
   correlate<Tile<3, 8, 32, 16, 2, false>>(FORWARD_ARGUMENTS);
@@ -384,12 +408,17 @@ KERNEL_WITH_THREADS(convolution_forward_1x1_128x64, TENSOR_THREADS)(FORWARD_PARA
       const Element* __restrict__ added,  /* as dx, stride added_stride; not read where that is 0 */           \
       const float* __restrict__ scale,    /* [outputs], of added; not read where has_scale is 0 */             \
       const Element* __restrict__ mask,   /* as dx, stride mask_stride; not read where that is 0 */            \
+      const Element* __restrict__ shortcut_dout, /* [n * height * width, shortcut_inputs], stride shortcut_stride */ \
+      const Element* __restrict__ shortcut,      /* [outputs, shortcut_inputs]: a 1x1 kernel's weights; not read where */ \
+                                                 /* shortcut_inputs is 0 */                                     \
       int height, int width, int window_height, int window_width, int inputs, int outputs, int dx_stride,      \
-      int dout_stride, int added_stride, int mask_stride, int biases, int has_scale
+      int dout_stride, int added_stride, int mask_stride, int shortcut_inputs, int shortcut_stride, int biases, \
+      int has_scale
 
 #define BACKWARD_INPUT_ARGUMENTS                                                                                  \
-  dx, dout, weight, bias, {added, mask, scale, added_stride, mask_stride, 0, biases && !has_scale, has_scale != 0}, \
-      {height, width}, {1, 1}, {window_height, window_width}, inputs, outputs, dx_stride, dout_stride, biases
+  dx, {dout, weight, inputs, dout_stride}, {shortcut_dout, shortcut, shortcut_inputs, shortcut_stride}, bias,      \
+      {added, mask, scale, added_stride, mask_stride, 0, biases && !has_scale, has_scale != 0}, {height, width},    \
+      {1, 1}, {window_height, window_width}, outputs, dx_stride, biases
 
 KERNEL_WITH_THREADS(convolution_backward_input_3x3_512x32, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
   correlate<Tile<3, 8, 32, 16, 2, true>>(BACKWARD_INPUT_ARGUMENTS);

@@ -3,6 +3,7 @@
 use super::Op;
 use super::case::Case;
 use crate::Result;
+use crate::device::Precision;
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Grid, Launcher, OnCuda, PixelGrid};
 use crate::device::kernels::adam::CHECK_BLOCKS;
@@ -76,7 +77,7 @@ impl<T: Real> OnCpu<T> for Adam {
 // ------------------------------------------------------------------ CUDA
 
 impl OnCuda for Adam {
-    fn workspace(&self, _: &[&Shape], _: &[&Shape]) -> usize {
+    fn workspace(&self, _: Precision, _: &[&Shape], _: &[&Shape]) -> usize {
         CHECK_BLOCKS
     }
 

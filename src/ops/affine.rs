@@ -1,7 +1,8 @@
 //! A scale and an offset for each channel: what batch norm's statistics add to a gradient.
 
-use super::Op;
 use super::case::Case;
+use super::convolution::{Convolution, ConvolutionInputGradient};
+use super::{Op, Rewritten};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
 use crate::device::cuda::{Launcher, OnCuda, Operand, PixelGrid};
 use crate::device::kernels::{AFFINE_ADD, AFFINE_FORWARD, Kernel};

@@ -5,6 +5,7 @@ use super::attention::{AttentionGradient, AttentionMapGradient, check_map};
 use super::case::Case;
 use super::sigmoid::sigmoid;
 use super::{Gradient, Op};
+use crate::device::Precision;
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Chunks, Launcher, OnCuda, PixelGrid};
 use crate::device::kernels::{CHANNEL_GATE_BACKWARD, CHANNEL_GATE_BACKWARD_CHUNKS, CHANNEL_GATE_FORWARD};
@@ -138,7 +139,7 @@ impl OnCuda for ChannelGate {
 
 impl OnCuda for ChannelGateGradient {
     /// A sum for each chunk and channel.
-    fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
+    fn workspace(&self, _: Precision, inputs: &[&Shape], _: &[&Shape]) -> usize {
         let x = inputs[1];
         x.batch * Chunks::most(x.pixels(), x.batch) * x.channels.stored()
     }

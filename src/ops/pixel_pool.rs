@@ -3,6 +3,7 @@
 use super::attention::{AttentionGradient, AttentionMapGradient, check_map};
 use super::case::Case;
 use super::{Gradient, Op};
+use crate::device::Precision;
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Chunks, Launcher, OnCuda, PixelGrid};
 use crate::device::kernels::{PIXEL_POOL_FORWARD, PIXEL_POOL_FORWARD_CHUNKS};
@@ -106,7 +107,7 @@ impl<T: Real> OnCpu<T> for PixelPool {
 
 impl OnCuda for PixelPool {
     /// As on the CPU.
-    fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
+    fn workspace(&self, _: Precision, inputs: &[&Shape], _: &[&Shape]) -> usize {
         let x = inputs[0];
         x.batch * Chunks::most(x.pixels(), x.batch) * 3 * x.channels.stored()
     }

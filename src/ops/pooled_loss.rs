@@ -6,6 +6,7 @@
 
 use super::Op;
 use super::case::Case;
+use crate::device::Precision;
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
 use crate::device::cuda::{Grid, Launcher, OnCuda};
 use crate::device::kernels::{Kernel, pixels::THREADS, pooled_loss::CHUNK_PIXELS};
@@ -96,7 +97,7 @@ fn chunks(prediction: &Shape) -> usize {
 
 impl<L: PooledLoss> OnCuda for L {
     /// Two sums for each chunk.
-    fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
+    fn workspace(&self, _: Precision, inputs: &[&Shape], _: &[&Shape]) -> usize {
         inputs[0].batch * chunks(inputs[0]) * 2
     }
 

@@ -157,10 +157,10 @@ impl OnCuda for TransposedConvolution {
         let biases = bias.shape.elements();
         let bias = bias.pointer;
         let (pixels, taps, inputs, outputs) = (x.positions(), self.window().taps(), x.channels(), out.channels());
-        if let Some(form) = tensor_form(launcher, self.window(), 1, [out.shape, x.shape]) {
+        if let Some(form) = tensor_form(launcher.precision(), self.window(), 1, [out.shape, x.shape]) {
             let epilogue = Epilogue::default();
             let bias = Some((bias, biases));
-            let product = TensorProduct { form, target: out, source: x, weight, bias, epilogue };
+            let product = TensorProduct { form, target: out, source: x, weight, bias, shortcut: None, epilogue };
             return product.transposed(launcher);
         }
         let aligned = out.is_aligned() && x.is_aligned() && weight.is_aligned() && bias.is_aligned();

@@ -3,7 +3,7 @@
 use rarunet_cuda::device::Device;
 use rarunet_cuda::device::cpu::CpuDevice;
 use rarunet_cuda::graph::{Graph, Region, ValueId};
-use rarunet_cuda::model::{Mode, Model, Network};
+use rarunet_cuda::model::{Mode, Model, Network, StepGraph};
 use rarunet_cuda::ops::add::Add;
 use rarunet_cuda::ops::batch_norm::{BatchNorm, BatchNormScale};
 use rarunet_cuda::ops::convolution::Convolution;
@@ -235,6 +235,23 @@ fn the_batch_norms_of_decoders_take_no_pass() {
     let graph = Model::new("rar-unet", WIDTHS).unwrap().graph(Mode::Train, 1, [32, 32]).unwrap().graph;
     let count = |name: &str| graph.nodes().iter().filter(|node| node.op.name() == name).count();
     assert_eq!(["batch_norm", "batch_norm_scale", "fold", "affine"].map(count), [14, 4, 4, 0]);
+}
+
+/// The input gradient of a residual block's shortcut is part of that of its 3x3 convolution: of 1x1 ones the head's and the
+/// shared MLPs' are left.
+#[test]
+fn a_shortcut_is_differentiated_in_passing() {
+    let model = Model::new("rar-unet", WIDTHS).unwrap();
+    let StepGraph { graph, gradients, .. } = model.graph(Mode::Train, 1, [32, 32]).unwrap();
+    let mut device = CpuDevice::<f32>::new().unwrap();
+    for region in Region::ALL {
+        device.allocate_state(region, 1 << 20).unwrap();
+    }
+    let step = device.load(graph, &[gradients.unwrap()]).unwrap();
+    let plan = device.plan(step);
+    let names = plan.nodes.iter().map(|node| plan.graph.nodes()[node.index].op.name());
+    let (same, head, mlps, spatial) = (27, 1, 8, 4);
+    assert_eq!(names.filter(|&name| name == "convolution_input_gradient").count(), same + head + mlps + spatial);
 }
 
 /// A batch norm that is folded into a convolution, and one that is applied before it: outputs and gradients.

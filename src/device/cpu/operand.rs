@@ -147,6 +147,11 @@ impl<'a, T: Real> Output<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.pointer.add(start), count) }
     }
 
+    /// The same output, to be written by another meanwhile.
+    pub fn lend(&mut self) -> Output<'_, T> {
+        Output { pointer: self.pointer, shape: self.shape, stride: self.stride, positions: self.positions() }
+    }
+
     /// As [`Output::dense`], for as long as the output's memory is its own.
     pub fn into_dense(mut self) -> &'a mut [T] {
         let pixels = self.dense();

@@ -23,8 +23,8 @@ const SHARED_BYTES: usize = 48 << 10;
 /// are taken in an order that depends on shapes alone, so that a step gives the same bits each time.
 pub trait OnCuda {
     /// Elements of scratch memory that a run needs in the arena.
-    fn workspace(&self, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
-        let _ = (inputs, outputs);
+    fn workspace(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
+        let _ = (precision, inputs, outputs);
         0
     }
 
@@ -82,6 +82,12 @@ impl Pointer {
     pub fn part(self, range: Range<usize>) -> Self {
         let bytes = self.element.bytes();
         Pointer { address: self.address + (range.start * bytes) as u64, bytes: range.len() * bytes, ..self }
+    }
+
+    /// The same place, for elements of this kind that are no larger.
+    pub fn holding(self, element: Element) -> Self {
+        assert!(element.bytes() <= self.element.bytes(), "smaller elements have room");
+        Pointer { element, ..self }
     }
 
     /// A pointer for a parameter that the kernel does not touch, which is of this element.

@@ -224,7 +224,7 @@ fn plan_for(graph: Graph, keep: &[ValueId], precision: Precision) -> Result<Plan
     let needs: Vec<usize> = (0..graph.nodes().len())
         .map(|index| {
             let (inputs, outputs) = shapes(&graph, index);
-            OnCuda::workspace(&*graph.nodes()[index].op, &inputs, &outputs)
+            OnCuda::workspace(&*graph.nodes()[index].op, precision, &inputs, &outputs)
         })
         .collect();
     let plan = Plan::new(graph, keep, |storage| precision.element(storage).bytes(), |index| needs[index]);

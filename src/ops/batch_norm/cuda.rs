@@ -5,6 +5,7 @@ use super::{
     EPSILON,
 };
 use crate::Result;
+use crate::device::Precision;
 use crate::device::cuda::{Chunks, Grid, Launcher, OnCuda, Operand, PixelGrid};
 use crate::device::kernels::pixels::THREADS;
 use crate::device::kernels::{
@@ -53,7 +54,7 @@ fn launch_statistics(launcher: &mut Launcher, first: usize, scale_and_shift: Opt
 }
 
 impl OnCuda for BatchNorm {
-    fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
+    fn workspace(&self, _: Precision, inputs: &[&Shape], _: &[&Shape]) -> usize {
         chunk_elements(inputs[0])
     }
 
@@ -72,7 +73,7 @@ impl OnCuda for BatchNorm {
 }
 
 impl OnCuda for BatchNormScale {
-    fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
+    fn workspace(&self, _: Precision, inputs: &[&Shape], _: &[&Shape]) -> usize {
         chunk_elements(inputs[0])
     }
 
@@ -110,7 +111,7 @@ impl OnCuda for BatchNormScaleInference {
 }
 
 impl OnCuda for BatchNormGradient {
-    fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
+    fn workspace(&self, _: Precision, inputs: &[&Shape], _: &[&Shape]) -> usize {
         chunk_elements(inputs[1])
     }
 

@@ -7,15 +7,15 @@
 //!
 //! 3x3 convolutions of many channels go another way, in `winograd.rs`.
 
+use super::bias::{bias_sums, sum_bias};
 use super::winograd::{WeightPoints, weight_points};
-use super::{BiasGradient, Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, Window};
+use super::{Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, SHORTCUT, Window};
 use crate::device::cpu::operand::{Span, SpanMut};
 use crate::device::cpu::tile::{Product, Start};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Output, Real};
 use crate::ops::affine::Terms;
 use crate::tensor::Shape;
 use rayon::prelude::*;
-use std::ops::Range;
 
 /// The largest kernel has 7 x 7 x 7 elements.
 const MAX_TAPS: usize = 343;
@@ -68,7 +68,8 @@ pub(in crate::ops) struct Correlation<'a, T> {
     pub dilation: [usize; 3],
     pub groups: usize,
     pub weights: Weights<'a, T>,
-    pub bias: Option<&'a [T]>,
+    /// What the sums begin with, output channel by output channel.
+    pub start: Start<'a, T>,
     pub epilogue: Epilogue<'a, T>,
 }
 
@@ -83,6 +84,12 @@ pub(in crate::ops) struct Epilogue<'a, T> {
     pub relu: bool,
     /// and so do those where this is not above zero.
     pub mask: Option<Input<'a, T>>,
+}
+
+impl<T> Default for Epilogue<'_, T> {
+    fn default() -> Self {
+        Epilogue { added: None, affine: None, relu: false, mask: None }
+    }
 }
 
 impl<T: Real> Epilogue<'_, T> {
@@ -228,7 +235,10 @@ impl<T: Real> Correlation<'_, T> {
                         out_row: out_stride,
                         rows: width,
                         columns,
-                        start: self.bias.map_or(Start::Zero, |bias| Start::Bias(&bias[channel..])),
+                        start: match self.start {
+                            Start::Bias(bias) => Start::Bias(&bias[channel..]),
+                            start => start,
+                        },
                         relu: self.epilogue.relu_alone(),
                     };
                     cpu.tiles().run(&mut out.span(), &product);
@@ -285,7 +295,7 @@ impl<T: Real> OnCpu<T> for Convolution {
             dilation: [1; 3],
             groups: self.groups,
             weights,
-            bias: bias.as_ref().map(Input::dense),
+            start: bias.map_or(Start::Zero, |bias| Start::Bias(bias.dense())),
             epilogue,
         };
         correlation.run(cpu, x, out);
@@ -298,16 +308,39 @@ impl<T: Real> OnCpu<T> for ConvolutionInputGradient {
     }
 
     fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
-        let (dout, weight) = (call.input(0), call.input(1));
+        let (dout, weight, workspace) = (call.input(0), call.input(1), call.workspace());
+        let first = self.first_added();
         let epilogue = Epilogue {
-            added: self.add.then(|| call.input(2)),
-            affine: self.affine.then(|| Terms::new(2, |index| call.input(index))),
+            added: self.add.then(|| call.input(first)),
+            affine: self.affine.then(|| Terms::new(first, |index| call.input(index))),
             relu: false,
             mask: self.mask.then(|| call.input(call.inputs() - 1)),
         };
+        let mut dx = call.output(0);
+        if !self.shortcut {
+            return self.add_products(cpu, workspace, [dout, weight], dx, Start::Zero, epilogue);
+        }
+        self.add_products(cpu, workspace, [dout, weight], dx.lend(), Start::Zero, Epilogue::default());
+        let shortcut = ConvolutionInputGradient { window: SHORTCUT, ..self.clone() };
+        let operands = [call.input(2), call.input(3)];
+        shortcut.add_products(cpu, workspace, operands, dx, Start::Out, epilogue);
+    }
+}
+
+impl ConvolutionInputGradient {
+    /// Adds the products of `dout` and weights to what `dx` starts from.
+    fn add_products<T: Real>(
+        &self,
+        cpu: &Cpu<T>,
+        workspace: &mut [T],
+        [dout, weight]: [Input<T>; 2],
+        dx: Output<T>,
+        start: Start<T>,
+        epilogue: Epilogue<T>,
+    ) {
         if self.is_winograd(cpu, dout.shape()) {
-            let weights = WeightPoints::flipped(cpu, call.workspace(), weight, dout.shape().channels.used());
-            return weights.correlate(cpu, dout, call.output(0), None, epilogue);
+            let weights = WeightPoints::flipped(cpu, workspace, weight, dout.shape().channels.used());
+            return weights.correlate(cpu, dout, dx, None, epilogue);
         }
         let taps = self.window.taps();
         let rows = weight.shape().positions() / taps;
@@ -315,15 +348,14 @@ impl<T: Real> OnCpu<T> for ConvolutionInputGradient {
         let inputs = group_inputs(dout.shape(), self.groups);
         let dense = weight.dense();
         // The kernel is flipped, and its input and output channels change places.
-        let weights =
-            Weights::pack(cpu, call.workspace(), [self.groups, taps, inputs, rows], |group, tap, input, output| {
-                dense[((taps - 1 - tap) * rows + output) * columns + group * inputs + input]
-            });
+        let weights = Weights::pack(cpu, workspace, [self.groups, taps, inputs, rows], |group, tap, input, output| {
+            dense[((taps - 1 - tap) * rows + output) * columns + group * inputs + input]
+        });
         let Window { kernel, stride, padding } = self.window;
         let padding = std::array::from_fn(|axis| kernel[axis] - 1 - padding[axis]);
         let window = Window { kernel, stride: [1; 3], padding };
-        let correlation = Correlation { window, dilation: stride, groups: self.groups, weights, bias: None, epilogue };
-        correlation.run(cpu, dout, call.output(0));
+        let correlation = Correlation { window, dilation: stride, groups: self.groups, weights, start, epilogue };
+        correlation.run(cpu, dout, dx);
     }
 }
 
@@ -517,74 +549,6 @@ impl<T: Real> OnCpu<T> for ConvolutionWeightGradient {
     }
 }
 
-fn tap_offset([_, height, width]: [usize; 3], tap: usize) -> [usize; 3] {
+pub(super) fn tap_offset([_, height, width]: [usize; 3], tap: usize) -> [usize; 3] {
     [tap / (height * width), tap / width % height, tap % width]
-}
-
-/// Pixels that are summed apart and added in order.
-const SUM_PIXELS: usize = 4096;
-
-impl<T: Real> OnCpu<T> for BiasGradient {
-    fn workspace(&self, _: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
-        bias_sums(inputs[0], self.kernel)
-    }
-
-    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
-        sum_bias(call.input(0), self.kernel, call.workspace(), call.output(0));
-    }
-}
-
-/// Elements of the sums of all chunks of windows.
-fn bias_sums(dout: &Shape, kernel: [usize; 3]) -> usize {
-    let taps = kernel.iter().product::<usize>();
-    (dout.positions() / taps).div_ceil(SUM_PIXELS) * taps * dout.channels.stored()
-}
-
-/// The sums of the pixels that each tap of a window meets, whose stride is its size.
-fn sum_bias<T: Real>(dout: Input<T>, kernel: [usize; 3], workspace: &mut [T], mut out: Output<T>) {
-    let (channels, elements) = (dout.channels(), kernel.iter().product::<usize>() * dout.channels());
-    let windows = dout.shape().positions() * channels / elements;
-    let sums = &mut workspace[..bias_sums(dout.shape(), kernel)];
-    sums.par_chunks_mut(elements).enumerate().for_each(|(chunk, sums)| {
-        let windows = chunk * SUM_PIXELS..((chunk + 1) * SUM_PIXELS).min(windows);
-        for (tap, sums) in sums.chunks_exact_mut(channels).enumerate() {
-            sum_pixels(dout, kernel, tap, windows.clone(), sums);
-        }
-    });
-    let out = out.dense();
-    out.fill(T::ZERO);
-    for sums in sums.chunks_exact(elements) {
-        out.iter_mut().zip(sums).for_each(|(out, &sum)| *out += sum);
-    }
-}
-
-/// The pixel that a tap of a window meets.
-fn window_pixel(large: &Shape, kernel: [usize; 3], window: usize, tap: usize) -> usize {
-    let small: [usize; 3] = std::array::from_fn(|axis| large.spatial[axis] / kernel[axis]);
-    let [sample, y, x] = [window / small[2] / small[1], window / small[2] % small[1], window % small[2]];
-    let [sample, z] = [sample / small[0], sample % small[0]];
-    let [tap_z, tap_y, tap_x] = tap_offset(kernel, tap);
-    let plane = (sample * small[0] + z) * kernel[0] + tap_z;
-    ((plane * small[1] + y) * kernel[1] + tap_y) * large.spatial[2] + x * kernel[2] + tap_x
-}
-
-/// The sum of the pixels that a tap of some windows meets, channel by channel; runs of them are summed apart, which rounds
-/// less.
-fn sum_pixels<T: Real>(x: Input<T>, kernel: [usize; 3], tap: usize, windows: Range<usize>, sums: &mut [T]) {
-    const RUN: usize = 64;
-    const LANES: usize = 32;
-    let plain = kernel == [1; 3];
-    sums.fill(T::ZERO);
-    for first in windows.clone().step_by(RUN) {
-        for start in (0..sums.len()).step_by(LANES) {
-            let count = LANES.min(sums.len() - start);
-            let mut run = [T::ZERO; LANES];
-            for window in first..(first + RUN).min(windows.end) {
-                let position = if plain { window } else { window_pixel(x.shape(), kernel, window, tap) };
-                let pixel = &x.pixel(position)[start..start + count];
-                run.iter_mut().zip(pixel).for_each(|(sum, &value)| *sum += value);
-            }
-            sums[start..].iter_mut().zip(&run[..count]).for_each(|(sum, &value)| *sum += value);
-        }
-    }
 }

@@ -1,15 +1,16 @@
 //! Convolution on CUDA: which kernel of `kernels/convolution.cu` a shape gets, and with how many blocks.
 
-use super::special::{MOST_CHANNELS, SpecialProduct, SpecialWeights};
+use super::bias::{bias_workspace, launch_bias};
+use super::special::{SpecialProduct, SpecialWeights};
 use super::tensor::{Form, TensorProduct, TensorWeights};
-use super::{BiasGradient, Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, Window};
+use super::{Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, SHORTCUT, Window};
 use crate::Result;
+use crate::device::Precision;
 use crate::device::cuda::{Elements, Grid, Launcher, OnCuda, Operand, Pointer};
 use crate::device::kernels::convolution::{
-    BIAS_THREADS, FEW_WEIGHTS_THREADS, NARROW_LANES, NARROW_OUTPUTS, NARROW_THREADS, SHALLOW_COLUMNS, SHALLOW_INNER,
-    SHALLOW_PIXELS, SHALLOW_THREADS,
+    FEW_WEIGHTS_THREADS, NARROW_LANES, NARROW_OUTPUTS, NARROW_THREADS, SHALLOW_COLUMNS, SHALLOW_INNER, SHALLOW_PIXELS,
+    SHALLOW_THREADS,
 };
-use crate::device::kernels::convolution_one_channel::ONE_CHANNEL_THREADS;
 use crate::device::kernels::convolution_tile::{
     SUM_AT_ONCE, SUM_THREADS, VECTORS_FORWARD_THREADS, VECTORS_PIXELS, VECTORS_THREADS,
 };
@@ -19,18 +20,18 @@ use crate::ops::affine::Terms;
 use crate::tensor::{CHANNEL_ALIGNMENT, Shape};
 
 /// Lanes of a warp.
-const WARP: usize = 32;
+pub(super) const WARP: usize = 32;
 /// Two blocks for each multiprocessor of the largest GPUs: with fewer, smaller tiles are better.
 const ENOUGH_BLOCKS: usize = 256;
 
-/// The form of a convolution that tensor cores do on this device.
+/// The form of a convolution that tensor cores do in this precision.
 pub(in crate::ops) fn tensor_form(
-    launcher: &Launcher,
+    precision: Precision,
     window: Window,
     groups: usize,
     images: [&Shape; 2],
 ) -> Option<Form> {
-    if launcher.precision().is_reduced() { Form::of(window, groups, images) } else { None }
+    if precision.is_reduced() { Form::of(window, groups, images) } else { None }
 }
 
 // ------------------------------------------------------------------ tiles
@@ -345,9 +346,10 @@ impl OnCuda for Convolution {
             relu: self.relu,
             mask: None,
         };
-        if let Some(form) = tensor_form(launcher, self.window, self.groups, [x.shape, out.shape]) {
+        if let Some(form) = tensor_form(launcher.precision(), self.window, self.groups, [x.shape, out.shape]) {
             let bias = bias.map(|bias| (bias, out.channels()));
-            let product = TensorProduct { form, target: out, source: x, weight: weight.pointer, bias, epilogue };
+            let weight = weight.pointer;
+            let product = TensorProduct { form, target: out, source: x, weight, bias, shortcut: None, epilogue };
             return product.forward(launcher);
         }
         let correlation = Correlation {
@@ -366,29 +368,43 @@ impl OnCuda for Convolution {
 }
 
 impl OnCuda for ConvolutionInputGradient {
+    fn workspace(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
+        let images = [outputs[0], inputs[0]];
+        let apart = self.shortcut && tensor_form(precision, self.window, self.groups, images).is_none();
+        if apart { outputs[0].elements() } else { 0 }
+    }
+
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
-        let (dx, dout, weight) = (launcher.output(0), launcher.input(0), launcher.input(1));
+        let (dx, dout, weight) = (launcher.output(0), launcher.input(0), launcher.input(1).pointer);
+        let shortcut = self.shortcut.then(|| (launcher.input(2), launcher.input(3).pointer));
+        let first = self.first_added();
         let epilogue = Epilogue {
-            added: self.add.then(|| launcher.input(2)),
-            affine: self.affine.then(|| Terms::new(2, |index| launcher.input(index))),
+            added: self.add.then(|| launcher.input(first)),
+            affine: self.affine.then(|| Terms::new(first, |index| launcher.input(index))),
             relu: false,
             mask: self.mask.then(|| launcher.input(launcher.inputs() - 1)),
         };
-        if let Some(form) = tensor_form(launcher, self.window, self.groups, [dx.shape, dout.shape]) {
-            let product =
-                TensorProduct { form, target: dx, source: dout, weight: weight.pointer, bias: None, epilogue };
+        if let Some(form) = tensor_form(launcher.precision(), self.window, self.groups, [dx.shape, dout.shape]) {
+            let product = TensorProduct { form, target: dx, source: dout, weight, bias: None, shortcut, epilogue };
             return product.transposed(launcher);
         }
-        let correlation = Correlation {
+        let product = |window, groups, target, source, weight| Correlation {
             kernels: &BACKWARD_INPUT,
-            geometry: Geometry::backward(self.window, dout.shape, dx.shape),
-            groups: self.groups,
-            target: dx,
-            source: dout,
-            weight: weight.pointer,
+            geometry: Geometry::backward(window, dout.shape, dx.shape),
+            groups,
+            target,
+            source,
+            weight,
             bias: None,
         };
-        let affine = correlation.launch_affine(launcher, epilogue.affine)?;
+        let main = product(self.window, self.groups, dx, dout, weight);
+        let affine = main.launch_affine(launcher, epilogue.affine)?;
+        if let Some((dout, weight)) = shortcut {
+            let pointer = launcher.workspace().holding(dx.element());
+            let part = Operand { pointer, stride: dx.channels(), ..dx };
+            product(SHORTCUT, 1, part, dout, weight).launch(launcher, &[])?;
+            Epilogue { added: Some(part), ..Epilogue::default() }.launch(launcher, dx)?;
+        }
         Epilogue { affine, ..epilogue }.launch(launcher, dx)
     }
 }
@@ -433,12 +449,15 @@ impl Division {
 }
 
 impl OnCuda for ConvolutionWeightGradient {
-    fn workspace(&self, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
-        let Division { parts, .. } = Division::new(self, inputs[0], inputs[1]);
-        let form = Form::of(self.window, self.groups, [inputs[0], inputs[1]]);
-        // Whether tensor cores will do it depends on the device's precision.
-        let parts = form.map_or(parts, |form| parts.max(TensorWeights::new(form, inputs[0], inputs[1]).parts));
-        let parts = SpecialWeights::of(self, inputs[0], inputs[1]).map_or(parts, |special| parts.max(special.parts));
+    fn workspace(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
+        let (dout, x) = (inputs[0], inputs[1]);
+        let parts = match tensor_form(precision, self.window, self.groups, [dout, x]) {
+            Some(form) => TensorWeights::new(form, dout, x).parts,
+            None => {
+                let parts = Division::new(self, dout, x).parts;
+                SpecialWeights::of(self, dout, x).map_or(parts, |special| parts.max(special.parts))
+            }
+        };
         let elements = outputs.iter().map(|output| output.elements()).sum::<usize>();
         let bias = if self.bias { bias_workspace(inputs[0], [1; 3]) } else { 0 };
         bias.max(if parts == 1 { 0 } else { parts * elements })
@@ -447,7 +466,7 @@ impl OnCuda for ConvolutionWeightGradient {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (dweight, dout, x) = (launcher.output(0), launcher.input(0), launcher.input(1));
         let dbias = self.bias.then(|| launcher.output(1));
-        if let Some(form) = tensor_form(launcher, self.window, self.groups, [dout.shape, x.shape]) {
+        if let Some(form) = tensor_form(launcher.precision(), self.window, self.groups, [dout.shape, x.shape]) {
             let weights = TensorWeights::new(form, dout.shape, x.shape);
             let sums = Sums::new(launcher, dweight, weights.parts, 0);
             let bias = dbias.map(|dbias| Sums::new(launcher, dbias, weights.parts, weights.parts * sums.count));
@@ -504,81 +523,22 @@ impl OnCuda for ConvolutionWeightGradient {
     }
 }
 
-// ------------------------------------------------------------------ bias gradient, and the sums of parts
-
-/// Windows of a part of the bias gradient at least, and parts at most.
-const BIAS_PART_PIXELS: usize = 32;
-const BIAS_PARTS: usize = 512;
-
-/// How a bias gradient's windows are divided, of a plain convolution pixels.
-struct BiasDivision {
-    /// The small image: a window for each pixel.
-    size: [usize; 3],
-    windows: usize,
-    part: usize,
-    parts: usize,
-}
-
-impl BiasDivision {
-    fn new(dout: &Shape, kernel: [usize; 3]) -> Self {
-        let size = std::array::from_fn(|axis| dout.spatial[axis] / kernel[axis]);
-        let windows = dout.batch * size.iter().product::<usize>();
-        let part = windows.div_ceil(BIAS_PARTS).max(BIAS_PART_PIXELS);
-        BiasDivision { size, windows, part, parts: windows.div_ceil(part) }
-    }
-}
-
-/// Elements of all parts of the bias gradient.
-fn bias_workspace(dout: &Shape, kernel: [usize; 3]) -> usize {
-    let BiasDivision { parts, .. } = BiasDivision::new(dout, kernel);
-    if parts == 1 { 0 } else { parts * kernel.iter().product::<usize>() * dout.channels.stored() }
-}
-
-fn launch_bias(launcher: &mut Launcher, dbias: Operand, dout: Operand, kernel: [usize; 3]) -> Result<()> {
-    let BiasDivision { size, windows, part, parts } = BiasDivision::new(dout.shape, kernel);
-    let taps = kernel.iter().product();
-    let sums = Sums::new(launcher, dbias, parts, 0);
-    let (code, grid) = if dout.is_aligned() && dout.channels() <= MOST_CHANNELS {
-        (CONVOLUTION_BACKWARD_BIAS_ALIGNED, Grid::new([parts, taps, 1], ONE_CHANNEL_THREADS))
-    } else {
-        (CONVOLUTION_BACKWARD_BIAS, Grid::new([dout.channels().div_ceil(WARP), parts, taps], BIAS_THREADS))
-    };
-    launcher
-        .kernel(code)
-        .pointers([sums.parts, dout.pointer])
-        .sizes([windows])
-        .sizes(size)
-        .sizes(kernel)
-        .sizes([dout.channels(), dout.stride, part])
-        .launch(grid)?;
-    sums.launch(launcher, None)
-}
-
-impl OnCuda for BiasGradient {
-    fn workspace(&self, inputs: &[&Shape], _: &[&Shape]) -> usize {
-        bias_workspace(inputs[0], self.kernel)
-    }
-
-    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
-        let (dbias, dout) = (launcher.output(0), launcher.input(0));
-        launch_bias(launcher, dbias, dout, self.kernel)
-    }
-}
+// ------------------------------------------------------------------ the sums of parts
 
 /// Threads at most that share the parts of a few elements.
 const MOST_SUM_ROWS: usize = 64;
 
 /// A gradient that is summed in parts: in the workspace, or in place if there is one part.
-struct Sums {
+pub(super) struct Sums {
     out: Pointer,
-    parts: Pointer,
+    pub parts: Pointer,
     count: usize,
     part_count: usize,
 }
 
 impl Sums {
     /// The parts lie in the workspace from element `start` on.
-    fn new(launcher: &Launcher, out: Operand, part_count: usize, start: usize) -> Self {
+    pub fn new(launcher: &Launcher, out: Operand, part_count: usize, start: usize) -> Self {
         assert!(out.is_dense(), "gradients of parameters are stored densely");
         let count = out.shape.elements();
         let place = start..start + part_count * count;
@@ -587,7 +547,7 @@ impl Sums {
     }
 
     /// Adds the parts, and those of the bias, of which there are as many.
-    fn launch(&self, launcher: &mut Launcher, bias: Option<Sums>) -> Result<()> {
+    pub fn launch(&self, launcher: &mut Launcher, bias: Option<Sums>) -> Result<()> {
         if self.part_count == 1 {
             return Ok(());
         }

@@ -4,12 +4,14 @@
 //! Weights are stored as a matrix: a row for each kernel element and input channel (kernel element slowest),
 //! a column for each output channel.
 
+mod bias;
 mod cpu;
 mod cuda;
 mod special;
 mod tensor;
 mod winograd;
 
+pub(super) use bias::BiasGradient;
 pub(super) use cpu::Weights;
 pub(super) use cuda::{Epilogue, TILE_64X32, TILE_128X64, Tile, any_kernel, tensor_form};
 pub(super) use tensor::TensorProduct;
@@ -21,6 +23,7 @@ use crate::ops::case::Case;
 use crate::ops::relu::Relu;
 use crate::tensor::{Channels, Shape, Storage};
 use crate::{Error, Result};
+use std::any::Any;
 use std::sync::Arc;
 
 /// `out = convolution(x, weight) + bias + added`, or the ReLU of it. Inputs: `x`, `weight`, `bias` if there is one, and
@@ -169,7 +172,15 @@ impl Op for Convolution {
         }
         if context.wanted[0] {
             let (window, groups) = (self.window, self.groups);
-            let op = ConvolutionInputGradient { window, groups, input, add: false, affine: false, mask: false };
+            let op = ConvolutionInputGradient {
+                window,
+                groups,
+                input,
+                shortcut: false,
+                add: false,
+                affine: false,
+                mask: false,
+            };
             gradients[0] = Some(graph.apply_one(op, &[dout, weight])?);
         }
         Ok(gradients)
@@ -180,14 +191,16 @@ impl Op for Convolution {
     }
 }
 
-/// The gradient of a convolution's input; inputs `dout`, `weight`, the sum of the input's earlier gradients if `add`, a tensor
-/// with its scale and offset if `affine`, and the input itself if `mask`.
+/// The gradient of a convolution's input; inputs `dout`, `weight`, those of the shortcut if there is one, the sum of the
+/// input's earlier gradients if `add`, a tensor with its scale and offset if `affine`, and the input itself if `mask`.
 #[derive(Debug, Clone)]
 pub struct ConvolutionInputGradient {
     window: Window,
     groups: usize,
     /// The shape of the convolution's input.
     input: Shape,
+    /// Whether the gradient of a 1x1 convolution of the same input is added: a residual block's shortcut.
+    shortcut: bool,
     /// Whether an earlier gradient is added.
     add: bool,
     /// Whether `x * scale + offset` is added: what batch norm's statistics add.
@@ -196,7 +209,15 @@ pub struct ConvolutionInputGradient {
     mask: bool,
 }
 
+/// The window of a residual block's shortcut.
+const SHORTCUT: Window = Window { kernel: [1; 3], stride: [1; 3], padding: [0; 3] };
+
 impl ConvolutionInputGradient {
+    /// The index of the first input that is added.
+    fn first_added(&self) -> usize {
+        if self.shortcut { 4 } else { 2 }
+    }
+
     /// Whether nothing is done with the sums.
     fn is_plain(&self) -> bool {
         !self.add && !self.affine && !self.mask
@@ -222,13 +243,24 @@ impl Op for ConvolutionInputGradient {
         Some((Arc::new(op), [inputs, &[added]].concat()))
     }
 
+    fn joined(&self, inputs: &[ValueId], other: &dyn Op, others: &[ValueId]) -> Option<Rewritten> {
+        let other: &dyn Any = other;
+        let other: &Self = other.downcast_ref()?;
+        let is_shortcut =
+            other.window == SHORTCUT && other.groups == 1 && !other.shortcut && !other.affine && !other.mask;
+        let is_main = self.window == Window::same(3) && self.groups == 1 && !self.shortcut && self.is_plain();
+        let op = ConvolutionInputGradient { shortcut: true, add: other.add, ..self.clone() };
+        (is_main && is_shortcut).then(|| (Arc::new(op) as _, [inputs, others].concat()))
+    }
+
     fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<Rewritten> {
         let op = (!self.mask).then(|| ConvolutionInputGradient { mask: true, ..self.clone() })?;
         Some((Arc::new(op), [inputs, &[mask]].concat()))
     }
 
     fn operations(&self, inputs: &[&Shape], outputs: &[&Shape]) -> u64 {
-        operations(self.window, self.groups, outputs[0], inputs[0])
+        let shortcut = self.shortcut.then(|| operations(SHORTCUT, 1, outputs[0], inputs[2]));
+        operations(self.window, self.groups, outputs[0], inputs[0]) + shortcut.unwrap_or(0)
     }
 }
 
@@ -255,30 +287,6 @@ impl Op for ConvolutionWeightGradient {
 
     fn operations(&self, inputs: &[&Shape], _: &[&Shape]) -> u64 {
         operations(self.window, self.groups, inputs[1], inputs[0])
-    }
-}
-
-/// The gradient of a bias alone: the sum of `dout` over all pixels; or, of a bias for each tap of a transposed convolution,
-/// over those that each tap meets.
-#[derive(Debug)]
-pub struct BiasGradient {
-    /// The window, whose stride is its size.
-    pub kernel: [usize; 3],
-}
-
-impl BiasGradient {
-    fn taps(&self) -> usize {
-        self.kernel.iter().product()
-    }
-}
-
-impl Op for BiasGradient {
-    fn name(&self) -> &'static str {
-        "convolution_bias_gradient"
-    }
-
-    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![Shape::matrix(self.taps(), inputs[0].channels.clone())])
     }
 }
 

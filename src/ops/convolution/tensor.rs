@@ -179,6 +179,8 @@ pub(in crate::ops) struct TensorProduct<'a> {
     pub weight: Pointer,
     /// And how many elements it has: those of all columns, again and again if they are fewer.
     pub bias: Option<(Pointer, usize)>,
+    /// Source and weights of a 1x1 product that a 3x3 input gradient adds.
+    pub shortcut: Option<(Operand<'a>, Pointer)>,
     pub epilogue: Epilogue<'a>,
 }
 
@@ -222,6 +224,7 @@ impl TensorProduct<'_> {
         let added = own.affine.map_or(own.added, |affine| Some(affine.x));
         let bias = own.affine.map_or(self.bias, |affine| Some((affine.offset.pointer, affine.offset.channels())));
         let scale = own.affine.map(|affine| affine.scale.pointer);
+        let shortcut = self.shortcut.map(|(source, _)| source);
         // Without a tensor the kernel gets a pointer that it does not read, and a stride of 0.
         let none = self.weight.unused(Element::F32);
         let pointer = |operand: Option<Operand>| {
@@ -233,10 +236,16 @@ impl TensorProduct<'_> {
             .pointers([target.pointer, self.source.pointer, self.weight])
             .pointers([bias.map_or(none, |(bias, _)| bias), pointer(added), scale.unwrap_or(none)])
             .pointers(backward.then(|| pointer(own.mask)))
+            .pointers(backward.then(|| pointer(shortcut)))
+            .pointers(
+                backward.then(|| self.shortcut.map_or(self.weight.unused(target.element()), |(_, weight)| weight)),
+            )
             .sizes([small.spatial[1], small.spatial[2]])
             .sizes(self.form.window())
             .sizes([self.source.channels(), columns, target.stride, self.source.stride, stride(added)])
             .sizes(backward.then(|| stride(own.mask)))
+            .sizes(backward.then(|| shortcut.map_or(0, |source| source.channels())))
+            .sizes(backward.then(|| stride(shortcut)))
             .sizes([bias.map_or(0, |(_, biases)| biases)])
             .flag(scale.is_some())
             .shared(tile.shared(backward));
@@ -248,7 +257,7 @@ impl TensorProduct<'_> {
 
 // ------------------------------------------------------------------ weight gradient
 
-/// Blocks to make of all parts: two for each multiprocessor of the largest GPUs.
+/// Blocks to make of all parts at most: two for each multiprocessor of the largest GPUs, which a few more would keep waiting.
 const PART_BLOCKS: usize = 264;
 /// Patches of a part at least, which pay for writing and adding its sums.
 const PART_PATCHES: usize = 4;
@@ -314,7 +323,7 @@ impl TensorWeights {
         let patches = patches(dout, WEIGHT_PATCH_ROWS);
         let elements = form.taps() * inputs * outputs;
         let most_parts = patches.div_ceil(PART_PATCHES).min((PART_ELEMENTS / elements).max(1));
-        let parts = PART_BLOCKS.div_ceil(blocks).min(most_parts);
+        let parts = (PART_BLOCKS / blocks).clamp(1, most_parts);
         let part_patches = patches.div_ceil(parts);
         TensorWeights { form, narrow, patches, part_patches, parts: patches.div_ceil(part_patches) }
     }
