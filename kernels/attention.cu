@@ -113,7 +113,7 @@ KERNEL_WITH_THREADS(attention_backward_map, THREADS)(
 
 // What a pixel has: of the thread's channels, and for all of them.
 template <int width> struct Pixel {
-  StoredPair<width, Element> dout_and_mask;
+  Stored<width, Element> dout, mask;
   float map, dmean, dmaximum, winner;
 };
 
@@ -125,41 +125,43 @@ static __device__ void backward(Element* dx, const float* map, const Element* do
                                 int dchannels_stride, int winners_stride, int mask_stride) {
   const int c = first_channel<width>(), start = blockIdx.z * pixels;
   if (c >= stored) return;
-  const Channels<width> own =
-      load_channels<width>(gate, dpixels, places, c, pixels, gate_stride, dpixels_stride, places_stride);
   const float share = 1.0f / channels;
-  for_each_pixel(
-      pixels,
-      [&](int p) {
-        const int q = start + p;
-        Pixel<width> pixel = {{load_if_there<width>(dout, q, c, dout_stride), load_if_there<width>(mask, q, c, mask_stride)},
-                              0.0f, 0.0f, 0.0f, -1.0f};
-        if (map_stride) pixel.map = map[q * map_stride];
-        if (dchannels_stride) {
-          pixel.dmean = dchannels[q * dchannels_stride];
-          pixel.dmaximum = dchannels[q * dchannels_stride + 1];
-          pixel.winner = winners[q * winners_stride];
-        }
-        return pixel;
-      },
-      [&](int p, const Pixel<width>& pixel) {
-        Group<width> gradient = refined_gradient(own, pixel.dout_and_mask.a, p);
-        const Group<width> value = floats(pixel.dout_and_mask.b);
-        const float dmean = pixel.dmean * share;
-        const int winner = static_cast<int>(pixel.winner) - c;
+  for_each_pixel_together(pixels, [&](const int* p) {
+    Pixel<width> loaded[PIXELS_PER_THREAD];
 #pragma unroll
-        for (int k = 0; k < width; ++k) {
-          gradient[k] = gradient[k] * pixel.map + dmean;
-          if (k == winner) gradient[k] += pixel.dmaximum;
-          if (mask_stride && !(value[k] > 0.0f)) gradient[k] = 0.0f;
-        }
-        if (c + width > channels) {
+    for (int i = 0; i < PIXELS_PER_THREAD; ++i) {
+      const int q = start + p[i];
+      loaded[i] = {load_if_there<width>(dout, q, c, dout_stride), load_if_there<width>(mask, q, c, mask_stride),
+                   0.0f, 0.0f, 0.0f, -1.0f};
+      if (map_stride) loaded[i].map = map[q * map_stride];
+      if (dchannels_stride) {
+        loaded[i].dmean = dchannels[q * dchannels_stride];
+        loaded[i].dmaximum = dchannels[q * dchannels_stride + 1];
+        loaded[i].winner = winners[q * winners_stride];
+      }
+    }
+    const Channels<width> own =
+        load_channels<width>(gate, dpixels, places, c, pixels, gate_stride, dpixels_stride, places_stride);
 #pragma unroll
-          for (int k = 0; k < width; ++k)
-            if (c + k >= channels) gradient[k] = 0.0f;
-        }
-        store(dx + (start + p) * dx_stride + c, gradient);
-      });
+    for (int i = 0; i < PIXELS_PER_THREAD; ++i) {
+      Group<width> gradient = refined_gradient(own, loaded[i].dout, p[i]);
+      const Group<width> value = floats(loaded[i].mask);
+      const float dmean = loaded[i].dmean * share;
+      const int winner = static_cast<int>(loaded[i].winner) - c;
+#pragma unroll
+      for (int k = 0; k < width; ++k) {
+        gradient[k] = gradient[k] * loaded[i].map + dmean;
+        if (k == winner) gradient[k] += loaded[i].dmaximum;
+        if (mask_stride && !(value[k] > 0.0f)) gradient[k] = 0.0f;
+      }
+      if (c + width > channels) {
+#pragma unroll
+        for (int k = 0; k < width; ++k)
+          if (c + k >= channels) gradient[k] = 0.0f;
+      }
+      store(dx + (start + p[i]) * dx_stride + c, gradient);
+    }
+  });
 }
 
 // Blocks for the pixels (x) of each sample (z).

@@ -4,35 +4,39 @@
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
 
-template <int width> struct PixelAndFactor {
-  Stored<width, Element> stored;
-  float factor;
-};
+template <int width> static __device__ Group<width> load_gate(const float* logits, int c, int used, int stride) {
+  const int n = blockIdx.z;
+  Group<width> gate = load<width>(logits + n * stride + c);
+  const Group<width> other = load<width>(logits + (gridDim.z + n) * stride + c);
+#pragma unroll
+  for (int k = 0; k < width; ++k) gate[k] = c + k < used ? 1.0f / (1.0f + expf(-(gate[k] + other[k]))) : 0.0f;
+  return gate;
+}
 
 template <int width>
 static __device__ void gate_pixels(Element* out, float* gate, const Element* x, const float* map, const float* logits,
                                    int pixels, int channels, int used, int out_stride, int gate_stride, int x_stride,
                                    int map_stride, int logits_stride) {
-  const int c = first_channel<width>(), n = blockIdx.z;
+  const int c = first_channel<width>(), start = blockIdx.z * pixels;
   if (c >= channels) return;
-  Group<width> factors = load<width>(logits + n * logits_stride + c);
-  const Group<width> others = load<width>(logits + (gridDim.z + n) * logits_stride + c);
+  for_each_pixel_together(pixels, [&](const int* p) {
+    Stored<width, Element> loaded[PIXELS_PER_THREAD];
+    float factors[PIXELS_PER_THREAD];
 #pragma unroll
-  for (int k = 0; k < width; ++k)
-    factors[k] = c + k < used ? 1.0f / (1.0f + expf(-(factors[k] + others[k]))) : 0.0f;
-  for_each_pixel(
-      pixels,
-      [&](int p) {
-        const int q = n * pixels + p;
-        return PixelAndFactor<width>{load_stored<width>(x + q * x_stride + c), map[q * map_stride]};
-      },
-      [&](int p, const PixelAndFactor<width>& pixel) {
-        Group<width> group = floats(pixel.stored);
+    for (int i = 0; i < PIXELS_PER_THREAD; ++i) {
+      loaded[i] = load_stored<width>(x + (start + p[i]) * x_stride + c);
+      factors[i] = map[(start + p[i]) * map_stride];
+    }
+    const Group<width> own = load_gate<width>(logits, c, used, logits_stride);
 #pragma unroll
-        for (int k = 0; k < width; ++k) group[k] *= pixel.factor * factors[k];
-        store(out + (n * pixels + p) * out_stride + c, group);
-      });
-  if (blockIdx.x == 0 && threadIdx.y == 0) store(gate + n * gate_stride + c, factors);
+    for (int i = 0; i < PIXELS_PER_THREAD; ++i) {
+      Group<width> group = floats(loaded[i]);
+#pragma unroll
+      for (int k = 0; k < width; ++k) group[k] *= factors[i] * own[k];
+      store(out + (start + p[i]) * out_stride + c, group);
+    }
+    if (blockIdx.x == 0 && threadIdx.y == 0) store(gate + blockIdx.z * gate_stride + c, own);
+  });
 }
 
 // Blocks for the pixels (x) of each sample (z).
