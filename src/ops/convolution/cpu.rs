@@ -12,7 +12,7 @@ use super::{BiasGradient, Convolution, ConvolutionInputGradient, ConvolutionWeig
 use crate::device::cpu::operand::{Span, SpanMut};
 use crate::device::cpu::tile::{Product, Start};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Output, Real};
-use crate::tensor::Shape;
+use crate::tensor::{Shape, Storage};
 use rayon::prelude::*;
 
 /// The largest kernel has 7 x 7 x 7 elements.
@@ -79,6 +79,8 @@ pub(in crate::ops) struct Epilogue<'a, T> {
     pub relu: bool,
     /// and so do those where this is not above zero.
     pub mask: Option<Input<'a, T>>,
+    /// As [`Op::saturates`] says.
+    pub saturates: bool,
 }
 
 impl<T: Real> Epilogue<'_, T> {
@@ -87,13 +89,18 @@ impl<T: Real> Epilogue<'_, T> {
         self.relu && self.added.is_none() && self.mask.is_none()
     }
 
-    pub(super) fn apply(&self, out: &mut Output<T>) {
+    pub(super) fn apply(&self, cpu: &Cpu<T>, out: &mut Output<T>) {
         if self.added.is_none() && self.mask.is_none() {
             return;
         }
+        let reduced = out.shape().storage == Storage::Reduced;
         for position in out.positions() {
             let pixel = out.pixel(position);
             if let Some(added) = self.added {
+                // A GPU adds to what it has rounded.
+                if reduced {
+                    cpu.round(pixel, self.saturates);
+                }
                 pixel.iter_mut().zip(added.pixel(position)).for_each(|(out, &added)| *out += added);
             }
             if self.relu {
@@ -135,7 +142,7 @@ impl<T: Real> Correlation<'_, T> {
                 let start = ((sample * depth + corner[0]) * height + corner[1]) * width * x.stride();
                 self.run_band(cpu, x.span(), start, [depth, height, width], x.stride(), &mut out);
             }
-            self.epilogue.apply(&mut out);
+            self.epilogue.apply(cpu, &mut out);
         });
     }
 
@@ -247,8 +254,9 @@ impl<T: Real> OnCpu<T> for Convolution {
         let (x, weight) = (call.input(0), call.input(1));
         let bias = self.has_bias(call.inputs()).then(|| call.input(2));
         let added = self.add.then(|| call.input(call.inputs() - 1));
-        let epilogue = Epilogue { added, relu: self.relu, mask: None };
         let out = call.output(0);
+        let saturates = self.is_limited(call.inputs(), x.shape(), out.shape());
+        let epilogue = Epilogue { added, relu: self.relu, mask: None, saturates };
         if self.is_winograd(cpu, x.shape(), out.shape()) {
             let weights = WeightPoints::forward(cpu, call.workspace(), weight, x.shape().channels.used());
             return weights.correlate(cpu, x, out, bias.as_ref().map(Input::dense), epilogue);
@@ -287,6 +295,7 @@ impl<T: Real> OnCpu<T> for ConvolutionInputGradient {
             added: self.add.then(|| call.input(2)),
             relu: false,
             mask: self.mask.then(|| call.input(call.inputs() - 1)),
+            saturates: false,
         };
         if self.is_winograd(cpu, dout.shape()) {
             let weights = WeightPoints::flipped(cpu, call.workspace(), weight, dout.shape().channels.used());

@@ -12,7 +12,7 @@ mod winograd;
 
 pub(super) use cpu::Weights;
 pub(super) use cuda::{Epilogue, TILE_64X32, TILE_128X64, Tile, any_kernel, tensor_form};
-pub(super) use tensor::TensorProduct;
+pub(super) use tensor::{Form, TensorProduct};
 
 use super::window::Window;
 use super::{Gradient, Op, Rewritten};
@@ -62,6 +62,11 @@ impl Convolution {
     /// Whether there is a bias among so many inputs.
     fn has_bias(&self, inputs: usize) -> bool {
         inputs - usize::from(self.add) > 2
+    }
+
+    /// Whether it saturates: only with a bias, as the gradient of a transposed convolution is a convolution without one.
+    fn is_limited(&self, inputs: usize, x: &Shape, out: &Shape) -> bool {
+        self.has_bias(inputs) && Form::of(self.window, self.groups, [x, out]).is_some()
     }
 
     /// The weights' shape for inputs with these channels. They are reduced where input and output are, for tensor cores.
@@ -129,6 +134,10 @@ impl Op for Convolution {
 
     fn ends_in_relu(&self) -> bool {
         self.relu
+    }
+
+    fn saturates(&self, inputs: &[&Shape], outputs: &[&Shape]) -> bool {
+        self.is_limited(inputs.len(), inputs[0], outputs[0])
     }
 
     fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
