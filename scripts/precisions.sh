@@ -3,7 +3,7 @@
 # the same network on them in each precision from each seed, and prints the validation Dice in Markdown. It goes on where it
 # was stopped. FOLDER is target/precisions unless given.
 #
-# DEVICE    cuda:0 unless set; or emulator, which is slow
+# DEVICE    cuda:0 unless set; or cpu, which rounds what a GPU stores in 16 bits
 # SEEDS     "1 2 3" unless set; how each precision's runs differ
 # DATA      flags of `phantom` that make the patients
 # TRAIN     flags of `train`

@@ -3,7 +3,7 @@
 use super::{device, flags, output};
 use crate::Result;
 use crate::device::cpu::{CpuDevice, InstructionSet};
-use crate::device::{LaunchTime, Precision};
+use crate::device::{Device, LaunchTime, Precision};
 use crate::floors::Floors;
 use crate::metrics::summary::quantile;
 use crate::model::{Mode, Model, Network, Step};
@@ -212,7 +212,7 @@ fn time(network: &mut Network<f32>, step: &Step, steps: usize) -> Result<Vec<f64
 }
 
 /// The ops of a plan by name, their times not yet known, and where each runs.
-fn ops(plan: &Plan, precision: Precision) -> BTreeMap<&'static str, (OpTime, Vec<usize>)> {
+fn ops(plan: &Plan, device: &dyn Device<f32>) -> BTreeMap<&'static str, (OpTime, Vec<usize>)> {
     let mut ops = BTreeMap::new();
     for (position, node) in plan.nodes.iter().enumerate() {
         let op = &plan.graph.nodes()[node.index].op;
@@ -220,7 +220,7 @@ fn ops(plan: &Plan, precision: Precision) -> BTreeMap<&'static str, (OpTime, Vec
         let (total, positions) = ops.entry(op.name()).or_insert((OpTime::new(op.name()), Vec::new()));
         total.runs += 1;
         total.gflop += op.operations(&inputs, &outputs) as f64 / 1e9;
-        let bytes = |shape: &&Shape| shape.elements() * precision.element(shape.storage).bytes();
+        let bytes = |shape: &&Shape| shape.elements() * device.element(shape.storage).bytes();
         total.gb += inputs.iter().chain(&outputs).map(bytes).sum::<usize>() as f64 / 1e9;
         positions.push(position);
     }
@@ -229,7 +229,7 @@ fn ops(plan: &Plan, precision: Precision) -> BTreeMap<&'static str, (OpTime, Vec
 
 /// The seconds of each op of a step that ran before, the slowest first.
 fn time_ops(network: &mut Network<f32>, step: &Step, times: usize) -> Result<Vec<OpTime>> {
-    let ops = ops(network.plan(step), network.device().precision());
+    let ops = ops(network.plan(step), network.device());
     let mut totals = Vec::with_capacity(ops.len());
     for (mut total, positions) in ops.into_values() {
         network.run_nodes(step, &positions)?; // to warm up

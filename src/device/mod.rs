@@ -12,6 +12,8 @@ pub use precision::Precision;
 use crate::Result;
 use crate::graph::{Graph, Region, ValueId};
 use crate::plan::Plan;
+use crate::tensor::Storage;
+use kernels::Element;
 use std::time::Instant;
 
 /// A step that was loaded into a device.
@@ -33,6 +35,11 @@ pub trait Device<T>: Send {
 
     /// What numbers it computes with.
     fn precision(&self) -> Precision;
+
+    /// What it keeps a tensor in.
+    fn element(&self, storage: Storage) -> Element {
+        self.precision().element(storage)
+    }
 
     /// Makes room for `count` elements in a region of state, all zero.
     ///

@@ -6,7 +6,7 @@
 
 use super::case::Case;
 use super::convolution::{BiasGradient, Convolution, ConvolutionWeightGradient, Weights, weight_storage};
-use super::convolution::{Epilogue, TILE_64X32, TILE_128X64, TensorProduct, Tile, any_kernel, tensor_form};
+use super::convolution::{Epilogue, Form, TILE_64X32, TILE_128X64, TensorProduct, Tile, any_kernel, tensor_form};
 use super::window::Window;
 use super::{Gradient, Op};
 use crate::device::cpu::operand::Span;
@@ -85,6 +85,10 @@ impl Op for TransposedConvolution {
             context.wanted[1].then(|| graph.apply_one(weight_gradient, &[x, dout])).transpose()?,
             context.wanted[2].then(|| graph.apply_one(BiasGradient { kernel }, &[dout])).transpose()?,
         ])
+    }
+
+    fn saturates(&self, inputs: &[&Shape], outputs: &[&Shape]) -> bool {
+        Form::of(self.window(), 1, [outputs[0], inputs[0]]).is_some()
     }
 
     fn operations(&self, inputs: &[&Shape], outputs: &[&Shape]) -> u64 {

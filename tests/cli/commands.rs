@@ -37,8 +37,8 @@ fn models_of_other_widths_have_other_parameters() {
 }
 
 #[test]
-fn gradcheck_passes_in_both_precisions() {
-    for (precision, tolerance) in [("f64", 1e-6), ("f32", 1e-4)] {
+fn gradcheck_passes_in_each_precision() {
+    for (precision, tolerance) in [("f64", 1e-6), ("f32", 1e-4), ("bf16", 1e-2), ("fp16", 2e-3)] {
         let report = json(["gradcheck", "--json", "--precision", precision, "--device", "cpu", "--op", "sigmoid"]);
         assert_eq!((report["device"].as_str(), report["precision"].as_str()), (Some("cpu"), Some(precision)));
         assert!(report["device_name"].as_str().unwrap().starts_with("cpu, "));

@@ -79,7 +79,7 @@ fn other_errors_are_one_line_and_end_with_1() {
         (vec!["bench", "--size", "17"], "multiple of 16, such as 32"),
         (vec!["bench", "--model", "rar-nuet"], "did you mean rar-unet?"),
         (vec!["bench", "--model", "x"], "there are unet, "),
-        (vec!["bench", "--precision", "bf16", "--device", "cpu"], "f32"),
+        (vec!["bench", "--precision", "f64", "--device", "cpu"], "f32"),
         (vec!["bench", "--device", "cuda:99"], "cuda:99"),
         (vec!["gradcheck", "--op", "convolutoin"], "did you mean convolution?"),
         (vec!["inspect", "absent.nii.gz"], "absent.nii.gz"),

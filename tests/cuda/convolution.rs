@@ -80,7 +80,7 @@ impl Setup {
 }
 
 /// Multiples of 1/8 from -1 to 1, in an order without pattern.
-fn values<T: Real>(count: usize, seed: usize) -> Vec<T> {
+pub fn values<T: Real>(count: usize, seed: usize) -> Vec<T> {
     let mut state = seed as u64;
     let next = || {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -255,32 +255,43 @@ fn transposed_convolution() {
     ]);
 }
 
-/// Threads and blocks in other orders show a missing barrier.
-/// Forward, what fp16 cannot hold is the largest that it can; a gradient becomes infinite, which lowers the loss scale.
+/// Forward, what fp16 cannot hold is the largest that it can; a gradient becomes infinite, which lowers the loss scale. On
+/// the CPU that rounds, too.
 #[test]
 fn fp16_saturates_forward_alone() {
-    for setup in
-        [convolution(Window::same(3), 16, volume([1, 9, 17], 16)), transposed([1, 2, 2], 16, volume([1, 9, 17], 16))]
-    {
-        let Some(mut device) = super::open_in(Precision::Fp16) else { return };
-        let Built { graph, inputs, kept } = setup.build();
-        let counts: Vec<usize> = inputs.iter().chain(&kept).map(|&value| graph.shape(value).values()).collect();
-        let step = device.load(graph, &kept).unwrap();
-        for (&input, &count) in inputs.iter().zip(&counts) {
-            device.write(step, input, &vec![-100.0; count]).unwrap(); // of the image, the weights, the bias and dout
+    let x = volume([1, 9, 17], 16);
+    let setups = [
+        (convolution(Window::same(3), 16, x.clone()), 65504.0),
+        (relu(Window::same(1), 16, x.clone()), 65504.0),
+        (transposed([1, 2, 2], 16, x.clone()), 65504.0),
+        // Not of tensor cores.
+        (convolution(Window::square(3, 2, 1), 16, x), f32::INFINITY),
+    ];
+    for (setup, expected) in setups {
+        let Some(cuda) = super::open_in(Precision::Fp16) else { return };
+        let cpu = super::rounding::cpu(Precision::Fp16);
+        for mut device in [Box::new(cuda) as Box<dyn Device<f32>>, Box::new(cpu)] {
+            let Built { graph, inputs, kept } = setup.build();
+            let counts: Vec<usize> = inputs.iter().chain(&kept).map(|&value| graph.shape(value).values()).collect();
+            let step = device.load(graph, &kept).unwrap();
+            for (&input, &count) in inputs.iter().zip(&counts) {
+                device.write(step, input, &vec![-100.0; count]).unwrap(); // of the image, the weights, the bias and dout
+            }
+            device.run(step).unwrap();
+            let [out, dx] = [0, 1].map(|index| {
+                let mut found = vec![0.0; counts[inputs.len() + index]];
+                device.read(step, kept[index], &mut found).unwrap();
+                found
+            });
+            // 16 products of 10000 and more: 160000, which only fp16 cannot hold.
+            let (name, op) = (device.name(), &setup.op);
+            assert!(out.iter().all(|&value| value == expected), "{name}: {op:?}");
+            assert!(dx.iter().all(|&value| value == f32::INFINITY), "{name}: {op:?}");
         }
-        device.run(step).unwrap();
-        let [out, dx] = [0, 1].map(|index| {
-            let mut found = vec![0.0; counts[inputs.len() + index]];
-            device.read(step, kept[index], &mut found).unwrap();
-            found
-        });
-        // 16 products of 10000 and more: 160000, which only fp16 cannot hold.
-        assert!(out.iter().all(|&value| value == 65504.0), "{:?}", setup.op);
-        assert!(dx.iter().all(|&value| value == f32::INFINITY), "{:?}", setup.op);
     }
 }
 
+/// Threads and blocks in other orders show a missing barrier.
 #[test]
 fn any_order_of_threads() {
     if in_child() || std::env::var_os("RARUNET_TEST_DEVICE").is_some() {

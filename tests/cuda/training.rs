@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 
 const STEPS: usize = 20;
 const BATCH: usize = 3;
-const SIZE: [usize; 2] = [16, 32];
+pub const SIZE: [usize; 2] = [16, 32];
 /// The paper's. At much higher rates Adam's first steps, whose size does not depend on the gradient's, turn rounding into
 /// different weights.
-const LEARNING_RATE: f64 = 1e-5;
+pub const LEARNING_RATE: f64 = 1e-5;
 /// How near the losses are to the CPU's, relatively.
 const TOLERANCE: f64 = 1e-4;
 

@@ -1,9 +1,9 @@
 //! Every op against central differences, and that the check finds a gradient that is wrong.
 
 use rarunet_cuda::Result;
-use rarunet_cuda::device::Device;
 use rarunet_cuda::device::cpu::{Call, Cpu, CpuDevice, InstructionSet, OnCpu, Real};
 use rarunet_cuda::device::cuda::{Launcher, OnCuda};
+use rarunet_cuda::device::{Device, Precision};
 use rarunet_cuda::gradcheck::{Check, TOLERANCE_F64, run, run_cases};
 use rarunet_cuda::graph::{Graph, ValueId};
 use rarunet_cuda::ops::case::Case;
@@ -36,6 +36,19 @@ fn convolution_agrees_with_any_instruction_set() {
             let checks = run::<f64>(device, Some("convolution"), TOLERANCE_F64, |_| {}).unwrap();
             assert!(checks.iter().all(|check| check.passed && check.cases > 30), "{set:?}: {checks:?}");
         }
+    }
+}
+
+/// As the kernels are checked in 16 bits.
+#[test]
+fn every_op_agrees_where_the_cpu_rounds() {
+    for (precision, tolerance) in [(Precision::Bf16, 1e-2), (Precision::Fp16, 2e-3)] {
+        let device = || -> Result<Box<dyn Device<f32>>> { Ok(Box::new(CpuDevice::new()?.rounding(precision))) };
+        let checks = run(device, None, tolerance, |_| {}).unwrap();
+        assert!(checks.iter().all(|check| check.passed), "{precision}: {checks:#?}");
+        // Rounded to 8 bits, or to 11.
+        let convolution = checks.iter().find(|check| check.op == "convolution").unwrap();
+        assert!(convolution.max_relative_error > 0.1 * tolerance, "{precision}: {convolution:?}");
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod operand;
 mod real;
+mod rounding;
 mod simd;
 pub mod tile;
 pub mod winograd;
@@ -13,11 +14,12 @@ pub use operand::{Call, Input, Output};
 pub use real::Real;
 pub use tile::InstructionSet;
 
+use super::kernels::Element;
 use super::{Device, Precision, StepId, Steps};
 use crate::graph::{Graph, Region, ValueId};
 use crate::plan::{Location, Memory, Plan, shapes};
 use crate::resources;
-use crate::tensor::Shape;
+use crate::tensor::{Shape, Storage};
 use crate::{Error, Result};
 use operand::{Pointers, SpanMut};
 use std::sync::{Mutex, MutexGuard};
@@ -43,6 +45,8 @@ pub struct Cpu<T: Real> {
     /// A piece of scratch memory for each thread, grown to what ops ask for.
     scratch: Vec<Mutex<Vec<Line>>>,
     winograd: bool,
+    /// What is stored: less than `T` only where a GPU's 16 bits are wanted.
+    precision: Precision,
 }
 
 impl<T: Real> Cpu<T> {
@@ -79,6 +83,10 @@ pub struct CpuDevice<T: Real> {
     steps: Steps,
     arena: Buffer<T>,
     state: [Buffer<T>; 3],
+    /// The parameters, rounded, for those who read them in 16 bits.
+    copies: Buffer<T>,
+    /// Of each node of each step, whether its output 0 saturates.
+    saturating: Vec<Vec<bool>>,
 }
 
 impl<T: Real> CpuDevice<T> {
@@ -102,12 +110,16 @@ impl<T: Real> CpuDevice<T> {
             .map_err(|error| device_error(error.to_string()))?;
         let scratch = (0..threads.current_num_threads()).map(|_| Mutex::new(Vec::new())).collect();
         let state = std::array::from_fn(|_| Buffer::new());
-        let cpu = Cpu { threads, tiles: T::tiles(set), scratch, winograd: true };
-        Ok(CpuDevice { cpu, steps: Steps::default(), arena: Buffer::new(), state })
+        let cpu = Cpu { threads, tiles: T::tiles(set), scratch, winograd: true, precision: T::PRECISION };
+        let (steps, saturating) = (Steps::default(), Vec::new());
+        Ok(CpuDevice { cpu, steps, arena: Buffer::new(), state, copies: Buffer::new(), saturating })
     }
 
     fn pointers(&mut self) -> Pointers<T> {
-        Pointers { arena: self.arena.as_mut_ptr(), state: self.state.each_mut().map(Buffer::as_mut_ptr) }
+        let state = self.state.each_mut().map(Buffer::as_mut_ptr);
+        let reduced = self.cpu.precision.is_reduced();
+        let copies = if reduced { self.copies.as_mut_ptr() } else { state[Region::Parameters as usize] };
+        Pointers { arena: self.arena.as_mut_ptr(), state, copies }
     }
 
     /// With convolutions as plain sums of products, which are exact where those are; slower.
@@ -138,16 +150,25 @@ impl<T: Real> CpuDevice<T> {
         operations as f64 / seconds.fold(f64::INFINITY, f64::min)
     }
 
+    /// The instruction set, and what is rounded to.
+    fn arithmetic(&self) -> String {
+        let Cpu { tiles, precision, .. } = self.cpu;
+        if precision.is_reduced() { format!("{}, rounding to {precision}", tiles.name) } else { tiles.name.into() }
+    }
+
     /// Runs some nodes of a step, in order.
     fn run_some(&mut self, step: StepId, positions: impl Iterator<Item = usize> + Send) {
         let pointers = self.pointers();
         let plan = self.steps.get(step);
-        let cpu = &self.cpu;
+        let (cpu, saturating) = (&self.cpu, &self.saturating[step.0]);
         cpu.threads.install(|| {
             for position in positions {
                 let node = &plan.nodes[position];
                 let op = &*plan.graph.nodes()[node.index].op;
                 T::code(op).run(cpu, Call::new(plan, node, &pointers));
+                if cpu.precision.is_reduced() {
+                    cpu.round_outputs(Call::new(plan, node, &pointers), saturating[position]);
+                }
             }
         });
     }
@@ -165,18 +186,25 @@ impl<T: Real> CpuDevice<T> {
 
 impl<T: Real> Device<T> for CpuDevice<T> {
     fn name(&self) -> String {
-        format!("cpu, {} threads, {}", self.cpu.threads.current_num_threads(), self.cpu.tiles.name)
+        format!("cpu, {} threads, {}", self.cpu.threads.current_num_threads(), self.arithmetic())
     }
 
     fn kind(&self) -> String {
-        format!("cpu, {}", self.cpu.tiles.name)
+        format!("cpu, {}", self.arithmetic())
     }
 
     fn precision(&self) -> Precision {
-        T::PRECISION
+        self.cpu.precision
+    }
+
+    fn element(&self, _: Storage) -> Element {
+        Element::F32
     }
 
     fn allocate_state(&mut self, region: Region, count: usize) -> Result<()> {
+        if region == Region::Parameters && self.cpu.precision.is_reduced() {
+            self.copies.grow(count)?;
+        }
         self.state[region as usize].grow(count)
     }
 
@@ -190,11 +218,12 @@ impl<T: Real> Device<T> for CpuDevice<T> {
             .collect();
         let plan = Plan::new(graph, keep, |_| size_of::<T>(), |index| needs[index]);
         self.arena.grow(plan.arena / size_of::<T>())?;
+        self.saturating.push(rounding::saturating(&plan));
         Ok(self.steps.add(plan))
     }
 
     fn planned_bytes(&self) -> u64 {
-        let buffers = self.state.iter().chain([&self.arena]);
+        let buffers = self.state.iter().chain([&self.arena, &self.copies]);
         buffers.map(|buffer| (buffer.lines.len() * size_of::<Line>()) as u64).sum()
     }
 
@@ -205,12 +234,19 @@ impl<T: Real> Device<T> for CpuDevice<T> {
     fn write(&mut self, step: StepId, value: ValueId, data: &[T]) -> Result<()> {
         let plan = self.steps.get(step);
         let (location, shape) = (plan.location(value), plan.shape(value).clone());
-        let span = self.span(location, &shape);
-        shape.scatter(data, span, location.stride);
+        shape.scatter(data, self.span(location, &shape), location.stride);
+        if (shape.storage, location.memory) == (Storage::Reduced, Memory::Arena) {
+            let CpuDevice { cpu, arena, .. } = self;
+            cpu.round(&mut arena.as_mut_slice()[location.start..][..shape.elements()], false);
+        }
         Ok(())
     }
 
     fn run(&mut self, step: StepId) -> Result<()> {
+        if self.cpu.precision.is_reduced() {
+            let parameters = self.state[Region::Parameters as usize].as_mut_slice();
+            self.cpu.copy_rounded(parameters, self.copies.as_mut_slice());
+        }
         self.run_some(step, 0..self.steps.get(step).nodes.len());
         Ok(())
     }

@@ -5,9 +5,9 @@
 //! through [`Call::map`] or [`Call::zip`]; [`Call`] checks this, and so everything here is safe to use.
 
 use super::Real;
-use crate::graph::ValueId;
+use crate::graph::{Region, ValueId};
 use crate::plan::{Location, Memory, Plan, PlannedNode};
-use crate::tensor::Shape;
+use crate::tensor::{Shape, Storage};
 use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -199,15 +199,18 @@ pub fn task_positions(channels: usize) -> usize {
 pub(super) struct Pointers<T> {
     pub arena: *mut T,
     pub state: [*mut T; 3],
+    /// The parameters as those read them that read in [`Storage::Reduced`].
+    pub copies: *mut T,
 }
 
 // SAFETY: a place alone; whoever makes operands from it answers for how they are used.
 unsafe impl<T: Send> Sync for Pointers<T> {}
 
 impl<T> Pointers<T> {
-    fn at(&self, location: Location) -> *mut T {
+    fn at(&self, location: Location, storage: Storage) -> *mut T {
         let base = match location.memory {
             Memory::Arena => self.arena,
+            Memory::State(Region::Parameters) if storage == Storage::Reduced => self.copies,
             Memory::State(region) => self.state[region as usize],
         };
         // SAFETY: the plan's locations lie inside the memories that were allocated for it.
@@ -237,13 +240,18 @@ impl<'a, T: Real> Call<'a, T> {
 
     fn raw_input(&self, index: usize) -> Input<'a, T> {
         let id = self.ids().0[index];
-        let location = self.plan.location(id);
-        Input { pointer: self.pointers.at(location), shape: self.plan.shape(id), stride: location.stride }
+        let (location, shape) = (self.plan.location(id), self.plan.shape(id));
+        Input { pointer: self.pointers.at(location, shape.storage), shape, stride: location.stride }
     }
 
     /// How many inputs there are.
     pub fn inputs(&self) -> usize {
         self.ids().0.len()
+    }
+
+    /// How many outputs there are.
+    pub fn outputs(&self) -> usize {
+        self.ids().1.len()
     }
 
     /// Input `index`, which no output overlaps.
@@ -273,7 +281,8 @@ impl<'a, T: Real> Call<'a, T> {
         self.taken |= 1 << index;
         let id = self.ids().1[index];
         let (location, shape) = (self.plan.location(id), self.plan.shape(id));
-        Output { pointer: self.pointers.at(location), shape, stride: location.stride, positions: 0..shape.positions() }
+        let pointer = self.pointers.at(location, shape.storage);
+        Output { pointer, shape, stride: location.stride, positions: 0..shape.positions() }
     }
 
     /// The scratch memory that the op asked for; it can be had once. What stands in it is arbitrary.

@@ -14,7 +14,7 @@ use crate::device::cpu::operand::{Span, SpanMut};
 use crate::device::cpu::tile::{Product, Start};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Output, Real};
 use crate::ops::affine::Terms;
-use crate::tensor::Shape;
+use crate::tensor::{Shape, Storage};
 use rayon::prelude::*;
 
 /// The largest kernel has 7 x 7 x 7 elements.
@@ -84,11 +84,13 @@ pub(in crate::ops) struct Epilogue<'a, T> {
     pub relu: bool,
     /// and so do those where this is not above zero.
     pub mask: Option<Input<'a, T>>,
+    /// As [`Op::saturates`] says.
+    pub saturates: bool,
 }
 
 impl<T> Default for Epilogue<'_, T> {
     fn default() -> Self {
-        Epilogue { added: None, affine: None, relu: false, mask: None }
+        Epilogue { added: None, affine: None, relu: false, mask: None, saturates: false }
     }
 }
 
@@ -102,12 +104,17 @@ impl<T: Real> Epilogue<'_, T> {
         self.added.is_some() || self.affine.is_some() || self.mask.is_some()
     }
 
-    pub(super) fn apply(&self, out: &mut Output<T>) {
+    pub(super) fn apply(&self, cpu: &Cpu<T>, out: &mut Output<T>) {
         if !self.has_tensors() {
             return;
         }
+        let reduced = out.shape().storage == Storage::Reduced;
         for position in out.positions() {
             let pixel = out.pixel(position);
+            // A GPU adds to what it has rounded.
+            if reduced && (self.added.is_some() || self.affine.is_some()) {
+                cpu.round(pixel, self.saturates);
+            }
             if let Some(added) = self.added {
                 pixel.iter_mut().zip(added.pixel(position)).for_each(|(out, &added)| *out += added);
             }
@@ -153,7 +160,7 @@ impl<T: Real> Correlation<'_, T> {
                 let start = ((sample * depth + corner[0]) * height + corner[1]) * width * x.stride();
                 self.run_band(cpu, x.span(), start, [depth, height, width], x.stride(), &mut out);
             }
-            self.epilogue.apply(&mut out);
+            self.epilogue.apply(cpu, &mut out);
         });
     }
 
@@ -268,13 +275,15 @@ impl<T: Real> OnCpu<T> for Convolution {
         let (x, weight) = (call.input(0), call.input(1));
         let bias = self.has_bias(call.inputs()).then(|| call.input(2));
         let first = self.first_added(call.inputs());
+        let out = call.output(0);
+        let saturates = self.is_limited(call.inputs(), x.shape(), out.shape());
         let epilogue = Epilogue {
             added: self.add.then(|| call.input(first)),
             affine: self.affine.then(|| Terms::new(first, |index| call.input(index))),
             relu: self.relu,
             mask: None,
+            saturates,
         };
-        let out = call.output(0);
         if self.is_winograd(cpu, x.shape(), out.shape()) {
             let weights = WeightPoints::forward(cpu, call.workspace(), weight, x.shape().channels.used());
             return weights.correlate(cpu, x, out, bias.as_ref().map(Input::dense), epilogue);
@@ -315,6 +324,7 @@ impl<T: Real> OnCpu<T> for ConvolutionInputGradient {
             affine: self.affine.then(|| Terms::new(first, |index| call.input(index))),
             relu: false,
             mask: self.mask.then(|| call.input(call.inputs() - 1)),
+            saturates: false,
         };
         let mut dx = call.output(0);
         if !self.shortcut {

@@ -14,7 +14,7 @@ mod winograd;
 pub(super) use bias::BiasGradient;
 pub(super) use cpu::Weights;
 pub(super) use cuda::{Epilogue, TILE_64X32, TILE_128X64, Tile, any_kernel, tensor_form};
-pub(super) use tensor::TensorProduct;
+pub(super) use tensor::{Form, TensorProduct};
 
 use super::window::Window;
 use super::{Gradient, Op, Rewritten};
@@ -85,6 +85,11 @@ impl Convolution {
         inputs - if self.affine { 3 } else { usize::from(self.add) }
     }
 
+    /// Whether it saturates: only with a bias, as the gradient of a transposed convolution is a convolution without one.
+    fn is_limited(&self, inputs: usize, x: &Shape, out: &Shape) -> bool {
+        self.has_bias(inputs) && Form::of(self.window, self.groups, [x, out]).is_some()
+    }
+
     /// The weights' shape for inputs with these channels. They are reduced where input and output are, for tensor cores.
     pub fn weight_shape(&self, input: &Channels) -> Shape {
         let storage = if self.full { Storage::Full } else { weight_storage(input, &self.out) };
@@ -149,6 +154,10 @@ impl Op for Convolution {
 
     fn ends_in_relu(&self) -> bool {
         self.relu
+    }
+
+    fn saturates(&self, inputs: &[&Shape], outputs: &[&Shape]) -> bool {
+        self.is_limited(inputs.len(), inputs[0], outputs[0])
     }
 
     fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {

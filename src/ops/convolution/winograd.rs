@@ -258,7 +258,7 @@ impl<'a, T: Real> WeightPoints<'a, T> {
                     }
                 }
             });
-            epilogue.apply(&mut out);
+            epilogue.apply(cpu, &mut out);
         });
     }
 
