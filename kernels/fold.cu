@@ -23,10 +23,10 @@ KERNEL_WITH_THREADS(fold_forward, FOLD_THREADS)(
   const Element* from = weight + row * inputs;
   float sum = 0.0f;
   for (int c = threadIdx.x; c < inputs; c += FOLD_THREADS) {
-    const float value = to_float(from[c]), exact = value * scale[c];
-    const Element rounded = from_float<Element>(exact);
+    const float value = to_float(from[c]), factor = scale[c];
+    const Element rounded = from_float<Element>(value * factor);
     folded[row * inputs + c] = rounded;
-    sum += value * shift[c] + mean[c] * (exact - to_float(rounded));
+    sum += value * shift[c] + mean[c] * fmaf(value, factor, -to_float(rounded));
   }
   sum = block_sum(sum);
   if (threadIdx.x == 0) folded_bias[row] = bias[row % biases] + sum;

@@ -85,17 +85,24 @@ impl Op for FoldGradient {
 // ------------------------------------------------------------------ CPU
 
 impl<T: Real> OnCpu<T> for Fold {
-    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+    fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
         let (weight, bias, scale) = (call.input(0), call.input(1), call.input(2));
         let Rows { inputs, biases, .. } = Rows::of(weight.shape(), bias.shape(), scale.shape());
-        let (weight, bias, scale, shift) = (weight.dense(), bias.dense(), scale.dense(), call.input(3).dense());
+        let reduced = weight.shape().storage == Storage::Reduced;
+        let [weight, bias, scale] = [weight, bias, scale].map(|input| input.dense());
+        let (shift, mean) = (call.input(3).dense(), call.input(4).dense());
         let (mut folded, mut folded_bias) = (call.output(0), call.output(1));
         let rows = weight.par_chunks_exact(inputs).zip(folded.dense().par_chunks_exact_mut(inputs));
         rows.zip(folded_bias.dense().par_iter_mut()).enumerate().for_each(|(row, ((weight, folded), sum))| {
-            *sum = bias[row % biases] + weight.iter().zip(shift).map(|(&weight, &shift)| weight * shift).sum::<T>();
-            folded.iter_mut().zip(weight.iter().zip(scale)).for_each(|(folded, (&weight, &scale))| {
-                *folded = weight * scale;
+            folded.iter_mut().zip(weight.iter().zip(scale)).for_each(|(folded, (&w, &scale))| *folded = w * scale);
+            if reduced {
+                cpu.round(folded, false);
+            }
+            let terms = (0..inputs).map(|c| {
+                let [weight, scale, folded] = [weight[c], scale[c], folded[c]].map(T::to_f64);
+                weight * shift[c].to_f64() + mean[c].to_f64() * (weight * scale - folded)
             });
+            *sum = bias[row % biases] + T::from_f64(terms.sum());
         });
     }
 }
