@@ -20,6 +20,8 @@ use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::any::Any;
+use std::array;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Whether `map` has a factor for each pixel of `x`.
@@ -39,7 +41,7 @@ struct Present<const N: usize>([bool; N]);
 
 impl<const N: usize> Present<N> {
     fn only(indices: &[usize]) -> Self {
-        Present(std::array::from_fn(|index| indices.contains(&index)))
+        Present(array::from_fn(|index| indices.contains(&index)))
     }
 
     /// All inputs, of those that there are.
@@ -162,22 +164,36 @@ struct Refined<'a, T> {
 }
 
 impl<T: Real> Refined<'_, T> {
-    /// Writes the gradient of a pixel.
+    /// Writes the gradient of a pixel, but for the maxima.
     fn write(&self, position: usize, row: &mut [T]) {
-        let pixels = self.x.pixels();
-        let (sample, pixel) = (position / pixels, T::from_f64((position % pixels) as f64));
-        match self.gate {
-            Some((dout, gate)) => {
-                let values = dout.pixel(position).iter().zip(gate.pixel(sample));
-                row.iter_mut().zip(values).for_each(|(out, (&dout, &gate))| *out = dout * gate);
+        let sample = position / self.x.pixels();
+        let scale = T::ONE / T::from_f64(self.x.pixels() as f64);
+        let given = self.gate.map(|(dout, gate)| (dout.pixel(position), gate.pixel(sample)));
+        match (given, self.pool.map(|(dout, _)| dout.pixel(sample))) {
+            (Some((dout, gate)), Some(dmean)) => {
+                let values = dout.iter().zip(gate).zip(dmean);
+                let gradient = |((&dout, &gate), &dmean)| dout * gate + dmean * scale;
+                row.iter_mut().zip(values).for_each(|(out, values)| *out = gradient(values));
             }
-            None => row.fill(T::ZERO),
+            (Some((dout, gate)), None) => {
+                row.iter_mut().zip(dout.iter().zip(gate)).for_each(|(out, (&dout, &gate))| *out = dout * gate);
+            }
+            (None, Some(dmean)) => row.iter_mut().zip(dmean).for_each(|(out, &dmean)| *out = dmean * scale),
+            (None, None) => row.fill(T::ZERO),
         }
-        if let Some((dout, places)) = self.pool {
-            let scale = T::ONE / T::from_f64(pixels as f64);
-            let values = dout.pixel(sample).iter().zip(dout.pixel(self.x.batch + sample)).zip(places.pixel(sample));
-            for (out, ((&dmean, &dmaximum), &place)) in row.iter_mut().zip(values) {
-                *out += dmean * scale + if place == pixel { dmaximum } else { T::ZERO };
+    }
+
+    /// Calls `give(position, channel, dmaximum)` for the maxima among some pixels.
+    fn for_each_maximum(&self, positions: Range<usize>, mut give: impl FnMut(usize, usize, T)) {
+        let Some((dout, places)) = self.pool else { return };
+        let pixels = self.x.pixels();
+        for sample in positions.start / pixels..positions.end.div_ceil(pixels) {
+            let dmaxima = places.pixel(sample).iter().zip(dout.pixel(self.x.batch + sample));
+            for (channel, (&place, &dmaximum)) in dmaxima.enumerate() {
+                let position = sample * pixels + place.to_f64() as usize;
+                if positions.contains(&position) {
+                    give(position, channel, dmaximum);
+                }
             }
         }
     }
@@ -188,26 +204,34 @@ impl<T: Real> OnCpu<T> for AttentionGradient {
         let inputs = (0..call.inputs()).map(|index| call.input(index));
         let [map, dout, gate, dpixels, places, dchannels, winners, mask] = self.present.all(inputs);
         let refined = Refined { gate: dout.zip(gate), pool: dpixels.zip(places), x: &self.x };
-        let count = self.x.channels.count();
+        let (channels, count) = (self.x.channels.stored(), self.x.channels.count());
         let share = T::ONE / T::from_f64(count as f64);
-        call.output(0).for_each_pixel(|position, dx| {
-            match map {
-                Some(map) => {
-                    refined.write(position, dx);
-                    let factor = map.pixel(position)[0];
-                    dx.iter_mut().for_each(|dx| *dx = *dx * factor);
+        let factor = |position: usize| map.map_or(T::ONE, |map| map.pixel(position)[0]);
+        let is_open = |position: usize, channel: usize| mask.is_none_or(|mask| mask.pixel(position)[channel] > T::ZERO);
+        call.output(0).blocks(task_positions(channels)).for_each(|mut block| {
+            for position in block.positions() {
+                let dx = block.pixel(position);
+                refined.write(position, dx);
+                let factor = factor(position);
+                let dmean = dchannels.map_or(T::ZERO, |dout| dout.pixel(position)[0] * share);
+                match mask {
+                    Some(mask) => dx.iter_mut().zip(mask.pixel(position)).for_each(|(dx, &mask)| {
+                        let sum = *dx * factor + dmean;
+                        *dx = if mask > T::ZERO { sum } else { T::ZERO };
+                    }),
+                    None => dx.iter_mut().for_each(|dx| *dx = *dx * factor + dmean),
                 }
-                None => dx.fill(T::ZERO),
+                dx[count..].fill(T::ZERO);
+                if let Some((dout, winners)) = dchannels.zip(winners) {
+                    let winner = winners.pixel(position)[0].to_f64() as usize;
+                    dx[winner] += if is_open(position, winner) { dout.pixel(position)[1] } else { T::ZERO };
+                }
             }
-            if let Some((dout, winners)) = dchannels.zip(winners) {
-                let (dmean, dmaximum) = (dout.pixel(position)[0] * share, dout.pixel(position)[1]);
-                dx[..count].iter_mut().for_each(|dx| *dx += dmean);
-                dx[winners.pixel(position)[0].to_f64() as usize] += dmaximum;
-            }
-            if let Some(mask) = mask {
-                let values = dx.iter_mut().zip(mask.pixel(position));
-                values.for_each(|(dx, &mask)| *dx = if mask > T::ZERO { *dx } else { T::ZERO });
-            }
+            refined.for_each_maximum(block.positions(), |position, channel, dmaximum| {
+                if channel < count && is_open(position, channel) {
+                    block.pixel(position)[channel] += dmaximum * factor(position);
+                }
+            });
         });
     }
 }
@@ -240,15 +264,23 @@ impl<T: Real> OnCpu<T> for AttentionMapGradient {
                     dmap.pixel(position)[0] = dot(row, x.pixel(position));
                 }
             });
+            refined.for_each_maximum(dmap.positions(), |position, channel, dmaximum| {
+                dmap.pixel(position)[0] += dmaximum * x.pixel(position)[channel];
+            });
         });
     }
 }
 
 // ------------------------------------------------------------------ CUDA
 
-/// The pointer and the stride of an input that may be missing: its stride is then 0.
-fn pointer_and_stride(operand: Option<Operand>, missing: Pointer) -> (Pointer, usize) {
-    operand.map_or((missing, 0), |operand| (operand.pointer, operand.stride))
+/// The pointers to inputs that may be missing, and their strides, which are then 0.
+fn arguments<const N: usize>(
+    inputs: &[Option<Operand>; N],
+    elements: [Element; N],
+    any: Pointer,
+) -> ([Pointer; N], [usize; N]) {
+    let pointer = |index: usize| inputs[index].map_or(any.unused(elements[index]), |input| input.pointer);
+    (array::from_fn(pointer), inputs.map(|input| input.map_or(0, |input| input.stride)))
 }
 
 impl OnCuda for AttentionGradient {
@@ -258,16 +290,16 @@ impl OnCuda for AttentionGradient {
         let [_, dout, gate, dpixels, places, _, _, mask] = &inputs;
         let grid =
             PixelGrid::new(dx.channels(), [dout, gate, dpixels, places, mask].into_iter().flatten().chain([&dx]));
-        let [like_dx, float] = [dx.element(), Element::F32].map(|element| dx.pointer.unused(element));
-        let missing = [float, like_dx, float, float, float, float, float, like_dx];
-        let inputs: Vec<_> = inputs.into_iter().zip(missing).map(|(input, it)| pointer_and_stride(input, it)).collect();
+        let mut elements = [Element::F32; 8];
+        [elements[1], elements[MASK]] = [dx.element(); 2];
+        let (pointers, strides) = arguments(&inputs, elements, dx.pointer);
         let (batch, pixels) = (self.x.batch, self.x.pixels());
         launcher
             .kernel(ATTENTION_BACKWARD)
             .pointers([dx.pointer])
-            .pointers(inputs.iter().map(|&(pointer, _)| pointer))
+            .pointers(pointers)
             .sizes([pixels, self.x.channels.count(), dx.channels(), dx.stride])
-            .sizes(inputs.iter().map(|&(_, stride)| stride))
+            .sizes(strides)
             .sizes([grid.width])
             .launch(grid.over(pixels, batch))
     }
@@ -278,16 +310,15 @@ impl OnCuda for AttentionMapGradient {
         let (dmap, x) = (launcher.output(0), launcher.input(0));
         let inputs = self.present.all((0..launcher.inputs()).map(|index| launcher.input(index)));
         let grid = LaneGrid::new(x.channels(), inputs.iter().flatten());
-        let [like_x, float] = [x.element(), Element::F32].map(|element| x.pointer.unused(element));
-        let missing = [like_x, like_x, float, float, float];
-        let inputs: Vec<_> = inputs.into_iter().zip(missing).map(|(input, it)| pointer_and_stride(input, it)).collect();
+        let elements = [x.element(), x.element(), Element::F32, Element::F32, Element::F32];
+        let (pointers, strides) = arguments(&inputs, elements, x.pointer);
         let (batch, pixels) = (x.shape.batch, x.shape.pixels());
         launcher
             .kernel(ATTENTION_BACKWARD_MAP)
             .pointers([dmap.pointer])
-            .pointers(inputs.iter().map(|&(pointer, _)| pointer))
+            .pointers(pointers)
             .sizes([pixels, x.channels(), dmap.stride])
-            .sizes(inputs.iter().map(|&(_, stride)| stride))
+            .sizes(strides)
             .sizes([grid.width])
             .launch(grid.over(pixels, batch))
     }

@@ -63,13 +63,23 @@ fn pool<T: Real>(pixel: &[T]) -> Pooled<T> {
             channels[lane] += step;
         }
     }
-    let mut pooled = Pooled { sum: sums.into_iter().sum(), maximum: maxima[0], winner: winners[0] };
-    for (&maximum, &winner) in maxima.iter().zip(&winners).skip(1).chain(rest.iter().zip(&channels)) {
-        if maximum > pooled.maximum || (maximum == pooled.maximum && winner < pooled.winner) {
-            (pooled.maximum, pooled.winner) = (maximum, winner);
+    // Pairs of lanes, without a branch that no processor could predict.
+    for half in [4, 2, 1] {
+        for lane in 0..half {
+            let (maximum, winner) = (maxima[lane + half], winners[lane + half]);
+            let wins = (maximum > maxima[lane]) | ((maximum == maxima[lane]) & (winner < winners[lane]));
+            maxima[lane] = if wins { maximum } else { maxima[lane] };
+            winners[lane] = if wins { winner } else { winners[lane] };
+            sums[lane] += sums[lane + half];
         }
     }
-    pooled.sum += rest.iter().copied().sum();
+    let mut pooled = Pooled { sum: sums[0], maximum: maxima[0], winner: winners[0] };
+    for (&value, &channel) in rest.iter().zip(&channels) {
+        pooled.sum += value;
+        if value > pooled.maximum {
+            (pooled.maximum, pooled.winner) = (value, channel);
+        }
+    }
     pooled
 }
 
