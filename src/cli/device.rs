@@ -86,7 +86,7 @@ impl FromStr for PrecisionName {
         match Precision::ALL.into_iter().find(|precision| precision.name() == text) {
             Some(precision) => Ok(PrecisionName::Exactly(precision)),
             None if text == "auto" => Ok(PrecisionName::Auto),
-            None => Err("give auto, f32, bf16, fp16 or, to check gradients on the CPU, f64".into()),
+            None => Err("give auto, f32, tf32, bf16, fp16 or, to check gradients on the CPU, f64".into()),
         }
     }
 }
@@ -97,8 +97,8 @@ pub struct DeviceArgs {
     /// Where to compute: auto, cpu, cuda:N or emulator
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceName,
-    /// What numbers to compute with: auto, f32, bf16 or fp16; auto is bf16 on a GPU, fp16 on one without bf16,
-    /// f32 on the CPU
+    /// What numbers to compute with: auto, f32, tf32, bf16 or fp16; auto is bf16 on a GPU, fp16 on one without
+    /// bf16, f32 on the CPU
     #[arg(long, value_name = "PRECISION", default_value = "auto")]
     pub precision: PrecisionName,
     /// Threads of the CPU; as many as it has cores unless told otherwise
