@@ -74,7 +74,7 @@ template <class T_, bool transposed_> struct AlignedOperands {
     const int offset = tap_offset(g, tap) * source_stride + channel;
 #pragma unroll
     for (int i = 0; i < T::a_quads; ++i) {
-      const bool found = (bits[i] & needed) == needed;  // and the offset is not below 0, which spares instructions
+      const bool found = (bits[i] & needed) == needed;  // which makes the offset a positive one
       a[i] = load_quad<true>(source + static_cast<unsigned>(offsets[i] + offset), found && has(T::inner_along()), 4);
     }
     const bool has_weight = has(transposed ? T::inner_along() : T::inner_across());
@@ -142,7 +142,7 @@ template <class T_, bool transposed_, class Source_ = float, class Weight_ = flo
       b[0] = load_quad<false>(address, loads_b<T, true>() && column < place.outputs, count);
     } else {
       const int column = place.column + T::column_across(0);
-      const int weight_tap = (inner + T::inner_across()) / channels, weight_channel = (inner + T::inner_across()) % channels;
+      const int across = inner + T::inner_across(), weight_tap = across / channels, weight_channel = across % channels;
       const int row = weight_tap * place.inputs + weight_channel;
       const Weight* address = weight + row * (place.groups * place.outputs) + place.group * place.outputs + column;
       const bool exists = weight_tap < taps && weight_channel < place.inputs && loads_b<T, false>();

@@ -75,7 +75,8 @@ template <int row_quads, int column_quads> struct Tile {
   static constexpr int inner = TILE_INNER;                // of a step: two quads
   static constexpr int a_quads = row_quads, b_quads = 1;  // that a thread loads
   static constexpr int column_step = 64;                  // from one of its columns of b to the next
-  static constexpr int padding = 4;  // two quads stored across 16 lines meet all 32 banks; rows stay aligned to 16 bytes
+  // Two quads stored across 16 lines meet all 32 banks; rows stay aligned to 16 bytes.
+  static constexpr int padding = 4;
 
   using Sums = float[4 * row_quads][4 * column_quads];
 
@@ -146,7 +147,7 @@ using Tile64x32 = Tile<1, 1>;   // for small products, which would leave SMs idl
 
 // ---- the product ------------------------------------------------------------------------------------------------------
 
-// Whether this thread loads quads of b, which has fewer columns than the block could load.
+// Whether this thread loads quads of b, which may have fewer columns than the block could load.
 template <class T, bool along> __device__ __forceinline__ bool loads_b() {
   return (along ? T::column_along(0) : T::column_across(0)) < T::columns;
 }

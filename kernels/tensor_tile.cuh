@@ -52,9 +52,9 @@ template <int row_quads, int column_quads> struct TensorTile {
 #pragma unroll
       for (int i = 0; i < a_quads; ++i) {
         const Quad quad = round_to_tf32(a[i]);
-#pragma unroll
-        for (int j = 0; j < 2; ++j)
-          *reinterpret_cast<float2*>(&to.a[2 * quad_across(i) + j][2 * inner_across()]) = {quad[2 * j], quad[2 * j + 1]};
+        float(*pairs)[pair_pitch] = &to.a[2 * quad_across(i)];
+        *reinterpret_cast<float2*>(&pairs[0][2 * inner_across()]) = {quad[0], quad[1]};
+        *reinterpret_cast<float2*>(&pairs[1][2 * inner_across()]) = {quad[2], quad[3]};
       }
     }
   }
@@ -91,7 +91,8 @@ template <int row_quads, int column_quads> struct TensorTile {
     for (int half = 0; half < 2; ++half)
 #pragma unroll
       for (int m = 0; m < 4 * row_quads; m += 2) {
-        const auto a = *reinterpret_cast<const uint4*>(&from.a[warp_row() / 2 + lane_row() + m / 2 * 8][8 * lane_inner() + 4 * half]);
+        const float* pair = from.a[warp_row() / 2 + lane_row() + m / 2 * 8];
+        const auto a = *reinterpret_cast<const uint4*>(pair + 8 * lane_inner() + 4 * half);
 #pragma unroll
         for (int n = 0; n < 2 * column_quads; ++n) {
           float d[4] = {sums[m][2 * n], sums[m][2 * n + 1], sums[m + 1][2 * n], sums[m + 1][2 * n + 1]};
@@ -103,6 +104,6 @@ template <int row_quads, int column_quads> struct TensorTile {
   }
 };
 
-using TensorTile128x64 = TensorTile<2, 2>;
-using TensorTile128x32 = TensorTile<2, 1>;
-using TensorTile64x32 = TensorTile<1, 1>;
+using TensorTile128x64 = TensorTile<2, 2>;  // 2.7 mma for each 16-byte load from shared memory
+using TensorTile128x32 = TensorTile<2, 1>;  // for 32 columns and fewer: 1.6
+using TensorTile64x32 = TensorTile<1, 1>;   // for small products: 1.3

@@ -308,11 +308,16 @@ fn tf32_rounds_factors_alone() {
                 errors[0], errors[1]
             );
             println!("{case}");
-            (0..2).for_each(|of| worst[index][of] = worst[index][of].max(errors[of]));
-            let relu = matches!(op, Layer::Convolution(op) if op.relu);
+            let is = |property: fn(&Convolution) -> bool| matches!(op, Layer::Convolution(op) if property(op));
+            // The input gradient of a strided window has no tiles, and is in f32.
+            let rounds = index != 1 || !is(|op| op.window.stride != [1; 3]);
             // Which values a ReLU lets through differs, too.
-            assert!(errors[0] > 1e-4 && (errors[0] < 2e-3 || relu && index > 0), "{case}");
-            assert!(errors[1] < 5e-6, "{case}"); // f32 sums of up to 8000 products
+            let most = if index > 0 && is(|op| op.relu) { 2e-2 } else { 2e-3 };
+            let [from_exact, from_rounded] = if rounds { errors } else { [errors[1], errors[0]] };
+            // f32 sums have up to 8000 products.
+            assert!((1e-4..most).contains(&from_exact) && from_rounded < 5e-6, "{case}");
+            let [exact, rounded] = worst[index];
+            worst[index] = [exact.max(from_exact), rounded.max(from_rounded)];
         }
     }
     for (what, [exact, rounded]) in ["out", "dx", "dweight"].into_iter().zip(worst) {
