@@ -65,7 +65,7 @@ loops() {
         for (j = start; j <= i; ++j) {
           if (text[j] ~ /HMMA/) ++mma
           if (text[j] ~ /LDGSTS|LDGDEPBAR|DEPBAR/) ++copies
-          if (text[j] ~ /LDS/) ++shared
+          if (text[j] ~ (name ~ /_tf32$/ ? "LDS" : "LDSM")) ++shared
         }
         if (mma > best) { best = mma; n = i - start + 1; best_copies = copies; best_shared = shared }
       }
@@ -92,9 +92,10 @@ echo "## Convolution on tensor cores"
 echo
 echo "Of the inner loop (of all instructions that one turn of it has): matrix products, asynchronous copies with their"
 echo "commits and waits, loads from shared memory (ldmatrix; in tf32 of 16 bytes), all others. The two shares are products and"
-echo "copies, and these with the loads. In tf32 copies go by way of registers, where they are rounded, among the others. Warps are those that the registers of a multiprocessor have room for, of 64 (32 on sm_75);"
-echo "shared memory is dynamic and allows two blocks of 4 warps, one on multiprocessors of 100 KiB or less; in tf32 it is static,"
-echo "and allows as many blocks as the registers do."
+echo "copies, and these with the loads. In tf32 copies go by way of registers, where they are rounded: they are among the"
+echo "others. Warps are those that the registers of a multiprocessor have room for, of 64 (32 on sm_75); shared memory is"
+echo "dynamic and allows two blocks of 4 warps, one on multiprocessors of 100 KiB or less; in tf32 it is static, and on"
+echo "sm_80 allows as many as the registers do."
 echo
 echo "| kernel | target | registers | spilled bytes | warps | products | copies | shared loads | others | share | with loads |"
 echo "|---|---|---|---|---|---|---|---|---|---|---|"
