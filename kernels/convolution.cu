@@ -15,9 +15,6 @@
 #define FORWARD_SIZES \
   GEOMETRY_PARAMETERS, int groups, int inputs, int outputs, int out_stride, int x_stride, int has_bias, int relu
 
-#define FORWARD_ARGUMENTS \
-  out, x, weight, bias, GEOMETRY, groups, inputs, outputs, out_stride, x_stride, has_bias, relu
-
 KERNEL_WITH_THREADS(convolution_forward_any, TILE_THREADS)(
     Element* __restrict__ out,           // [pixels, groups * outputs], stride out_stride
     const Element* __restrict__ x,       // [source pixels, groups * inputs], stride x_stride
@@ -51,9 +48,6 @@ KERNEL_WITH_THREADS(convolution_forward_any_to_full, TILE_THREADS)(
 
 #define BACKWARD_INPUT_SIZES \
   GEOMETRY_PARAMETERS, int groups, int inputs, int outputs, int dx_stride, int dout_stride
-
-#define BACKWARD_INPUT_ARGUMENTS \
-  dx, dout, weight, nullptr, GEOMETRY, groups, inputs, outputs, dx_stride, dout_stride, 0, 0
 
 KERNEL_WITH_THREADS(convolution_backward_input_any, TILE_THREADS)(
     Element* __restrict__ dx,            // [pixels, groups * outputs], stride dx_stride
@@ -246,8 +240,6 @@ KERNEL_WITH_THREADS(convolution_backward_input_narrow, NARROW_THREADS)(
 
 #define BACKWARD_WEIGHT_SIZES \
   GEOMETRY_PARAMETERS, int groups, int inputs, int outputs, int dout_stride, int x_stride, int part_rows
-
-#define BACKWARD_WEIGHT_ARGUMENTS parts, dout, x, GEOMETRY, groups, inputs, outputs, dout_stride, x_stride, part_rows
 
 KERNEL_WITH_THREADS(convolution_backward_weight_any, TILE_THREADS)(
     float* __restrict__ parts,         // [parts, taps * inputs, groups * outputs]

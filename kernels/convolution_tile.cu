@@ -1,20 +1,10 @@
-// Convolution of f32 in f32: matrix products where channels come by 8 and 4, at multiples of 16 bytes; a few vectors
-// times a matrix; and the sums of a gradient's parts.
+// Convolution of f32 in f32: matrix products where channels come by 8 and 4, at multiples of 16 bytes, whose like in tf32
+// are in convolution_tensor_tf32.cu; a few vectors times a matrix; and the sums of a gradient's parts.
 
 #include "correlation.cuh"
 #include "window.cuh"
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
-
-#define FORWARD_PARAMETERS                                                                                       \
-  float* __restrict__ out,              /* [pixels, groups * outputs], stride out_stride */                      \
-      const float* __restrict__ x,      /* [source pixels, groups * inputs], stride x_stride */                  \
-      const float* __restrict__ weight, /* [taps * inputs, groups * outputs] */                                  \
-      const float* __restrict__ bias,   /* [groups * outputs]; not read where has_bias is 0 */                   \
-      GEOMETRY_PARAMETERS, int groups, int inputs, int outputs, int out_stride, int x_stride, int has_bias, int relu
-
-#define FORWARD_ARGUMENTS \
-  out, x, weight, bias, GEOMETRY, groups, inputs, outputs, out_stride, x_stride, has_bias, relu
 
 KERNEL_WITH_THREADS(convolution_forward_128x64, TILE_THREADS)(FORWARD_PARAMETERS) {
   correlate<AlignedOperands<Tile128x64, false>>(FORWARD_ARGUMENTS);
@@ -29,15 +19,6 @@ KERNEL_WITH_THREADS(convolution_forward_64x32, TILE_THREADS)(FORWARD_PARAMETERS)
 }
 
 // ---- input gradient ---------------------------------------------------------------------------------------------------
-
-#define BACKWARD_INPUT_PARAMETERS                                                                                \
-  float* __restrict__ dx,               /* [pixels, groups * outputs], stride dx_stride */                       \
-      const float* __restrict__ dout,   /* [source pixels, groups * inputs], stride dout_stride */               \
-      const float* __restrict__ weight, /* [taps * outputs, groups * inputs] */                                  \
-      GEOMETRY_PARAMETERS, int groups, int inputs, int outputs, int dx_stride, int dout_stride
-
-#define BACKWARD_INPUT_ARGUMENTS \
-  dx, dout, weight, nullptr, GEOMETRY, groups, inputs, outputs, dx_stride, dout_stride, 0, 0
 
 KERNEL_WITH_THREADS(convolution_backward_input_128x64, TILE_THREADS)(BACKWARD_INPUT_PARAMETERS) {
   correlate<AlignedOperands<Tile128x64, true>>(BACKWARD_INPUT_ARGUMENTS);
@@ -127,14 +108,6 @@ KERNEL_WITH_THREADS(convolution_backward_input_vectors, VECTORS_THREADS)(
 }
 
 // ---- weight gradient --------------------------------------------------------------------------------------------------
-
-#define BACKWARD_WEIGHT_PARAMETERS                                                                               \
-  float* __restrict__ parts,          /* [parts, taps * inputs, groups * outputs] */                             \
-      const float* __restrict__ dout, /* [pixels, groups * outputs], stride dout_stride */                       \
-      const float* __restrict__ x,    /* [source pixels, groups * inputs], stride x_stride */                    \
-      GEOMETRY_PARAMETERS, int groups, int inputs, int outputs, int dout_stride, int x_stride, int part_rows
-
-#define BACKWARD_WEIGHT_ARGUMENTS parts, dout, x, GEOMETRY, groups, inputs, outputs, dout_stride, x_stride, part_rows
 
 KERNEL_WITH_THREADS(convolution_backward_weight_128x64, TILE_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
   correlate_weights<Tile128x64, true>(BACKWARD_WEIGHT_ARGUMENTS);

@@ -37,48 +37,61 @@ template <class T_, bool transposed_> struct AlignedOperands {
   const Geometry& g;
   const TilePlace<T>& place;
   const float *source, *weight;
-  int source_stride, offsets[T::row_quads];
-  unsigned bits[T::row_quads];
-  bool has_column;
+  int source_stride, offsets[T::a_quads];
+  unsigned bits[T::a_quads];
+  int weight_offset, columns_left;
   Axes tap = {0, 0, 0};
   int channel = 0;
 
   __device__ __forceinline__ AlignedOperands(const Geometry& g, const TilePlace<T>& place, const float* source,
                                              const float* weight, int source_stride)
-      : g(g), place(place), source(source + place.group * place.inputs + inner_along()), source_stride(source_stride) {
+      : g(g), place(place), source(source), weight(weight), source_stride(source_stride) {
 #pragma unroll
-    for (int i = 0; i < T::row_quads; ++i) {
-      const int pixel = place.pixel + line_along(i);
+    for (int i = 0; i < T::a_quads; ++i) {
+      const int pixel = place.pixel + T::row_along(i);
       const Corner corner = corner_of(g, pixel_at(pixel, g.target));
-      offsets[i] = corner.pixel * source_stride;
+      offsets[i] = corner.pixel * source_stride + place.group * place.inputs + T::inner_along();
       bits[i] = pixel < g.pixels ? bits_inside(g, corner.at) : 0;
     }
-    const int column = place.column + (transposed ? line_along(0) : quad_across(0));
-    has_column = loads_b<T, transposed>() && column < place.outputs;
+    const int column = place.column + (transposed ? T::column_along(0) : T::column_across(0));
+    columns_left = loads_b<T, transposed>() ? place.outputs - column : 0;
     if (transposed) {
       const int row = (volume(g.kernel) - 1) * place.outputs + column, columns = place.groups * place.inputs;
-      this->weight = weight + row * columns + place.group * place.inputs + inner_along();
+      weight_offset = row * columns + place.group * place.inputs + T::inner_along();
     } else {
       const int columns = place.groups * place.outputs;
-      this->weight = weight + inner_across() * columns + place.group * place.outputs + column;
+      weight_offset = T::inner_across() * columns + place.group * place.outputs + column;
     }
   }
 
-  __device__ __forceinline__ int steps() const { return volume(g.kernel) * place.inputs / TILE_INNER; }
+  __device__ __forceinline__ int steps() const { return volume(g.kernel) * divide_up(place.inputs, T::inner); }
 
-  __device__ __forceinline__ void operator()(Quad (&a)[T::row_quads], Quad& b) {
+  // Whether the step has an element of the inner dimension.
+  __device__ __forceinline__ bool has(int inner) const { return !reaches_beyond<T>() || channel + inner < place.inputs; }
+
+  __device__ __forceinline__ void operator()(Quad (&a)[T::a_quads], Quad (&b)[T::b_quads]) {
     const unsigned needed = bits_of(tap, g.kernel);
     const int offset = tap_offset(g, tap) * source_stride + channel;
 #pragma unroll
-    for (int i = 0; i < T::row_quads; ++i)
-      a[i] = load_quad<true>(source + (offsets[i] + offset), (bits[i] & needed) == needed, 4);
-    b = load_quad<true>(weight, has_column, 4);
+    for (int i = 0; i < T::a_quads; ++i) {
+      const bool found = (bits[i] & needed) == needed;  // which makes the offset a positive one
+      a[i] = load_quad<true>(source + static_cast<unsigned>(offsets[i] + offset), found && has(T::inner_along()), 4);
+    }
+    const bool has_weight = has(transposed ? T::inner_along() : T::inner_across());
+    const int column_stride = transposed ? place.groups * place.inputs : 1;
+#pragma unroll
+    for (int i = 0; i < T::b_quads; ++i) {
+      const int column = T::column_step * i;
+      const float* address = weight + static_cast<unsigned>(weight_offset + column * column_stride);
+      b[i] = load_quad<true>(address, has_weight && column < columns_left, 4);
+    }
 
-    channel += TILE_INNER;
-    weight += transposed ? TILE_INNER : TILE_INNER * place.groups * place.outputs;
+    channel += T::inner;
+    weight_offset += transposed ? T::inner : T::inner * place.groups * place.outputs;
     if (channel < place.inputs) return;
+    if (transposed) weight_offset -= place.outputs * place.groups * place.inputs + channel;
+    else if (reaches_beyond<T>()) weight_offset -= (channel - place.inputs) * place.groups * place.outputs;
     channel = 0;
-    if (transposed) weight -= place.outputs * place.groups * place.inputs + place.inputs;
     next_tap(tap, g.kernel);
   }
 };
@@ -90,12 +103,13 @@ template <class T_, bool transposed_, class Source_ = float, class Weight_ = flo
   using Source = Source_;
   using Weight = Weight_;
   static constexpr bool transposed = transposed_, aligned = false, dilated = transposed;
+  static_assert(T::b_quads == 1, "a thread loads one quad of the weights");
   const Geometry& g;
   const TilePlace<T>& place;
   const Source* source;
   const Weight* weight;
   int source_stride, channels;
-  Corner corners[T::row_quads];
+  Corner corners[T::a_quads];
   int inner = 0;
 
   __device__ __forceinline__ AnyOperands(const Geometry& g, const TilePlace<T>& place, const Source* source,
@@ -103,38 +117,38 @@ template <class T_, bool transposed_, class Source_ = float, class Weight_ = flo
       : g(g), place(place), source(source + place.group * place.inputs), weight(weight), source_stride(source_stride),
         channels(whole_quads(place.inputs)) {
 #pragma unroll
-    for (int i = 0; i < T::row_quads; ++i) {
-      const int pixel = place.pixel + line_along(i);
+    for (int i = 0; i < T::a_quads; ++i) {
+      const int pixel = place.pixel + T::row_along(i);
       corners[i] = corner_of(g, pixel_at(pixel, g.target));
       if (pixel >= g.pixels) corners[i].at.depth = NOWHERE;
     }
   }
 
-  __device__ __forceinline__ int steps() const { return divide_up(volume(g.kernel) * channels, TILE_INNER); }
+  __device__ __forceinline__ int steps() const { return divide_up(volume(g.kernel) * channels, T::inner); }
 
-  __device__ __forceinline__ void operator()(Quad (&a)[T::row_quads], Quad& b) {
-    const int taps = volume(g.kernel), number = (inner + inner_along()) / channels;
-    const int channel = (inner + inner_along()) % channels, count = number < taps ? place.inputs - channel : 0;
+  __device__ __forceinline__ void operator()(Quad (&a)[T::a_quads], Quad (&b)[T::b_quads]) {
+    const int taps = volume(g.kernel), number = (inner + T::inner_along()) / channels;
+    const int channel = (inner + T::inner_along()) % channels, count = number < taps ? place.inputs - channel : 0;
     const Axes tap = tap_at(number, g.kernel);
 #pragma unroll
-    for (int i = 0; i < T::row_quads; ++i) {
+    for (int i = 0; i < T::a_quads; ++i) {
       int pixel;
       const bool found = source_pixel<dilated>(pixel, g, corners[i], tap, tap_offset(g, tap));
       a[i] = load_quad<false>(source + (pixel * source_stride + channel), found, count);
     }
     if constexpr (transposed) {
-      const int column = place.column + line_along(0), row = (taps - 1 - number) * place.outputs + column;
+      const int column = place.column + T::column_along(0), row = (taps - 1 - number) * place.outputs + column;
       const Weight* address = weight + row * (place.groups * place.inputs) + place.group * place.inputs + channel;
-      b = load_quad<false>(address, loads_b<T, true>() && column < place.outputs, count);
+      b[0] = load_quad<false>(address, loads_b<T, true>() && column < place.outputs, count);
     } else {
-      const int column = place.column + quad_across(0);
-      const int weight_tap = (inner + inner_across()) / channels, weight_channel = (inner + inner_across()) % channels;
+      const int column = place.column + T::column_across(0);
+      const int across = inner + T::inner_across(), weight_tap = across / channels, weight_channel = across % channels;
       const int row = weight_tap * place.inputs + weight_channel;
       const Weight* address = weight + row * (place.groups * place.outputs) + place.group * place.outputs + column;
       const bool exists = weight_tap < taps && weight_channel < place.inputs && loads_b<T, false>();
-      b = load_quad<false>(address, exists, place.outputs - column);
+      b[0] = load_quad<false>(address, exists, place.outputs - column);
     }
-    inner += TILE_INNER;
+    inner += T::inner;
   }
 };
 
@@ -176,50 +190,53 @@ template <class T, bool aligned, class Dout, class X> struct PixelOperands {
   const Dout* dout;
   const X* x;
   int dout_stride, x_stride;
-  Axes corners[T::row_quads];  // the source pixel that each quad's tap meets, if the step's first pixel were the first
-  int offsets[T::row_quads], row_counts[T::row_quads], column_count;
+  Axes corners[T::a_quads];  // the source pixel that each quad's tap meets, if the step's first pixel were the first
+  int offsets[T::a_quads], row_counts[T::a_quads], dout_offset, column_count;
   Pixel pixel;  // the step's first
-  int index;    // its number
 
   __device__ __forceinline__ PixelOperands(const Geometry& g, const Dout* dout, const X* x, int dout_stride,
-                                           int x_stride, int inputs, int outputs, int tile_row, int tile_column,
-                                           int first_pixel)
-      : g(g), dout_stride(dout_stride), x(x), x_stride(x_stride), pixel(pixel_at(first_pixel, g.target)),
-        index(first_pixel) {
+                                           int x_stride, int group, int inputs, int outputs, int tile_row,
+                                           int tile_column, int first_pixel)
+      : g(g), dout(dout), x(x), dout_stride(dout_stride), x_stride(x_stride), pixel(pixel_at(first_pixel, g.target)) {
     const int channels = aligned ? inputs : whole_quads(inputs);
 #pragma unroll
-    for (int i = 0; i < T::row_quads; ++i) {
-      const int row = tile_row + quad_across(i), channel = row % channels;
+    for (int i = 0; i < T::a_quads; ++i) {
+      const int row = tile_row + T::row_across(i), channel = row % channels;
       const Axes tap = tap_at(row / channels, g.kernel);
       corners[i] = {tap.depth - g.padding.depth, tap.height - g.padding.height,
-                    tap.width - g.padding.width + inner_across() * g.stride.width};
-      offsets[i] = tap_offset(g, corners[i]) * x_stride + channel;
+                    tap.width - g.padding.width + T::inner_across() * g.stride.width};
+      offsets[i] = tap_offset(g, corners[i]) * x_stride + group * inputs + channel;
       row_counts[i] = inputs - channel;
       if (tap.depth >= g.kernel.depth) corners[i].depth = NOWHERE;
     }
-    const int column = tile_column + quad_across(0);
+    const int column = tile_column + T::column_across(0);
     column_count = loads_b<T, false>() ? outputs - column : 0;
-    this->dout = dout + inner_across() * dout_stride + column;
+    dout_offset = (first_pixel + T::inner_across()) * dout_stride + group * outputs + column;
   }
 
-  __device__ __forceinline__ void operator()(Quad (&a)[T::row_quads], Quad& b) {
-    const bool in_row = pixel.at.width + inner_across() < g.target.width;
+  __device__ __forceinline__ void operator()(Quad (&a)[T::a_quads], Quad (&b)[T::b_quads]) {
+    const bool in_row = pixel.at.width + T::inner_across() < g.target.width;
     const Axes source = {pixel.at.depth * g.stride.depth, pixel.at.height * g.stride.height,
                          pixel.at.width * g.stride.width};
     const int offset = (pixel.sample * volume(g.source) + tap_offset(g, source)) * x_stride;
 #pragma unroll
-    for (int i = 0; i < T::row_quads; ++i) {
+    for (int i = 0; i < T::a_quads; ++i) {
       const bool found = is_inside(source.depth + corners[i].depth, g.source.depth) &&
                          is_inside(source.height + corners[i].height, g.source.height) &&
                          is_inside(source.width + corners[i].width, g.source.width);
-      a[i] = load_quad<aligned>(x + (offsets[i] + offset), found && in_row, row_counts[i]);
+      a[i] = load_quad<aligned>(x + static_cast<unsigned>(offsets[i] + offset), found && in_row, row_counts[i]);
     }
-    b = load_quad<aligned>(dout + index * dout_stride, in_row && column_count > 0, column_count);
+    const Dout* from = dout + static_cast<unsigned>(dout_offset);
+#pragma unroll
+    for (int i = 0; i < T::b_quads; ++i) {
+      const int column = T::column_step * i, count = column_count - column;
+      b[i] = load_quad<aligned>(from + column, in_row && count > 0, count);
+    }
 
-    pixel.at.width += TILE_INNER;
-    index += TILE_INNER;
+    pixel.at.width += T::inner;
+    dout_offset += T::inner * dout_stride;
     if (pixel.at.width < g.target.width) return;
-    index -= pixel.at.width - g.target.width;
+    dout_offset -= (pixel.at.width - g.target.width) * dout_stride;
     pixel.at.width = 0;
     if (++pixel.at.height < g.target.height) return;
     pixel.at.height = 0;
@@ -238,10 +255,10 @@ __device__ __forceinline__ void correlate_weights(float* parts, const Dout* dout
   const int group = blockIdx.y / column_tiles, tile_column = blockIdx.y % column_tiles * T::columns;
   const int tile_row = blockIdx.x * T::rows;
   const int begin = blockIdx.z * part_rows, count = min(g.pixels / g.target.width - begin, part_rows);
-  PixelOperands<T, aligned, Dout, X> operands(g, dout + group * outputs, x + group * inputs, dout_stride, x_stride, inputs,
-                                     outputs, tile_row, tile_column, begin * g.target.width);
+  PixelOperands<T, aligned, Dout, X> operands(g, dout, x, dout_stride, x_stride, group, inputs, outputs, tile_row,
+                                              tile_column, begin * g.target.width);
   typename T::Sums sums = {};
-  accumulate<T, false, false>(sums, count * divide_up(g.target.width, TILE_INNER), operands);
+  accumulate<T, false, false>(sums, count * divide_up(g.target.width, T::inner), operands);
 
   parts += blockIdx.z * (taps * inputs) * (groups * outputs) + group * outputs;
   for_each_quad<T>(sums, [&](int row, int column, const Quad& quad) {
@@ -251,3 +268,33 @@ __device__ __forceinline__ void correlate_weights(float* parts, const Dout* dout
     store_quad<aligned>(address, quad, outputs - output);
   });
 }
+
+// ---- kernels ----------------------------------------------------------------------------------------------------------
+// The parameters of those between tensors of f32, and the arguments of all.
+
+#define FORWARD_PARAMETERS                                                                                       \
+  float* __restrict__ out,              /* [pixels, groups * outputs], stride out_stride */                      \
+      const float* __restrict__ x,      /* [source pixels, groups * inputs], stride x_stride */                  \
+      const float* __restrict__ weight, /* [taps * inputs, groups * outputs] */                                  \
+      const float* __restrict__ bias,   /* [groups * outputs]; not read where has_bias is 0 */                   \
+      GEOMETRY_PARAMETERS, int groups, int inputs, int outputs, int out_stride, int x_stride, int has_bias, int relu
+
+#define FORWARD_ARGUMENTS \
+  out, x, weight, bias, GEOMETRY, groups, inputs, outputs, out_stride, x_stride, has_bias, relu
+
+#define BACKWARD_INPUT_PARAMETERS                                                                                \
+  float* __restrict__ dx,               /* [pixels, groups * outputs], stride dx_stride */                       \
+      const float* __restrict__ dout,   /* [source pixels, groups * inputs], stride dout_stride */               \
+      const float* __restrict__ weight, /* [taps * outputs, groups * inputs] */                                  \
+      GEOMETRY_PARAMETERS, int groups, int inputs, int outputs, int dx_stride, int dout_stride
+
+#define BACKWARD_INPUT_ARGUMENTS \
+  dx, dout, weight, nullptr, GEOMETRY, groups, inputs, outputs, dx_stride, dout_stride, 0, 0
+
+#define BACKWARD_WEIGHT_PARAMETERS                                                                               \
+  float* __restrict__ parts,          /* [parts, taps * inputs, groups * outputs] */                             \
+      const float* __restrict__ dout, /* [pixels, groups * outputs], stride dout_stride */                       \
+      const float* __restrict__ x,    /* [source pixels, groups * inputs], stride x_stride */                    \
+      GEOMETRY_PARAMETERS, int groups, int inputs, int outputs, int dout_stride, int x_stride, int part_rows
+
+#define BACKWARD_WEIGHT_ARGUMENTS parts, dout, x, GEOMETRY, groups, inputs, outputs, dout_stride, x_stride, part_rows

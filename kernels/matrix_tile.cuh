@@ -8,27 +8,9 @@
 // ---- sizes ------------------------------------------------------------------------------------------------------------
 
 constexpr int TILE_THREADS = 128;  // 2 x 2 warps of 8 x 4 lanes: four blocks an SM at 128 registers a thread
-constexpr int TILE_INNER = 8;      // a step: two quads; channels are stored in multiples of 8, so no step is wasted
-constexpr int TILE_PADDING = 4;    // two quads stored across 16 lines meet all 32 banks; rows stay aligned to 16 bytes
+constexpr int TILE_INNER = 8;      // of a step; channels are stored in multiples of 8, so that none is wasted
 
 using Quad = Vector16<float>;
-
-// A thread holds 4 row_quads x 4 column_quads sums.
-template <int row_quads_, int column_quads_> struct Tile {
-  static constexpr int row_quads = row_quads_, column_quads = column_quads_;
-  static constexpr int rows = 64 * row_quads, columns = 32 * column_quads;
-
-  using Sums = float[4 * row_quads][4 * column_quads];
-
-  struct alignas(16) Operands {
-    float a[TILE_INNER][rows + TILE_PADDING];
-    float b[TILE_INNER][columns + TILE_PADDING];
-  };
-};
-
-using Tile128x64 = Tile<2, 2>;  // 64 sums a thread, 16 multiply-adds for each 16-byte load from shared memory
-using Tile128x32 = Tile<2, 1>;  // for 32 columns and fewer: 10.7
-using Tile64x32 = Tile<1, 1>;   // for small products, which would leave SMs idle: 8
 
 // ---- quads ------------------------------------------------------------------------------------------------------------
 
@@ -82,67 +64,102 @@ __device__ __forceinline__ int whole_quads(int channels) { return (channels + 3)
 
 __device__ __forceinline__ int divide_up(int a, int b) { return (a + b - 1) / b; }
 
-// ---- what a thread loads ----------------------------------------------------------------------------------------------
-// Quads along the inner dimension: rows line_along(i) of a (and column line_along(0) of b), elements inner_along() on.
-// Quads across it: element inner_across(), rows quad_across(i) on (and columns quad_across(0) on).
+// ---- a tile in fp32 ---------------------------------------------------------------------------------------------------
+// What a thread loads: quads along the inner dimension are of rows row_along(i) of a (and columns column_along(i) of b),
+// elements inner_along() on; quads across it of element inner_across(), rows row_across(i) on (and columns
+// column_across(i) on). What it sums: rows row(i), columns column(j) to column(j) + 3. tensor_tile.cuh has others.
 
-__device__ __forceinline__ int line_along(int i) { return static_cast<int>(threadIdx.x) / 2 + 64 * i; }
-__device__ __forceinline__ int inner_along() { return threadIdx.x % 2 * 4; }
-__device__ __forceinline__ int inner_across() { return threadIdx.x / 16; }
-__device__ __forceinline__ int quad_across(int i) { return 4 * (static_cast<int>(threadIdx.x) % 16 + 16 * i); }
+// A thread holds 4 row_quads x 4 column_quads sums.
+template <int row_quads, int column_quads> struct Tile {
+  static constexpr int rows = 64 * row_quads, columns = 32 * column_quads;
+  static constexpr int inner = TILE_INNER;                // of a step: two quads
+  static constexpr int a_quads = row_quads, b_quads = 1;  // that a thread loads
+  static constexpr int column_step = 64;                  // from one of its columns of b to the next
+  // Two quads stored across 16 lines meet all 32 banks; rows stay aligned to 16 bytes.
+  static constexpr int padding = 4;
 
-// Whether this thread loads a quad of b, which has fewer columns than the block loads rows.
-template <class T, bool along> __device__ __forceinline__ bool loads_b() {
-  return (along ? line_along(0) : quad_across(0)) < T::columns;
-}
+  using Sums = float[4 * row_quads][4 * column_quads];
 
-template <class T, bool a_along, bool b_along>
-__device__ __forceinline__ void store_operands(typename T::Operands& to, const Quad (&a)[T::row_quads], const Quad& b) {
+  struct alignas(16) Operands {
+    float a[inner][rows + padding];
+    float b[inner][columns + padding];
+  };
+
+  static __device__ __forceinline__ int row_along(int i) { return static_cast<int>(threadIdx.x) / 2 + 64 * i; }
+  static __device__ __forceinline__ int column_along(int i) { return row_along(i); }
+  static __device__ __forceinline__ int inner_along() { return threadIdx.x % 2 * 4; }
+  static __device__ __forceinline__ int row_across(int i) { return 4 * (static_cast<int>(threadIdx.x) % 16 + 16 * i); }
+  static __device__ __forceinline__ int column_across(int i) { return row_across(i); }
+  static __device__ __forceinline__ int inner_across() { return threadIdx.x / 16; }
+
+  template <bool along> static __device__ __forceinline__ void store_a(Operands& to, const Quad (&a)[a_quads]) {
 #pragma unroll
-  for (int i = 0; i < T::row_quads; ++i) {
-    if constexpr (a_along) {
+    for (int i = 0; i < a_quads; ++i) {
+      if constexpr (along) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) to.a[inner_along() + j][line_along(i)] = a[i][j];
-    } else {
-      store16(&to.a[inner_across()][quad_across(i)], a[i]);
+        for (int j = 0; j < 4; ++j) to.a[inner_along() + j][row_along(i)] = a[i][j];
+      } else {
+        store16(&to.a[inner_across()][row_across(i)], a[i]);
+      }
     }
   }
-  if (!loads_b<T, b_along>()) return;
-  if constexpr (b_along) {
+
+  template <bool along> static __device__ __forceinline__ void store_b(Operands& to, const Quad (&b)[b_quads]) {
+    if constexpr (along) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) to.b[inner_along() + j][line_along(0)] = b[j];
-  } else {
-    store16(&to.b[inner_across()][quad_across(0)], b);
+      for (int j = 0; j < 4; ++j) to.b[inner_along() + j][column_along(0)] = b[0][j];
+    } else {
+      store16(&to.b[inner_across()][column_across(0)], b[0]);
+    }
   }
-}
 
-// ---- what a thread sums -----------------------------------------------------------------------------------------------
-// Lanes that differ in bit 1 alone share their rows, lanes that differ in bit 0 alone their columns: a 16-byte load
-// from shared memory then serves two quarters of a warp at once.
-
-template <class T> __device__ __forceinline__ int first_row() {
-  const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
-  return warp / 2 * (T::rows / 2) + 4 * (lane % 2 + lane / 8 * 2);
-}
-
-template <class T> __device__ __forceinline__ int first_column() {
-  const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
-  return warp % 2 * (T::columns / 2) + 4 * (lane / 2 % 4);
-}
-
-template <class T> __device__ __forceinline__ void multiply(typename T::Sums& sums, const typename T::Operands& from) {
-#pragma unroll
-  for (int k = 0; k < TILE_INNER; ++k) {
-    Quad a[T::row_quads], b[T::column_quads];
-#pragma unroll
-    for (int i = 0; i < T::row_quads; ++i) a[i] = load16(&from.a[k][first_row<T>() + 32 * i]);
-#pragma unroll
-    for (int j = 0; j < T::column_quads; ++j) b[j] = load16(&from.b[k][first_column<T>() + 16 * j]);
-#pragma unroll
-    for (int i = 0; i < 4 * T::row_quads; ++i)
-#pragma unroll
-      for (int j = 0; j < 4 * T::column_quads; ++j) sums[i][j] = fmaf(a[i / 4][i % 4], b[j / 4][j % 4], sums[i][j]);
+  // Lanes that differ in bit 1 alone share their rows, lanes that differ in bit 0 alone their columns: a 16-byte load
+  // from shared memory then serves two quarters of a warp at once.
+  static __device__ __forceinline__ int row(int i) {
+    const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
+    return warp / 2 * (rows / 2) + 4 * (lane % 2 + lane / 8 * 2) + i / 4 * 32 + i % 4;
   }
+
+  static __device__ __forceinline__ int column(int j) {
+    const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
+    return warp % 2 * (columns / 2) + 4 * (lane / 2 % 4) + 16 * j;
+  }
+
+  static __device__ __forceinline__ void multiply(Sums& sums, const Operands& from) {
+#pragma unroll
+    for (int k = 0; k < inner; ++k) {
+      Quad a[row_quads], b[column_quads];
+#pragma unroll
+      for (int i = 0; i < row_quads; ++i) a[i] = load16(&from.a[k][row(4 * i)]);
+#pragma unroll
+      for (int j = 0; j < column_quads; ++j) b[j] = load16(&from.b[k][column(j)]);
+#pragma unroll
+      for (int i = 0; i < 4 * row_quads; ++i)
+#pragma unroll
+        for (int j = 0; j < 4 * column_quads; ++j) sums[i][j] = fmaf(a[i / 4][i % 4], b[j / 4][j % 4], sums[i][j]);
+    }
+  }
+};
+
+using Tile128x64 = Tile<2, 2>;  // 64 sums a thread, 16 multiply-adds for each 16-byte load from shared memory
+using Tile128x32 = Tile<2, 1>;  // for 32 columns and fewer: 10.7
+using Tile64x32 = Tile<1, 1>;   // for small products, which would leave SMs idle: 8
+
+// ---- the product ------------------------------------------------------------------------------------------------------
+
+// Whether this thread loads quads of b, which may have fewer columns than the block could load.
+template <class T, bool along> __device__ __forceinline__ bool loads_b() {
+  return (along ? T::column_along(0) : T::column_across(0)) < T::columns;
+}
+
+// Whether a step may reach beyond channels that come by TILE_INNER.
+template <class T> __device__ __forceinline__ constexpr bool reaches_beyond() { return T::inner > TILE_INNER; }
+
+template <class T, bool a_along, bool b_along>
+__device__ __forceinline__ void store_operands(typename T::Operands& to, const Quad (&a)[T::a_quads],
+                                               const Quad (&b)[T::b_quads]) {
+  T::template store_a<a_along>(to, a);
+  if (loads_b<T, b_along>()) T::template store_b<b_along>(to, b);
 }
 
 // Adds `steps` steps of the inner dimension to the sums. `load(a, b)` loads the quads of the next step: zeros where
@@ -150,14 +167,14 @@ template <class T> __device__ __forceinline__ void multiply(typename T::Sums& su
 template <class T, bool a_along, bool b_along, class Load>
 __device__ __forceinline__ void accumulate(typename T::Sums& sums, int steps, Load load) {
   __shared__ typename T::Operands operands[2];
-  Quad a[T::row_quads], b;
+  Quad a[T::a_quads], b[T::b_quads];
   load(a, b);
   store_operands<T, a_along, b_along>(operands[0], a, b);
   __syncthreads();
   for (int step = 0; step < steps; ++step) {
     const bool more = step + 1 < steps;
     if (more) load(a, b);
-    multiply<T>(sums, operands[step % 2]);
+    T::multiply(sums, operands[step % 2]);
     if (more) store_operands<T, a_along, b_along>(operands[(step + 1) % 2], a, b);
     __syncthreads();
   }
@@ -166,11 +183,12 @@ __device__ __forceinline__ void accumulate(typename T::Sums& sums, int steps, Lo
 // Calls `write(row, column, quad)` for each four sums of a row, counted within the tile.
 template <class T, class Write>
 __device__ __forceinline__ void for_each_quad(const typename T::Sums& sums, Write write) {
+  constexpr int row_count = sizeof(sums) / sizeof(sums[0]), quad_count = sizeof(sums[0]) / sizeof(Quad);
 #pragma unroll
-  for (int i = 0; i < 4 * T::row_quads; ++i)
+  for (int i = 0; i < row_count; ++i)
 #pragma unroll
-    for (int j = 0; j < T::column_quads; ++j) {
+    for (int j = 0; j < quad_count; ++j) {
       const Quad quad = {{sums[i][4 * j], sums[i][4 * j + 1], sums[i][4 * j + 2], sums[i][4 * j + 3]}};
-      write(first_row<T>() + i / 4 * 32 + i % 4, first_column<T>() + 16 * j, quad);
+      write(T::row(i), T::column(j), quad);
     }
 }

@@ -31,7 +31,7 @@ case $device in
   cuda:*)
     export RARUNET_TEST_DEVICE=$device
     benchmark=(--size 256 --batch 8 --steps 20)
-    precisions=(f32 bf16 fp16)
+    precisions=(f32 bf16 fp16 tf32)
     ;;
   *) echo "DEVICE is cuda:N or emulator, not $device" >&2; exit 2 ;;
 esac
@@ -153,7 +153,7 @@ for bench in "$kit"/benches/*; do
     LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "$bench" --bench "${flags[@]}"
 done
 
-# Whether training in 16 bits comes to what f32 comes to.
+# Whether training on tensor cores comes to what f32 comes to.
 if [ "$device" = emulator ]; then
   skip precisions "it takes the emulator hours"
 else
@@ -169,7 +169,7 @@ else
   metrics=gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum
   metrics+=,sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active,sm__warps_active.avg.pct_of_peak_sustained_active
   for mode in train infer; do
-    flags=(--device "$device" --precision "${precisions[1]}" "${benchmark[@]}")
+    flags=(--device "$device" --precision bf16 "${benchmark[@]}")
     [ $mode = train ] || flags+=(--infer)
     step "profile-$mode" anything ncu --clock-control none --cache-control none --csv --metrics "$metrics" \
       --launch-count "${PROFILED:-700}" "$program" bench "${flags[@]}" --steps 1

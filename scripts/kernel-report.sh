@@ -50,26 +50,26 @@ usage() {
              print name, value["REG"], value["SHARED"], value["STACK"] + value["LOCAL"] }'
 }
 
-# NAME INSTRUCTIONS MMA COPIES LDMATRIX GLOBAL16 GLOBAL of each kernel: of the loop with the most matrix instructions; its
+# NAME INSTRUCTIONS MMA COPIES SHARED GLOBAL16 GLOBAL of each kernel: of the loop with the most matrix instructions; its
 # loads of global memory by 16 bytes, and all, in the whole kernel.
 loops() {
   "$cuobjdump" -sass "$1" | awk '
-    function finish(  i, start, best, mma, copies, ldmatrix, n, j) {
+    function finish(  i, start, best, mma, copies, shared, n, j) {
       if (name == "") return
       best = 0
       for (i = 1; i <= count; ++i) {
         if (text[i] !~ /BRA/ || !match(text[i], /0x[0-9a-f]+/)) continue
         start = at[substr(text[i], RSTART + 2, RLENGTH - 2)]
         if (!start || start >= i) continue
-        mma = copies = ldmatrix = 0
+        mma = copies = shared = 0
         for (j = start; j <= i; ++j) {
           if (text[j] ~ /HMMA/) ++mma
           if (text[j] ~ /LDGSTS|LDGDEPBAR|DEPBAR/) ++copies
-          if (text[j] ~ /LDSM/) ++ldmatrix
+          if (text[j] ~ (name ~ /_tf32$/ ? "LDS" : "LDSM")) ++shared
         }
-        if (mma > best) { best = mma; n = i - start + 1; best_copies = copies; best_ldmatrix = ldmatrix }
+        if (mma > best) { best = mma; n = i - start + 1; best_copies = copies; best_shared = shared }
       }
-      print name, best ? n : 0, best, best ? best_copies : 0, best ? best_ldmatrix : 0, wide, loads
+      print name, best ? n : 0, best, best ? best_copies : 0, best ? best_shared : 0, wide, loads
     }
     /Function :/ { finish(); name = $3; count = wide = loads = 0; delete at; delete text }
     match($0, /\/\*[0-9a-f][0-9a-f][0-9a-f][0-9a-f]+\*\/ +[^\/]*;/) {
@@ -91,11 +91,13 @@ echo
 echo "## Convolution on tensor cores"
 echo
 echo "Of the inner loop (of all instructions that one turn of it has): matrix products, asynchronous copies with their"
-echo "commits and waits, loads of matrices from shared memory (ldmatrix), all others. The two shares are products and copies,"
-echo "and these with ldmatrix. Warps are those that the registers of a multiprocessor have room for, of 64 (32 on sm_75);"
-echo "shared memory is dynamic and allows two blocks of 4 warps, one on multiprocessors of 100 KiB or less."
+echo "commits and waits, loads from shared memory (ldmatrix; in tf32 of 16 bytes), all others. The two shares are products and"
+echo "copies, and these with the loads. In tf32 copies go by way of registers, where they are rounded: they are among the"
+echo "others. Warps are those that the registers of a multiprocessor have room for, of 64 (32 on sm_75); shared memory is"
+echo "dynamic and allows two blocks of 4 warps, one on multiprocessors of 100 KiB or less; in tf32 it is static, and on"
+echo "sm_80 allows as many as the registers do."
 echo
-echo "| kernel | target | registers | spilled bytes | warps | products | copies | ldmatrix | others | share | with ldmatrix |"
+echo "| kernel | target | registers | spilled bytes | warps | products | copies | shared loads | others | share | with loads |"
 echo "|---|---|---|---|---|---|---|---|---|---|---|"
 for target in "${targets[@]}"; do
   for cubin in "$out"/convolution_tensor*."$target".cubin; do

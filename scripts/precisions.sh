@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Whether training in 16 bits comes to what f32 comes to: `scripts/precisions.sh [FOLDER]` makes synthetic patients, trains
+# Whether training on tensor cores comes to what f32 comes to: `scripts/precisions.sh [FOLDER]` makes synthetic patients, trains
 # the same network on them in each precision from each seed, and prints the validation Dice in Markdown. It goes on where it
 # was stopped. FOLDER is target/precisions unless given.
 #
@@ -19,7 +19,7 @@ if [ -z "${PROGRAM:-}" ]; then
   cargo build --quiet --release
   PROGRAM=target/release/rarunet-cuda
 fi
-PRECISIONS=(f32 bf16 fp16)
+PRECISIONS=(f32 tf32 bf16 fp16)
 
 mkdir -p "$folder"
 [ -d "$folder/data" ] || "$PROGRAM" phantom --quiet --out "$folder/data" "${data[@]}"
@@ -43,14 +43,15 @@ dice() {
 
 echo "\`phantom ${data[*]}\`, \`train ${flags[*]}\`, device $device"
 echo
-echo "| seed | f32 | bf16 | fp16 | bf16 - f32 | fp16 - f32 |"
-echo "|---|---|---|---|---|---|"
+echo "| seed | f32 | tf32 | bf16 | fp16 | tf32 - f32 | bf16 - f32 | fp16 - f32 |"
+echo "|---|---|---|---|---|---|---|---|"
 for seed in "${seeds[@]}"; do
-  echo "$seed $(dice f32 "$seed") $(dice bf16 "$seed") $(dice fp16 "$seed")"
+  echo "$seed $(for precision in "${PRECISIONS[@]}"; do dice "$precision" "$seed"; done | tr '\n' ' ')"
 done | awk '
-  function row(name, f32, bf16, fp16) {
-    printf "| %s | %.4f | %.4f | %.4f | %+.4f | %+.4f |\n", name, f32, bf16, fp16, bf16 - f32, fp16 - f32
+  function row(name, f32, tf32, bf16, fp16) {
+    printf "| %s | %.4f | %.4f | %.4f | %.4f | %+.4f | %+.4f | %+.4f |\n", name, f32, tf32, bf16, fp16, tf32 - f32,
+      bf16 - f32, fp16 - f32
   }
-  { row($1, $2, $3, $4) }
-  $2 * $3 * $4 > 0 { whole++; f32 += $2; bf16 += $3; fp16 += $4 }
-  END { if (whole) row("mean", f32 / whole, bf16 / whole, fp16 / whole) }'
+  { row($1, $2, $3, $4, $5) }
+  $2 * $3 * $4 * $5 > 0 { whole++; f32 += $2; tf32 += $3; bf16 += $4; fp16 += $5 }
+  END { if (whole) row("mean", f32 / whole, tf32 / whole, bf16 / whole, fp16 / whole) }'

@@ -14,6 +14,8 @@ struct Gpu {
     name: &'static str,
     /// Products of 16 bits with sums in fp32, in 10^12 operations a second.
     tensor_tflops: f64,
+    /// The same in tf32; as everything else where there is none.
+    tf32_tflops: f64,
     /// Everything else.
     f32_tflops: f64,
     /// 10^9 bytes a second.
@@ -21,11 +23,11 @@ struct Gpu {
 }
 
 const GPUS: [Gpu; 4] = [
-    Gpu { name: "RTX 2080 Ti", tensor_tflops: 54.0, f32_tflops: 13.4, gb_per_s: 616.0 },
-    Gpu { name: "RTX 3090", tensor_tflops: 71.0, f32_tflops: 35.6, gb_per_s: 936.0 },
-    Gpu { name: "RTX 4090", tensor_tflops: 165.2, f32_tflops: 82.6, gb_per_s: 1008.0 },
-    // Measured: a large matrix product, a large copy.
-    Gpu { name: "H200", tensor_tflops: 790.0, f32_tflops: 67.0, gb_per_s: 4300.0 },
+    Gpu { name: "RTX 2080 Ti", tensor_tflops: 54.0, tf32_tflops: 13.4, f32_tflops: 13.4, gb_per_s: 616.0 },
+    Gpu { name: "RTX 3090", tensor_tflops: 71.0, tf32_tflops: 35.6, f32_tflops: 35.6, gb_per_s: 936.0 },
+    Gpu { name: "RTX 4090", tensor_tflops: 165.2, tf32_tflops: 82.6, f32_tflops: 82.6, gb_per_s: 1008.0 },
+    // Measured, but for tf32: a large matrix product, a large copy.
+    Gpu { name: "H200", tensor_tflops: 790.0, tf32_tflops: 494.5, f32_tflops: 67.0, gb_per_s: 4300.0 },
 ];
 
 /// All launches of one kernel.
@@ -54,13 +56,13 @@ pub struct Floors {
     pub kernels: BTreeMap<String, KernelCost>,
 }
 
-fn uses_tensor_cores(launch: &PlannedLaunch) -> bool {
-    ["_3x3_", "_1x1_"].iter().any(|part| launch.kernel.contains(part))
-}
-
 impl Gpu {
     fn seconds(&self, launch: &PlannedLaunch) -> f64 {
-        let tflops = if uses_tensor_cores(launch) { self.tensor_tflops } else { self.f32_tflops };
+        let tflops = match &launch.kernel {
+            kernel if kernel.ends_with("_tf32") => self.tf32_tflops,
+            kernel if kernel.contains("_3x3_") || kernel.contains("_1x1_") => self.tensor_tflops,
+            _ => self.f32_tflops,
+        };
         f64::max(launch.operations as f64 / (tflops * 1e12), launch.bytes as f64 / (self.gb_per_s * 1e9))
     }
 }

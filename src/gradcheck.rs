@@ -3,8 +3,8 @@
 //! An op's cases are small graphs. A case's loss is the sum of its outputs times random weights; the gradient of the loss
 //! with respect to every element of every input is compared with `(loss(x + h) - loss(x - h)) / 2h` in f64.
 //!
-//! In bf16 and fp16 that would ask for more than their digits. There the inputs are rounded first, and outputs and
-//! gradients are compared with the CPU's in f64, which the central differences answer for.
+//! In tf32, bf16 and fp16 that would ask for more than their digits. There the inputs are rounded first to what they are
+//! stored in, and outputs and gradients are compared with the CPU's in f64, which the central differences answer for.
 
 use crate::device::cpu::{CpuDevice, InstructionSet, Real};
 use crate::device::kernels::Element;
@@ -97,8 +97,8 @@ fn state_elements(graph: &Graph, region: Region) -> usize {
 pub struct Check {
     pub op: String,
     pub cases: usize,
-    /// The largest difference of an element, over the largest magnitude in its tensor; in bf16 and fp16 the norm
-    /// of a tensor's differences over its norm.
+    /// The largest difference of an element, over the largest magnitude in its tensor; in tf32, bf16 and fp16 the
+    /// norm of a tensor's differences over its norm.
     pub max_relative_error: f64,
     pub tolerance: f64,
     pub passed: bool,
@@ -165,7 +165,7 @@ fn check<T: Real>(case: &Case, device: &mut dyn Device<T>) -> Result<f64> {
     let expected = oracle.run(&values, &weights)?;
     let actual = tested.run(&values, &weights)?;
     let mut worst: f64 = 0.0;
-    if precision.is_reduced() {
+    if precision.rounds_factors() {
         let gradients = tested.gradients()?.into_iter().zip(oracle.gradients()?);
         let gradients = gradients.map(|((_, actual), (_, expected))| (actual, expected));
         for (actual, expected) in actual.into_iter().zip(expected).chain(gradients) {

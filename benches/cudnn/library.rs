@@ -2,8 +2,10 @@
 
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use libloading::Library;
+use rarunet_cuda::device::Precision;
 use rarunet_cuda::device::kernels::Element;
 use rarunet_cuda::ops::window::Window;
+use rarunet_cuda::tensor::Storage;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
 
@@ -126,9 +128,9 @@ impl<T: Copy> Of<T> {
     }
 }
 
-/// A convolution as cuDNN sees it: channels last, in 16 bits.
+/// A convolution as cuDNN sees it: channels last, in 16 bits unless in f32 or tf32.
 pub struct Geometry {
-    pub element: Element,
+    pub precision: Precision,
     pub window: Window,
     pub batch: usize,
     /// Height, width and channels.
@@ -281,8 +283,8 @@ impl Cudnn {
         let null = std::ptr::null_mut();
         let mut made =
             Convolution { cudnn: self, tensors: Of { image: null, map: null, weight: null }, convolution: null };
-        let Geometry { element, window, batch, image, map } = geometry;
-        let data = match element {
+        let Geometry { precision, window, batch, image, map } = geometry;
+        let data = match precision.element(Storage::Reduced) {
             Element::F32 => DATA_FLOAT,
             Element::F16 => DATA_HALF,
             Element::Bf16 => DATA_BFLOAT16,
@@ -320,7 +322,7 @@ impl Cudnn {
             );
             functions.check("cudnnSetConvolution2dDescriptor", status)?;
         }
-        made.set_math(if *element == Element::F32 { FMA_MATH } else { TENSOR_OP_MATH })?;
+        made.set_math(if precision.rounds_factors() { TENSOR_OP_MATH } else { FMA_MATH })?;
         Ok(made)
     }
 }

@@ -19,7 +19,6 @@ use rarunet_cuda::device::cuda::CudaDevice;
 use rarunet_cuda::device::kernels::HAVE_IMAGES;
 use rarunet_cuda::device::{Device, Precision};
 use rarunet_cuda::model::PAPER_WIDTHS;
-use rarunet_cuda::tensor::Storage;
 use report::{Report, Row};
 use std::time::{Duration, Instant};
 use timer::Timer;
@@ -73,8 +72,7 @@ fn measure(name: &str, precision: Precision, size: &Size, end: Option<Instant>) 
         opened => opened.transpose()?,
     };
     let timer = Timer::new(&stream, size.repeats)?;
-    let element = precision.element(Storage::Reduced);
-    let ceilings = if emulated { None } else { Some(measure::ceilings(cudnn.as_ref(), &timer, element)?) };
+    let ceilings = if emulated { None } else { Some(measure::ceilings(cudnn.as_ref(), &timer, precision)?) };
     let version = cudnn.as_ref().map(Cudnn::version);
     let mut report = Report::new(device.name(), precision, version, ceilings);
     print!("{}", report.head());
@@ -90,7 +88,8 @@ fn measure(name: &str, precision: Precision, size: &Size, end: Option<Instant>) 
         match measure::ours(&mut device, &timer, &case, &values, sets) {
             Ok(ours) => {
                 row.ours_s = Some(ours.seconds);
-                let theirs = cudnn.as_ref().map(|cudnn| measure::theirs(cudnn, &timer, &case, &values, element, sets));
+                let theirs =
+                    cudnn.as_ref().map(|cudnn| measure::theirs(cudnn, &timer, &case, &values, precision, sets));
                 match theirs {
                     Some(Ok(theirs)) => row.compare(&ours.result, &theirs, SAME),
                     Some(Err(error)) => row.note(error),

@@ -4,9 +4,9 @@ use crate::case::{Case, Loaded, Values};
 use crate::layout::{Side, weight_places};
 use crate::library::{Algorithm, Convolution, Cudnn, Geometry, Of, Primitive};
 use crate::timer::{Room, Timer, launch};
-use rarunet_cuda::device::Device;
 use rarunet_cuda::device::cuda::CudaDevice;
 use rarunet_cuda::device::kernels::Element;
+use rarunet_cuda::device::{Device, Precision};
 use rarunet_cuda::ops::window::Window;
 use rarunet_cuda::tensor::{Shape, Storage};
 
@@ -55,6 +55,7 @@ pub fn ours(
 /// The tensors of a case in cuDNN's layout, several times.
 struct Tensors<'a> {
     case: &'a Case,
+    precision: Precision,
     element: Element,
     image: Side,
     map: Side,
@@ -67,10 +68,11 @@ impl<'a> Tensors<'a> {
         timer: &Timer,
         case: &'a Case,
         values: &Values,
-        element: Element,
+        precision: Precision,
         padded: bool,
         sets: usize,
     ) -> Result<Self, String> {
+        let element = precision.element(Storage::Reduced);
         let (image, map) = (Side::new(&case.image, padded), Side::new(&case.map, padded));
         let weights = case.window.taps() * image.stored * map.stored;
         let counts = [image.elements(), map.elements(), weights];
@@ -96,7 +98,7 @@ impl<'a> Tensors<'a> {
                 unsafe { timer.copy(room.address() + (set * bytes) as u64, room.address(), bytes) }?;
             }
         }
-        Ok(Tensors { case, element, image, map, rooms, bytes })
+        Ok(Tensors { case, precision, element, image, map, rooms, bytes })
     }
 
     fn addresses(&self, set: usize) -> Of<u64> {
@@ -112,7 +114,7 @@ impl<'a> Tensors<'a> {
     fn geometry(&self) -> Geometry {
         let size = |shape: &Shape, side: &Side| [shape.spatial[1], shape.spatial[2], side.stored];
         Geometry {
-            element: self.element,
+            precision: self.precision,
             window: self.case.window,
             batch: self.case.image.batch,
             image: size(&self.case.image, &self.image),
@@ -201,11 +203,11 @@ pub fn theirs(
     timer: &Timer,
     case: &Case,
     values: &Values,
-    element: Element,
+    precision: Precision,
     sets: usize,
 ) -> Result<Measured, String> {
     let measure = |padded: bool| {
-        let tensors = Tensors::new(timer, case, values, element, padded, sets)?;
+        let tensors = Tensors::new(timer, case, values, precision, padded, sets)?;
         theirs_on(cudnn, timer, &tensors, sets)
     };
     let plain = measure(false);
@@ -228,7 +230,7 @@ pub fn theirs(
 }
 
 /// What the device reaches: bytes a second of a large copy, and operations a second of cuDNN's largest product.
-pub fn ceilings(cudnn: Option<&Cudnn>, timer: &Timer, element: Element) -> Result<(f64, Option<f64>), String> {
+pub fn ceilings(cudnn: Option<&Cudnn>, timer: &Timer, precision: Precision) -> Result<(f64, Option<f64>), String> {
     const COPIED: usize = 512 << 20;
     let room = timer.room(2 * COPIED)?;
     let copied = timer.seconds(|| {
@@ -247,7 +249,7 @@ pub fn ceilings(cudnn: Option<&Cudnn>, timer: &Timer, element: Element) -> Resul
         };
         debug_assert_eq!(case.image.storage, Storage::Reduced);
         let values = Values::new(&case);
-        let tensors = Tensors::new(timer, &case, &values, element, false, 1)?;
+        let tensors = Tensors::new(timer, &case, &values, precision, false, 1)?;
         Ok(case.operations() as f64 / theirs_on(cudnn, timer, &tensors, 1)?.seconds)
     };
     Ok((2.0 * COPIED as f64 / copied, cudnn.and_then(|cudnn| product(cudnn).ok())))

@@ -17,7 +17,7 @@ pub struct Loaded {
 pub fn load(name: &str, mode: Mode) -> Loaded {
     let precision = std::env::var("RARUNET_TEST_PRECISION").ok().map(|name| {
         let found = Precision::ALL.into_iter().find(|precision| precision.name() == name);
-        found.expect("RARUNET_TEST_PRECISION is f32, bf16 or fp16")
+        found.expect("RARUNET_TEST_PRECISION is f32, tf32, bf16 or fp16")
     });
     let (device, widths, size, batch): (Box<dyn Device<f32>>, _, _, _) = match name {
         "cpu" => (Box::new(CpuDevice::new().expect("threads start")), PAPER_WIDTHS, 64, 2),

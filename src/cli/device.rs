@@ -86,7 +86,7 @@ impl FromStr for PrecisionName {
         match Precision::ALL.into_iter().find(|precision| precision.name() == text) {
             Some(precision) => Ok(PrecisionName::Exactly(precision)),
             None if text == "auto" => Ok(PrecisionName::Auto),
-            None => Err("give auto, f32, bf16, fp16 or, to check gradients on the CPU, f64".into()),
+            None => Err("give auto, f32, tf32, bf16, fp16 or, to check gradients on the CPU, f64".into()),
         }
     }
 }
@@ -97,7 +97,7 @@ pub struct DeviceArgs {
     /// Where to compute: auto, cpu, cuda:N or emulator
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceName,
-    /// What numbers to compute with: auto, f32, bf16 or fp16; auto is bf16 on a GPU, fp16 on one without bf16,
+    /// What numbers to compute with: auto, f32, tf32, bf16 or fp16; auto is bf16 on a GPU, fp16 on one without bf16,
     /// f32 on the CPU. There bf16 and fp16 save neither time nor memory: it computes in f32 and rounds as a GPU would,
     /// to show what one comes to
     #[arg(long, value_name = "PRECISION", default_value = "auto")]

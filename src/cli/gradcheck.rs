@@ -14,14 +14,14 @@ fn tolerance(precision: Precision) -> f64 {
     match precision {
         Precision::F64 => TOLERANCE_F64,
         Precision::F32 => 1e-4,
-        Precision::Fp16 => 2e-3,
+        Precision::Tf32 | Precision::Fp16 => 2e-3,
         Precision::Bf16 => 1e-2,
     }
 }
 
 /// Check each op's outputs and gradients against f64
 ///
-/// In f64 and f32 against central differences in f64; in bf16 and fp16, whose rounding differences would not
+/// In f64 and f32 against central differences in f64; in tf32, bf16 and fp16, whose rounding differences would not
 /// survive, against the gradients of the CPU in f64 for the same rounded inputs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  rarunet-cuda gradcheck --op convolution")]

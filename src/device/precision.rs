@@ -12,6 +12,8 @@ pub enum Precision {
     /// The CPU's, for checking.
     F64,
     F32,
+    /// As f32, but that the factors of convolutions' products are rounded to 11 bits, for tensor cores.
+    Tf32,
     /// Activations, their gradients and copies of the weights in bf16.
     Bf16,
     /// The same in fp16, whose small range needs gradients to be scaled.
@@ -19,13 +21,14 @@ pub enum Precision {
 }
 
 impl Precision {
-    pub const ALL: [Precision; 4] = [Precision::F64, Precision::F32, Precision::Bf16, Precision::Fp16];
+    pub const ALL: [Precision; 5] = [Precision::F64, Precision::F32, Precision::Tf32, Precision::Bf16, Precision::Fp16];
 
     /// As it is typed.
     pub fn name(self) -> &'static str {
         match self {
             Precision::F64 => "f64",
             Precision::F32 => "f32",
+            Precision::Tf32 => "tf32",
             Precision::Bf16 => "bf16",
             Precision::Fp16 => "fp16",
         }
@@ -38,6 +41,11 @@ impl Precision {
             (Precision::Fp16, Storage::Reduced) => Element::F16,
             _ => Element::F32,
         }
+    }
+
+    /// Whether tensor cores multiply, which is of rounded factors.
+    pub fn rounds_factors(self) -> bool {
+        self == Precision::Tf32 || self.is_reduced()
     }
 
     /// Whether activations take 16 bits.

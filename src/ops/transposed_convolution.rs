@@ -6,7 +6,9 @@
 
 use super::case::Case;
 use super::convolution::{BiasGradient, Convolution, ConvolutionWeightGradient, Weights, weight_storage};
-use super::convolution::{Epilogue, Form, TILE_64X32, TILE_128X64, TensorProduct, Tile, any_kernel, tensor_form};
+use super::convolution::{
+    Epilogue, Form, TILE_64X32, TILE_128X64, TensorProduct, Tile, TileKernels, any_kernel, tensor_form,
+};
 use super::window::Window;
 use super::{Gradient, Op};
 use crate::device::cpu::operand::Span;
@@ -15,7 +17,8 @@ use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Launcher, OnCuda};
 use crate::device::kernels::matrix_tile::TILE_INNER;
 use crate::device::kernels::{
-    Element, TRANSPOSED_CONVOLUTION_FORWARD_64X32, TRANSPOSED_CONVOLUTION_FORWARD_128X64,
+    Element, TRANSPOSED_CONVOLUTION_FORWARD_64X32, TRANSPOSED_CONVOLUTION_FORWARD_64X32_TF32,
+    TRANSPOSED_CONVOLUTION_FORWARD_128X64, TRANSPOSED_CONVOLUTION_FORWARD_128X64_TF32,
     TRANSPOSED_CONVOLUTION_FORWARD_ANY, TRANSPOSED_CONVOLUTION_FORWARD_ANY_FROM_FULL,
     TRANSPOSED_CONVOLUTION_FORWARD_ANY_TO_FULL,
 };
@@ -154,6 +157,20 @@ impl<T: Real> OnCpu<T> for TransposedConvolution {
 
 // ------------------------------------------------------------------ CUDA
 
+/// There is no tile between the largest and the small one.
+const FORWARD: TileKernels = TileKernels {
+    f32: [
+        TRANSPOSED_CONVOLUTION_FORWARD_128X64,
+        TRANSPOSED_CONVOLUTION_FORWARD_128X64,
+        TRANSPOSED_CONVOLUTION_FORWARD_64X32,
+    ],
+    tf32: [
+        TRANSPOSED_CONVOLUTION_FORWARD_128X64_TF32,
+        TRANSPOSED_CONVOLUTION_FORWARD_128X64_TF32,
+        TRANSPOSED_CONVOLUTION_FORWARD_64X32_TF32,
+    ],
+};
+
 impl OnCuda for TransposedConvolution {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (out, x) = (launcher.output(0), launcher.input(0));
@@ -170,11 +187,11 @@ impl OnCuda for TransposedConvolution {
         let aligned = out.is_aligned() && x.is_aligned() && weight.is_aligned() && bias.is_aligned();
         let full = out.element() == Element::F32 && x.element() == Element::F32;
         let (kernel, grid) = if full && aligned && inputs.is_multiple_of(TILE_INNER) {
-            let (tile, kernel) = match Tile::choose(pixels, taps * outputs, 1) {
-                TILE_64X32 => (TILE_64X32, TRANSPOSED_CONVOLUTION_FORWARD_64X32),
-                _ => (TILE_128X64, TRANSPOSED_CONVOLUTION_FORWARD_128X64),
+            let tile = match Tile::choose(pixels, taps * outputs, 1) {
+                TILE_64X32 => TILE_64X32,
+                _ => TILE_128X64,
             };
-            (kernel, tile.grid(pixels, taps * outputs, 1, 1))
+            (FORWARD.of(tile, launcher), tile.grid(pixels, taps * outputs, 1, 1))
         } else {
             // Each tap's channels are rounded up to whole quads.
             let columns = taps * outputs.next_multiple_of(4);

@@ -81,6 +81,7 @@ fn other_errors_are_one_line_and_end_with_1() {
         (vec!["bench", "--model", "x"], "there are unet, "),
         (vec!["bench", "--precision", "f64", "--device", "cpu"], "f32"),
         (vec!["bench", "--device", "cuda:99"], "cuda:99"),
+        (vec!["bench", "--device", "cpu", "--precision", "tf32"], "no networks in tf32"),
         (vec!["gradcheck", "--op", "convolutoin"], "did you mean convolution?"),
         (vec!["inspect", "absent.nii.gz"], "absent.nii.gz"),
         (vec!["inspect", damaged], "damaged.nii.gz"),

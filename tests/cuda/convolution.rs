@@ -1,9 +1,10 @@
 //! Convolution at shapes that need each of its kernels, against the CPU in f64, whose gradients gradcheck answers for.
 //!
 //! All values are multiples of 1/8 up to 1, so that f32 sums of their products are exact as far as 2^18: results are
-//! equal, and nothing wrong can hide in rounding. In 16 bits, results are the exact ones rounded.
+//! equal, and nothing wrong can hide in rounding. In 16 bits, results are the exact ones rounded. What tf32 rounds is
+//! tried with values of more digits.
 
-use crate::emulator::{in_child, run_in_child};
+use crate::emulator::{self, in_child, run_in_child};
 use rarunet_cuda::device::cpu::{CpuDevice, Real};
 use rarunet_cuda::device::cuda::Padding;
 use rarunet_cuda::device::{Device, Precision};
@@ -89,6 +90,11 @@ pub fn values<T: Real>(count: usize, seed: usize) -> Vec<T> {
     std::iter::repeat_with(next).take(count).collect()
 }
 
+/// Numbers of f32 from -1 to 1.
+fn fractions<T: Real>(count: usize, seed: usize) -> Vec<T> {
+    emulator::numbers(count, seed as u32).into_iter().map(|value| T::from_f64(f64::from(2.0 * value))).collect()
+}
+
 /// The rows of a matrix that stand for padded channels are zero, as those of a network's weights are.
 fn clear_padding<T: Real>(matrix: &mut [T], columns: usize, channels: &Channels) {
     let mut padding = vec![true; channels.stored()];
@@ -98,14 +104,18 @@ fn clear_padding<T: Real>(matrix: &mut [T], columns: usize, channels: &Channels)
 }
 
 /// Everything that was kept, after a run on memory that was poisoned.
-fn run<T: Real>(setup: &Setup, mut device: Box<dyn Device<T>>) -> Vec<Vec<f64>> {
+fn run<T: Real>(
+    setup: &Setup,
+    mut device: Box<dyn Device<T>>,
+    values: impl Fn(usize, usize) -> Vec<T>,
+) -> Vec<Vec<f64>> {
     let Built { graph, inputs, kept } = setup.build();
     let shapes: Vec<Shape> = inputs.iter().map(|&input| graph.shape(input).clone()).collect();
     let counts: Vec<usize> = kept.iter().map(|&value| graph.shape(value).values()).collect();
     let step = device.load(graph, &kept).unwrap();
     device.poison().unwrap();
     for (index, (&input, shape)) in inputs.iter().zip(&shapes).enumerate() {
-        let mut values = values::<T>(shape.values(), index);
+        let mut values = values(shape.values(), index);
         if index == 1 {
             let channels = match &setup.op {
                 Layer::Convolution(_) => &setup.x.channels,
@@ -124,14 +134,14 @@ fn run<T: Real>(setup: &Setup, mut device: Box<dyn Device<T>>) -> Vec<Vec<f64>> 
     kept.iter().zip(&counts).map(read).collect()
 }
 
-/// In f32, bf16 and fp16; in a process of `run_in_child` not in fp16, whose code is that of bf16.
+/// In f32, tf32, bf16 and fp16; in a process of `run_in_child` not in fp16, whose code is that of bf16.
 fn check(setups: &[Setup]) {
     for setup in setups {
-        let expected = run::<f64>(setup, Box::new(CpuDevice::new().unwrap().direct()));
-        let precisions = [Precision::Bf16, Precision::F32, Precision::Fp16];
-        for precision in precisions.into_iter().take(if in_child() { 2 } else { 3 }) {
+        let expected = run::<f64>(setup, Box::new(CpuDevice::new().unwrap().direct()), values);
+        let precisions = [Precision::Bf16, Precision::F32, Precision::Tf32, Precision::Fp16];
+        for precision in precisions.into_iter().take(if in_child() { 3 } else { 4 }) {
             let Some(device) = super::open_in(precision) else { return };
-            let found = run::<f32>(setup, Box::new(super::Checked(device, Padding::Zero)));
+            let found = run::<f32>(setup, Box::new(super::Checked(device, Padding::Zero)), values);
             assert_eq!(found.len(), expected.len());
             let Built { graph, kept, .. } = setup.build();
             for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
@@ -172,9 +182,9 @@ fn grouped(window: Window, groups: usize, out: usize, x: Shape) -> Setup {
     Setup { op: Layer::Convolution(op), ..convolution(window, out, x) }
 }
 
-#[test]
-fn tiles() {
-    check(&[
+/// Those that are products of tiles.
+fn tile_setups() -> Vec<Setup> {
+    vec![
         // Forward and input gradient 128 x 32.
         convolution(Window::same(3), 32, Shape::image(2, 128, 129, 8)),
         // Forward 128 x 64, weight gradient 128 x 64 in parts.
@@ -190,7 +200,12 @@ fn tiles() {
         convolution(Window::square(3, 1, 0), 24, Shape::image(2, 9, 12, 16)),
         convolution(Window::cube(3, 1, 1), 16, volume([5, 6, 7], 16)),
         grouped(Window::same(3), 2, 48, Shape::image(2, 9, 7, 32)),
-    ]);
+    ]
+}
+
+#[test]
+fn tiles() {
+    check(&tile_setups());
 }
 
 #[test]
@@ -253,6 +268,61 @@ fn transposed_convolution() {
         transposed([1, 2, 2], 8, Shape::image(2, 9, 7, 3)),
         transposed([1, 2, 2], 1, Shape::image(2, 9, 7, 32)),
     ]);
+}
+
+/// The norm of the difference over the norm.
+fn error(found: &[f64], expected: &[f64]) -> f64 {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+    let differences = &mut found.iter().zip(expected).map(|(found, expected)| found - expected);
+    norm(differences) / norm(&mut expected.iter().copied())
+}
+
+/// The nearest number of 11 binary digits; ties away from zero.
+fn round_to_tf32(value: f64) -> f64 {
+    f64::from(f32::from_bits(((value as f32).to_bits() + 0x1000) & !0x1fff))
+}
+
+/// Tensor cores get the factors rounded to the nearest, and add in f32: results are those of rounded factors, and so not
+/// quite the exact ones. The bias's gradient has no products.
+#[test]
+fn tf32_rounds_factors_alone() {
+    let transposed =
+        [transposed([1, 2, 2], 256, Shape::image(1, 33, 64, 16)), transposed([2, 2, 2], 24, volume([3, 4, 5], 40))];
+    let mut worst = [[0.0_f64; 2]; 3];
+    for setup in tile_setups().iter().chain(&transposed) {
+        let Some(device) = super::open_in(Precision::Tf32) else { return };
+        let found = run::<f32>(setup, Box::new(device), fractions);
+        let cpu = || Box::new(CpuDevice::new().unwrap().direct());
+        let exact = run::<f64>(setup, cpu(), fractions);
+        let rounded = run::<f64>(setup, cpu(), |count, index| {
+            // Neither the bias nor what lies beside the slices is a factor.
+            let is_factor = index < 2 || index == if setup.sliced { 5 } else { 3 };
+            let values = fractions(count, index);
+            if is_factor { values.into_iter().map(round_to_tf32).collect() } else { values }
+        });
+        for (index, what) in ["out", "dx", "dweight"].into_iter().enumerate() {
+            let errors = [&exact, &rounded].map(|expected| error(&found[index], &expected[index]));
+            let Setup { op, x, .. } = setup;
+            let case = format!(
+                "{what} of {op:?} of {x}: {:.1e} from exact, {:.1e} from rounded factors",
+                errors[0], errors[1]
+            );
+            println!("{case}");
+            let is = |property: fn(&Convolution) -> bool| matches!(op, Layer::Convolution(op) if property(op));
+            // The input gradient of a strided window has no tiles, and is in f32.
+            let rounds = index != 1 || !is(|op| op.window.stride != [1; 3]);
+            // Which values a ReLU lets through differs, too.
+            let most = if index > 0 && is(|op| op.relu) { 2e-2 } else { 2e-3 };
+            let [from_exact, from_rounded] = if rounds { errors } else { [errors[1], errors[0]] };
+            // f32 sums have up to 8000 products.
+            assert!((1e-4..most).contains(&from_exact) && from_rounded < 5e-6, "{case}");
+            let [exact, rounded] = worst[index];
+            worst[index] = [exact.max(from_exact), rounded.max(from_rounded)];
+        }
+    }
+    for (what, [exact, rounded]) in ["out", "dx", "dweight"].into_iter().zip(worst) {
+        println!("{what}: at most {exact:.1e} from exact, {rounded:.1e} from rounded factors");
+    }
 }
 
 /// Forward, what fp16 cannot hold is the largest that it can; a gradient becomes infinite, which lowers the loss scale. On

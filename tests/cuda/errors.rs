@@ -2,8 +2,8 @@
 
 use super::open;
 use crate::emulator::{in_child, run_in_child};
-use rarunet_cuda::device::Device;
 use rarunet_cuda::device::cuda::CudaDevice;
+use rarunet_cuda::device::{Device, Precision};
 use rarunet_cuda::graph::Graph;
 use rarunet_cuda::ops::add::Add;
 use rarunet_cuda::tensor::Shape;
@@ -68,6 +68,27 @@ fn cuda_without_a_gpu_says_so() {
     let answer = answer.filter(|_| passed).unwrap_or_else(|| panic!("{printed}"));
     let known = ["no CUDA driver", "finds no GPU", "does not start", "there is no such GPU"];
     assert!(known.iter().any(|text| answer.contains(text)) && answer.contains("device cuda:"), "{answer}");
+}
+
+/// sm_75 has tensor cores for fp16 alone.
+#[test]
+fn cuda_says_what_turing_has_not() {
+    if in_child() {
+        for precision in [Precision::Tf32, Precision::Bf16] {
+            println!("answer: {}", CudaDevice::emulator(Some(precision)).err().expect("it is refused"));
+        }
+        assert_eq!(CudaDevice::emulator(None).unwrap().precision(), Precision::Fp16);
+        return;
+    }
+    if std::env::var_os("RARUNET_TEST_DEVICE").is_some() || open().is_none() {
+        return;
+    }
+    let variables = [("RARUNET_EMULATOR_COMPUTE_CAPABILITY", "7.5")];
+    let (passed, printed) = run_in_child("cuda::errors::cuda_says_what_turing_has_not", &variables);
+    for precision in ["tf32", "bf16"] {
+        let line = format!("emulator: no {precision} at compute capability 7.5: use --precision fp16 or f32");
+        assert!(passed && printed.contains(&line), "{line}:\n{printed}");
+    }
 }
 
 #[test]

@@ -110,7 +110,13 @@ fn cuda_gradients() {
     check_gradients(Precision::F32, TOLERANCE);
 }
 
-/// The norm of the difference over the norm, with inputs and results rounded to 8 bits.
+/// The norm of the difference over the norm, with the factors of convolutions rounded to 11 bits.
+#[test]
+fn cuda_gradients_tf32() {
+    check_gradients(Precision::Tf32, 2e-3);
+}
+
+/// With inputs and results rounded to 8 bits.
 #[test]
 fn cuda_gradients_bf16() {
     check_gradients(Precision::Bf16, 1e-2);
@@ -128,6 +134,7 @@ fn cuda_networks_write_their_outputs_alone() {
     for (name, precision) in [
         ("rar-unet", Precision::F32),
         ("dense-unet", Precision::F32),
+        ("rar-unet", Precision::Tf32),
         ("rar-unet", Precision::Bf16),
         ("dense-unet", Precision::Fp16),
     ] {
@@ -189,7 +196,7 @@ fn cuda_graphs_follow_memory_that_moves() {
 /// Parameters are rounded in groups, the last of which must not reach beyond their memory.
 #[test]
 fn cuda_state_has_whole_groups() {
-    for (precision, copy_bytes) in [(Precision::F32, 0), (Precision::Bf16, 2)] {
+    for (precision, copy_bytes) in [(Precision::F32, 0), (Precision::Tf32, 0), (Precision::Bf16, 2)] {
         let Some(mut device) = open_in(precision) else { return };
         device.allocate_state(Region::Parameters, 13).unwrap();
         assert_eq!(device.planned_bytes(), 16 * (4 + copy_bytes), "{precision}");

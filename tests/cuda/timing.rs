@@ -8,10 +8,12 @@ use rarunet_cuda::model::{Mode, Model, Network};
 /// Every launch of a step is timed, in each state of it: never run, captured, replayed.
 #[test]
 fn cuda_times_every_launch() {
-    for (precision, mode) in [(Precision::F32, Mode::Evaluate), (Precision::Bf16, Mode::Train)] {
+    let modes = [(Precision::F32, Mode::Evaluate), (Precision::Tf32, Mode::Train), (Precision::Bf16, Mode::Train)];
+    for (precision, mode) in modes {
         let Some(device) = super::open_in(precision) else { return };
         let model = Model::new("rar-unet", [8; 5]).unwrap();
         let floors = Floors::new(&model, mode, 1, 16, precision).unwrap();
+        assert_eq!(floors.kernels.keys().any(|name| name.ends_with("_tf32")), precision == Precision::Tf32);
         let mut network = Network::new(model, Box::new(device)).unwrap();
         network.initialise(1).unwrap();
         let step = network.load(mode, 1, [16, 16]).unwrap();

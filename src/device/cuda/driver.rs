@@ -33,7 +33,7 @@ pub struct Description {
     pub driver: (i32, i32),
 }
 
-/// The first compute capability whose tensor cores know bf16.
+/// The first compute capability whose tensor cores know bf16 and tf32.
 const AMPERE: (i32, i32) = (8, 0);
 
 impl Description {
@@ -47,9 +47,9 @@ impl Description {
             None if ampere => Ok(Precision::Bf16),
             None => Ok(Precision::Fp16),
             Some(Precision::F64) => Err(message(&self.device, "no f64: use --device cpu or --precision f32")),
-            Some(Precision::Bf16) if !ampere => {
+            Some(precision @ (Precision::Tf32 | Precision::Bf16)) if !ampere => {
                 let (major, minor) = self.capability;
-                let text = format!("no bf16 at compute capability {major}.{minor}: use --precision fp16 or f32");
+                let text = format!("no {precision} at compute capability {major}.{minor}: use --precision fp16 or f32");
                 Err(message(&self.device, text))
             }
             Some(precision) => Ok(precision),

@@ -65,6 +65,24 @@ impl Tile {
     }
 }
 
+/// The kernels of a matrix product whose blocks compute tiles, the largest first: in f32, and in tf32.
+pub(in crate::ops) struct TileKernels {
+    pub f32: [Kernel; 3],
+    pub tf32: [Kernel; 3],
+}
+
+impl TileKernels {
+    /// The one that this device computes such tiles with.
+    pub(in crate::ops) fn of(&self, tile: Tile, launcher: &Launcher) -> Kernel {
+        let [largest, narrow, small] = if launcher.precision() == Precision::Tf32 { self.tf32 } else { self.f32 };
+        match tile {
+            TILE_128X64 => largest,
+            TILE_128X32 => narrow,
+            _ => small,
+        }
+    }
+}
+
 // ------------------------------------------------------------------ epilogue
 
 /// What becomes of a target once its sums are there, in this order.
@@ -162,9 +180,7 @@ pub(in crate::ops) fn any_kernel([target, source]: [Operand; 2], [same, from_ful
 
 /// The kernels of one direction, by what they are for.
 struct Kernels {
-    tile_128x64: Kernel,
-    tile_128x32: Kernel,
-    tile_64x32: Kernel,
+    tiles: TileKernels,
     any: [Kernel; 3],
     shallow: Kernel,
     narrow: Kernel,
@@ -177,9 +193,10 @@ struct Kernels {
 }
 
 const FORWARD: Kernels = Kernels {
-    tile_128x64: CONVOLUTION_FORWARD_128X64,
-    tile_128x32: CONVOLUTION_FORWARD_128X32,
-    tile_64x32: CONVOLUTION_FORWARD_64X32,
+    tiles: TileKernels {
+        f32: [CONVOLUTION_FORWARD_128X64, CONVOLUTION_FORWARD_128X32, CONVOLUTION_FORWARD_64X32],
+        tf32: [CONVOLUTION_FORWARD_128X64_TF32, CONVOLUTION_FORWARD_128X32_TF32, CONVOLUTION_FORWARD_64X32_TF32],
+    },
     any: [CONVOLUTION_FORWARD_ANY, CONVOLUTION_FORWARD_ANY_FROM_FULL, CONVOLUTION_FORWARD_ANY_TO_FULL],
     shallow: CONVOLUTION_FORWARD_SHALLOW,
     narrow: CONVOLUTION_FORWARD_NARROW,
@@ -191,9 +208,14 @@ const FORWARD: Kernels = Kernels {
 };
 
 const BACKWARD_INPUT: Kernels = Kernels {
-    tile_128x64: CONVOLUTION_BACKWARD_INPUT_128X64,
-    tile_128x32: CONVOLUTION_BACKWARD_INPUT_128X32,
-    tile_64x32: CONVOLUTION_BACKWARD_INPUT_64X32,
+    tiles: TileKernels {
+        f32: [CONVOLUTION_BACKWARD_INPUT_128X64, CONVOLUTION_BACKWARD_INPUT_128X32, CONVOLUTION_BACKWARD_INPUT_64X32],
+        tf32: [
+            CONVOLUTION_BACKWARD_INPUT_128X64_TF32,
+            CONVOLUTION_BACKWARD_INPUT_128X32_TF32,
+            CONVOLUTION_BACKWARD_INPUT_64X32_TF32,
+        ],
+    },
     any: [
         CONVOLUTION_BACKWARD_INPUT_ANY,
         CONVOLUTION_BACKWARD_INPUT_ANY_FROM_FULL,
@@ -247,7 +269,7 @@ impl Correlation<'_> {
         [self.source, self.target].iter().all(|operand| operand.element() == Element::F32)
     }
 
-    fn kernel(&self) -> (Kernel, Grid) {
+    fn kernel(&self, launcher: &Launcher) -> (Kernel, Grid) {
         let (inputs, outputs) = self.channels();
         let pixels = self.geometry.pixels;
         let taps = self.geometry.window.taps();
@@ -272,12 +294,7 @@ impl Correlation<'_> {
             return (kernel, TILE_64X32.grid(pixels, outputs, self.groups, 1));
         }
         let tile = Tile::choose(pixels, outputs, self.groups);
-        let kernel = match tile {
-            TILE_128X64 => self.kernels.tile_128x64,
-            TILE_128X32 => self.kernels.tile_128x32,
-            _ => self.kernels.tile_64x32,
-        };
-        (kernel, tile.grid(pixels, outputs, self.groups, 1))
+        (self.kernels.tiles.of(tile, launcher), tile.grid(pixels, outputs, self.groups, 1))
     }
 
     /// The kernel of its own that it has.
@@ -315,7 +332,8 @@ impl Correlation<'_> {
     /// Launches; `flags` are the parameters that end the kernel's list.
     fn launch(&self, launcher: &mut Launcher, flags: &[bool]) -> Result<()> {
         let special = self.special();
-        let (kernel, grid) = special.as_ref().map_or_else(|| self.kernel(), |special| (special.kernel, special.grid));
+        let (kernel, grid) =
+            special.as_ref().map_or_else(|| self.kernel(launcher), |special| (special.kernel, special.grid));
         let (inputs, outputs) = self.channels();
         let launch = launcher
             .kernel(kernel)
@@ -411,6 +429,15 @@ impl OnCuda for ConvolutionInputGradient {
 
 // ------------------------------------------------------------------ weight gradient
 
+const BACKWARD_WEIGHT: TileKernels = TileKernels {
+    f32: [CONVOLUTION_BACKWARD_WEIGHT_128X64, CONVOLUTION_BACKWARD_WEIGHT_128X32, CONVOLUTION_BACKWARD_WEIGHT_64X32],
+    tf32: [
+        CONVOLUTION_BACKWARD_WEIGHT_128X64_TF32,
+        CONVOLUTION_BACKWARD_WEIGHT_128X32_TF32,
+        CONVOLUTION_BACKWARD_WEIGHT_64X32_TF32,
+    ],
+};
+
 /// Weights that have a thread each at most.
 const FEW_WEIGHTS: usize = 1024;
 /// Blocks to make of all parts: four for each multiprocessor of the largest GPUs.
@@ -495,12 +522,7 @@ impl OnCuda for ConvolutionWeightGradient {
             ];
             (any_kernel([dout, x], kernels), Grid::new(blocks, FEW_WEIGHTS_THREADS))
         } else if aligned {
-            let kernel = match tile {
-                TILE_128X64 => CONVOLUTION_BACKWARD_WEIGHT_128X64,
-                TILE_128X32 => CONVOLUTION_BACKWARD_WEIGHT_128X32,
-                _ => CONVOLUTION_BACKWARD_WEIGHT_64X32,
-            };
-            (kernel, tile.grid(rows, columns, self.groups, parts))
+            (BACKWARD_WEIGHT.of(tile, launcher), tile.grid(rows, columns, self.groups, parts))
         } else {
             // Each tap's channels are rounded up to whole quads.
             let rows = self.window.taps() * inputs.next_multiple_of(4);
