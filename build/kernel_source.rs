@@ -78,7 +78,7 @@ impl KernelFile {
     }
 }
 
-/// What the headers of the same folder define that `source` includes.
+/// What the headers of the same folder define that `source` includes, and those that they include.
 fn headers(path: &Path, source: &str) -> Result<String, String> {
     let names = source.lines().filter_map(|line| line.strip_prefix("#include \"")?.split('"').next());
     let mut definitions = String::new();
@@ -87,6 +87,7 @@ fn headers(path: &Path, source: &str) -> Result<String, String> {
         for (name, value) in macros(&without_comments(&text)) {
             let _ = writeln!(definitions, "#define {name} {value}");
         }
+        definitions += &headers(&header, &text)?;
     }
     Ok(definitions)
 }
