@@ -48,7 +48,7 @@ impl Op for Fold {
         let rows = Rows::of(weight, bias, scale);
         let one = weight.channels.count() == 1 && weight.positions() == rows.inputs;
         let vectors = inputs[2..].iter().all(|&shape| *shape == Shape::vector(scale.channels.clone()));
-        if !(vectors && (one || weight.channels == scale.channels)) || rows.count % rows.biases != 0 {
+        if !(vectors && (one || weight.channels == scale.channels)) || !rows.count.is_multiple_of(rows.biases) {
             return Err(Error::shape("fold", format!("{scale} cannot be folded into weights of {weight}")));
         }
         Ok(vec![weight.clone(), Shape::matrix(rows.count / rows.biases, bias.channels.clone())])
