@@ -326,33 +326,39 @@ impl<T: Real> OnCpu<T> for ConvolutionInputGradient {
             mask: self.mask.then(|| call.input(call.inputs() - 1)),
             saturates: false,
         };
-        let mut dx = call.output(0);
+        let (mut dx, main) = (call.output(0), Factors { window: self.window, dout, weight });
         if !self.shortcut {
-            return self.add_products(cpu, workspace, [dout, weight], dx, Start::Zero, epilogue);
+            return self.add_products(cpu, workspace, main, dx, Start::Zero, epilogue);
         }
-        self.add_products(cpu, workspace, [dout, weight], dx.lend(), Start::Zero, Epilogue::default());
-        let shortcut = ConvolutionInputGradient { window: SHORTCUT, ..self.clone() };
-        let operands = [call.input(2), call.input(3)];
-        shortcut.add_products(cpu, workspace, operands, dx, Start::Out, epilogue);
+        self.add_products(cpu, workspace, main, dx.lend(), Start::Zero, Epilogue::default());
+        let shortcut = Factors { window: SHORTCUT, dout: call.input(2), weight: call.input(3) };
+        self.add_products(cpu, workspace, shortcut, dx, Start::Out, epilogue);
     }
 }
 
+/// What an input gradient is a product of.
+struct Factors<'a, T> {
+    window: Window,
+    dout: Input<'a, T>,
+    weight: Input<'a, T>,
+}
+
 impl ConvolutionInputGradient {
-    /// Adds the products of `dout` and weights to what `dx` starts from.
+    /// Adds products to what `dx` starts from.
     fn add_products<T: Real>(
         &self,
         cpu: &Cpu<T>,
         workspace: &mut [T],
-        [dout, weight]: [Input<T>; 2],
+        Factors { window, dout, weight }: Factors<T>,
         dx: Output<T>,
         start: Start<T>,
         epilogue: Epilogue<T>,
     ) {
-        if self.is_winograd(cpu, dout.shape()) {
+        if window == self.window && self.is_winograd(cpu, dout.shape()) {
             let weights = WeightPoints::flipped(cpu, workspace, weight, dout.shape().channels.used());
             return weights.correlate(cpu, dout, dx, None, epilogue);
         }
-        let taps = self.window.taps();
+        let taps = window.taps();
         let rows = weight.shape().positions() / taps;
         let columns = weight.channels();
         let inputs = group_inputs(dout.shape(), self.groups);
@@ -361,7 +367,7 @@ impl ConvolutionInputGradient {
         let weights = Weights::pack(cpu, workspace, [self.groups, taps, inputs, rows], |group, tap, input, output| {
             dense[((taps - 1 - tap) * rows + output) * columns + group * inputs + input]
         });
-        let Window { kernel, stride, padding } = self.window;
+        let Window { kernel, stride, padding } = window;
         let padding = std::array::from_fn(|axis| kernel[axis] - 1 - padding[axis]);
         let window = Window { kernel, stride: [1; 3], padding };
         let correlation = Correlation { window, dilation: stride, groups: self.groups, weights, start, epilogue };
