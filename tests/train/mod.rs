@@ -86,9 +86,10 @@ fn two_runs_with_one_seed_are_bit_equal_for_any_number_of_threads() {
 fn training_learns_and_prediction_keeps_the_scans_geometry() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    write_dataset(&data, 8);
+    // From fewer patients, whether another's mask is found depends on the seed.
+    write_dataset(&data, 16);
     let widths = [8, 16, 16, 24, 24];
-    let settings = Settings { widths, epochs: 30, learning_rate: 5e-3, augment: false, ..settings() };
+    let settings = Settings { widths, epochs: 20, learning_rate: 5e-3, augment: false, ..settings() };
     let outcome = train(&settings, &data, &folder.path().join("run"), 2, &Silent).unwrap();
     assert!(outcome.best_val_dice.unwrap() > 0.6, "{outcome:?}");
 
