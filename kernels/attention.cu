@@ -7,7 +7,6 @@
 // What a thread's channels have for all pixels of a sample.
 template <int width> struct Channels {
   Group<width> gate, dmean, place;
-  const float* dmaximum;
 };
 
 template <int width>
@@ -23,7 +22,6 @@ static __device__ __forceinline__ Channels<width> load_channels(const float* gat
     own.dmean = load<width>(dpooled + n * dpooled_stride + c);
     own.place = load<width>(places + n * places_stride + c);
   }
-  own.dmaximum = dpooled + (gridDim.z + n) * dpooled_stride + c;
   const float scale = 1.0f / pixels;
 #pragma unroll
   for (int k = 0; k < width; ++k) own.dmean[k] *= scale;
@@ -33,7 +31,8 @@ static __device__ __forceinline__ Channels<width> load_channels(const float* gat
 // The gradient of x * map at pixel p of the sample. Few pixels hold a maximum: what they get is loaded when it is needed.
 template <int width>
 static __device__ __forceinline__ Group<width> refined_gradient(const Channels<width>& own,
-                                                                const Stored<width, Element>& dout, int p) {
+                                                                const Stored<width, Element>& dout,
+                                                                const float* dpooled, int c, int dpooled_stride, int p) {
   Group<width> gradient = floats(dout);
   const float place = p;
   bool is_place = false;
@@ -43,9 +42,10 @@ static __device__ __forceinline__ Group<width> refined_gradient(const Channels<w
     is_place |= own.place[k] == place;
   }
   if (is_place) {
+    const float* dmaximum = dpooled + (gridDim.z + blockIdx.z) * dpooled_stride + c;
 #pragma unroll
     for (int k = 0; k < width; ++k)
-      if (own.place[k] == place) gradient[k] += own.dmaximum[k];
+      if (own.place[k] == place) gradient[k] += dmaximum[k];
   }
   return gradient;
 }
@@ -78,7 +78,7 @@ static __device__ void backward_map(float* dmap, const Element* x, const Element
           load_channels<width>(gate, dpooled, places, c, pixels, gate_stride, dpooled_stride, places_stride);
 #pragma unroll
       for (int i = 0; i < PIXELS_PER_THREAD; ++i) {
-        const Group<width> value = floats(loaded[i].a), gradient = refined_gradient(own, loaded[i].b, p[i]);
+        const Group<width> value = floats(loaded[i].a), gradient = refined_gradient(own, loaded[i].b, dpooled, c, dpooled_stride, p[i]);
 #pragma unroll
         for (int k = 0; k < width; ++k) sums[i] += value[k] * gradient[k];
       }
@@ -144,7 +144,7 @@ static __device__ void backward(Element* dx, const float* map, const Element* do
         load_channels<width>(gate, dpixels, places, c, pixels, gate_stride, dpixels_stride, places_stride);
 #pragma unroll
     for (int i = 0; i < PIXELS_PER_THREAD; ++i) {
-      Group<width> gradient = refined_gradient(own, loaded[i].dout, p[i]);
+      Group<width> gradient = refined_gradient(own, loaded[i].dout, dpixels, c, dpixels_stride, p[i]);
       const Group<width> value = floats(loaded[i].mask);
       const float dmean = loaded[i].dmean * share;
       const int winner = static_cast<int>(loaded[i].winner) - c;
@@ -152,12 +152,7 @@ static __device__ void backward(Element* dx, const float* map, const Element* do
       for (int k = 0; k < width; ++k) {
         gradient[k] = gradient[k] * loaded[i].map + dmean;
         if (k == winner) gradient[k] += loaded[i].dmaximum;
-        if (mask_stride && !(value[k] > 0.0f)) gradient[k] = 0.0f;
-      }
-      if (c + width > channels) {
-#pragma unroll
-        for (int k = 0; k < width; ++k)
-          if (c + k >= channels) gradient[k] = 0.0f;
+        if (c + k >= channels || (mask_stride && !(value[k] > 0.0f))) gradient[k] = 0.0f;
       }
       store(dx + (start + p[i]) * dx_stride + c, gradient);
     }

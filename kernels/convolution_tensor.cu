@@ -158,7 +158,7 @@ template <class T> __device__ __forceinline__ void multiply_step(typename T::Sum
 }
 
 // What becomes of the target before it is stored: what stands in another tensor of its shape is added, by 1x1 kernels
-// perhaps times a scale of its channel; negative values become zero, and so do those where a mask is not above zero. A
+// perhaps times a scale of its channel, and with the bias for an offset, which may cancel much of it; negative values become zero, and so do those where a mask is not above zero. A
 // stride of 0 says that there is no such tensor. Each step rounds as if it were a pass over the tensor of its own. What the
 // element cannot hold is limited to what it can in the forward pass alone: where there is a bias, and no scale, which only
 // a gradient has.
@@ -170,13 +170,18 @@ struct Epilogue {
 
   __device__ __forceinline__ float limit(float value) const { return limited ? saturate<Element>(value) : value; }
 
+  template <bool scales_added>
   __device__ __forceinline__ void apply(Vector16<Element>& values, const Vector16<Element>& added,
-                                        const Vector16<Element>& mask, const float (&scales)[PIECE]) const {
+                                        const Vector16<Element>& mask, const float (&scales)[PIECE],
+                                        const float (&offsets)[PIECE]) const {
     const Element zero = from_float<Element>(0.0f);
     if (added_stride) {
 #pragma unroll
-      for (int k = 0; k < PIECE; ++k)
-        values[k] = from_float<Element>(limit(to_float(values[k]) + scales[k] * to_float(added[k])));
+      for (int k = 0; k < PIECE; ++k) {
+        float addend = to_float(added[k]);
+        if constexpr (scales_added) addend = addend * scales[k] + offsets[k];
+        values[k] = from_float<Element>(limit(to_float(values[k]) + addend));
+      }
     }
     if (relu) {
 #pragma unroll
@@ -253,7 +258,7 @@ __device__ __forceinline__ void write_sums(Element* target, const typename T::Su
   for (int n = 0; n < T::columns / 8; ++n) {
     const int column = n * 8 + lane % 4 * 2;
     float added[2] = {0.0f, 0.0f};
-    if (biases && first_column + column < outputs) {
+    if (biases && !epilogue.scaled && first_column + column < outputs) {
       const int channel = T::kernel == 1 ? (first_column + column) % biases : first_column + column;
       added[0] = bias[channel];
       added[1] = bias[channel + 1];
@@ -267,10 +272,13 @@ __device__ __forceinline__ void write_sums(Element* target, const typename T::Su
                    epilogue.limit(sums[row][n][2 * half + 1] + added[1]));
   }
   __syncwarp();
-  float scales[PIECE];
+  float scales[PIECE], offsets[PIECE];
 #pragma unroll
-  for (int k = 0; k < PIECE; ++k)
-    scales[k] = T::kernel == 1 && epilogue.scaled && pieces.has_channel ? epilogue.scale[pieces.channel + k] : 1.0f;
+  for (int k = 0; k < PIECE; ++k) {
+    const bool scaled = T::kernel == 1 && epilogue.scaled && pieces.has_channel;
+    scales[k] = scaled ? epilogue.scale[pieces.channel + k] : 1.0f;
+    offsets[k] = scaled ? bias[pieces.channel + k] : 0.0f;
+  }
 #pragma unroll 1
   for (int first = 0; first < Pieces<T>::count; first += at_once) {
     int places[at_once];
@@ -286,7 +294,7 @@ __device__ __forceinline__ void write_sums(Element* target, const typename T::Su
     for (int i = 0; i < at_once; ++i) {
       if (places[i] < 0) continue;
       Vector16<Element> values = load16(own + pieces.pixel(first + i) * pitch + pieces.first_channel());
-      epilogue.apply(values, added[i], mask[i], scales);
+      epilogue.apply<T::kernel == 1>(values, added[i], mask[i], scales, offsets);
       store16(target + places[i] * target_stride + pieces.channel, values);
     }
   }

@@ -55,7 +55,7 @@ KERNEL_WITH_THREADS(transposed_convolution_forward_128x64_tf32, TILE_THREADS)(
     float* __restrict__ out,           // [kernel * pixels, outputs], stride out_stride
     const float* __restrict__ x,       // [pixels, inputs], stride x_stride
     const float* __restrict__ weight,  // [taps * outputs, inputs]
-    const float* __restrict__ bias,    // [outputs]
+    const float* __restrict__ bias,    // [biases]: of each output, or of each tap's
     TRANSPOSED_SIZES) {
   transposed_convolution<TensorTile128x64, true>(TRANSPOSED_ARGUMENTS);
 }
@@ -64,7 +64,7 @@ KERNEL_WITH_THREADS(transposed_convolution_forward_64x32_tf32, TILE_THREADS)(
     float* __restrict__ out,           // [kernel * pixels, outputs], stride out_stride
     const float* __restrict__ x,       // [pixels, inputs], stride x_stride
     const float* __restrict__ weight,  // [taps * outputs, inputs]
-    const float* __restrict__ bias,    // [outputs]
+    const float* __restrict__ bias,    // [biases]: of each output, or of each tap's
     TRANSPOSED_SIZES) {
   transposed_convolution<TensorTile64x32, true>(TRANSPOSED_ARGUMENTS);
 }

@@ -11,7 +11,7 @@
 //! |---|---|
 //! | [`tensor`] | shapes and how channels are laid out (channels last, padded slices) |
 //! | [`graph`] | ops applied to values, and their derivative as more of the same graph |
-//! | [`ops`] | the ops, one file each: shape rule, gradient, CPU code, CUDA launches, cases; the kernels themselves are in `kernels/<op>.cu` |
+//! | [`ops`] | the ops, one file or folder each: shape rule, gradient, CPU code, CUDA launches, cases; the kernels themselves are in `kernels/<op>.cu` |
 //! | [`plan`] | which nodes run, in which order, and where in one arena each value lies |
 //! | [`device`] | the seam: a device holds memory and runs plans; [`device::cpu`], [`device::cuda`], and the emulated driver that [`device::emulator`] opens |
 //! | [`model`] | the networks, their parameters and weights files, and a network on a device |

@@ -126,6 +126,11 @@ pub fn open(name: DeviceName, precision: PrecisionName, threads: Option<usize>) 
         (DeviceName::Cuda(ordinal), precision) => Ok(Box::new(CudaDevice::open(ordinal, precision)?)),
         (DeviceName::Emulator, precision) => Ok(Box::new(CudaDevice::emulator(precision)?)),
         (_, None | Some(Precision::F32)) => Ok(Box::new(CpuDevice::with(threads, InstructionSet::best())?)),
+        (_, Some(precision @ (Precision::Bf16 | Precision::Fp16))) if name == DeviceName::Auto => {
+            let message =
+                format!("there is no GPU for {precision}: use --precision f32, or --device cpu, which only rounds");
+            Err(unavailable(name, &message))
+        }
         (_, Some(precision @ (Precision::Bf16 | Precision::Fp16))) => {
             Ok(Box::new(CpuDevice::with(threads, InstructionSet::best())?.rounding(precision)))
         }

@@ -130,7 +130,7 @@ struct Builder<'a> {
 /// A block's outputs: of its second convolution, and of all of it, before its batch norm.
 struct BlockOutput {
     convolution: ValueId,
-    joined: ValueId,
+    whole: ValueId,
 }
 
 /// What a linear layer reads: a tensor, and the scale, shift and mean of its channels if a batch norm is to be folded into
@@ -151,12 +151,12 @@ impl Builder<'_> {
         for (level, &width) in widths[..levels - 1].iter().enumerate() {
             let name = format!("encoder.{level}");
             let out = self.block(&name, x, width, false)?;
-            let block = self.batch_norm(&format!("{name}.bn"), out.joined)?;
+            let block = self.batch_norm(&format!("{name}.bn"), out.whole)?;
             skips.push(self.skip(level, &out, block)?);
             x = self.graph.apply_one(MaxPool { window: Window::square(2, 2, 0) }, &[block])?;
         }
         let name = format!("encoder.{}", levels - 1);
-        let deepest = self.block(&name, x, widths[levels - 1], false)?.joined;
+        let deepest = self.block(&name, x, widths[levels - 1], false)?.whole;
         let mut features = match architecture.residual || architecture.dense {
             true => Features { x: deepest, norm: None },
             false => self.normalised(&format!("{name}.bn"), deepest)?,
@@ -166,7 +166,7 @@ impl Builder<'_> {
             let joined = self.graph.concat(&[up, skips[level]])?;
             let name = format!("decoder.{index}");
             let out = self.block(&name, joined, widths[level], architecture.attention)?;
-            features = self.normalised(&format!("{name}.bn"), out.joined)?;
+            features = self.normalised(&format!("{name}.bn"), out.whole)?;
         }
         let head = self.head(features)?;
         self.graph.apply_one(Sigmoid, &[head])
@@ -202,7 +202,7 @@ impl Builder<'_> {
         if self.model.architecture.residual {
             z = self.graph.concat(&[x, z])?;
         }
-        Ok(BlockOutput { convolution: y, joined: z })
+        Ok(BlockOutput { convolution: y, whole: z })
     }
 
     /// `BN(ReLU(ReLU(conv3x3(x)) + conv1x1(x)))`, equation 1.

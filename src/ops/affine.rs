@@ -30,7 +30,7 @@ impl Op for Affine {
 
     fn joined(&self, inputs: &[ValueId], other: &dyn Op, others: &[ValueId]) -> Option<Rewritten> {
         let other: &dyn Any = other;
-        let convolution = other.downcast_ref::<Convolution>().and_then(Convolution::with_affine);
+        let convolution = other.downcast_ref::<Convolution>().and_then(|op| op.with_affine(others.len()));
         let op = convolution.or_else(|| other.downcast_ref::<ConvolutionInputGradient>()?.with_affine())?;
         Some((op, [others, inputs].concat()))
     }
@@ -38,22 +38,22 @@ impl Op for Affine {
 
 /// `x * scale + offset`, of `T`'s operands, which another op adds to its output.
 #[derive(Clone, Copy)]
-pub(super) struct Terms<T> {
+pub(super) struct AffineTerms<T> {
     pub x: T,
     pub scale: T,
     pub offset: T,
 }
 
-impl<T> Terms<T> {
+impl<T> AffineTerms<T> {
     /// The three inputs from `first` on.
     pub fn new(first: usize, input: impl Fn(usize) -> T) -> Self {
-        Terms { x: input(first), scale: input(first + 1), offset: input(first + 2) }
+        AffineTerms { x: input(first), scale: input(first + 1), offset: input(first + 2) }
     }
 }
 
 // ------------------------------------------------------------------ CPU
 
-impl<T: Real> Terms<Input<'_, T>> {
+impl<T: Real> AffineTerms<Input<'_, T>> {
     /// Calls `write(out, value)` for each channel of a pixel.
     pub fn for_each(&self, position: usize, pixel: &mut [T], write: impl Fn(&mut T, T)) {
         let vectors = self.scale.dense().iter().zip(self.offset.dense());
@@ -65,14 +65,14 @@ impl<T: Real> Terms<Input<'_, T>> {
 
 impl<T: Real> OnCpu<T> for Affine {
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
-        let terms = Terms::new(0, |index| call.input(index));
+        let terms = AffineTerms::new(0, |index| call.input(index));
         call.output(0).for_each_pixel(|position, out| terms.for_each(position, out, |out, value| *out = value));
     }
 }
 
 // ------------------------------------------------------------------ CUDA
 
-impl Terms<Operand<'_>> {
+impl AffineTerms<Operand<'_>> {
     /// Whether all of it can be read by 16 bytes.
     pub fn is_aligned(&self) -> bool {
         [self.x, self.scale, self.offset].iter().all(Operand::is_aligned)
@@ -97,7 +97,7 @@ impl Terms<Operand<'_>> {
 
 impl OnCuda for Affine {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
-        let (terms, out) = (Terms::new(0, |index| launcher.input(index)), launcher.output(0));
+        let (terms, out) = (AffineTerms::new(0, |index| launcher.input(index)), launcher.output(0));
         terms.launch(launcher, out, AFFINE_FORWARD)
     }
 }

@@ -1,4 +1,4 @@
-//! The ops: one file each, in this order: the op and its shape rule, its gradient, its CPU code, its CUDA launch.
+//! The ops: one file each, or a folder, in this order: the op and its shape rule, its gradient, its CPU code, its CUDA launch.
 //!
 //! | file | op | in the paper |
 //! |---|---|---|

@@ -244,8 +244,8 @@ pub fn cases() -> Vec<Case> {
                 .forward_only(),
         );
     }
-    let layer = TransposedConvolution { kernel: [1, 2, 2], out: Channels::new(3) };
-    for (batch, channels) in [(1, 1), (2, 3), (2, 33)] {
+    for (batch, channels, out) in [(1, 1, 3), (2, 3, 3), (2, 33, 8), (1, 16, 24), (2, 72, 40)] {
+        let layer = TransposedConvolution { kernel: [1, 2, 2], out: Channels::new(out) };
         let x = Shape::image(batch, 4, 5, channels);
         let weight = layer.weight_shape(&x.channels);
         cases.push(folded(x, weight, layer.out.clone(), layer.clone()).rows(3, layer.out.clone()));

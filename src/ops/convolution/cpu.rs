@@ -13,7 +13,7 @@ use super::{Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, SH
 use crate::device::cpu::operand::{Span, SpanMut};
 use crate::device::cpu::tile::{Product, Start};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Output, Real};
-use crate::ops::affine::Terms;
+use crate::ops::affine::AffineTerms;
 use crate::tensor::{Shape, Storage};
 use rayon::prelude::*;
 
@@ -79,7 +79,7 @@ pub(in crate::ops) struct Epilogue<'a, T> {
     /// Added, of the output's shape.
     pub added: Option<Input<'a, T>>,
     /// Added likewise.
-    pub affine: Option<Terms<Input<'a, T>>>,
+    pub affine: Option<AffineTerms<Input<'a, T>>>,
     /// Negative values become zero,
     pub relu: bool,
     /// and so do those where this is not above zero.
@@ -279,7 +279,7 @@ impl<T: Real> OnCpu<T> for Convolution {
         let saturates = self.is_limited(call.inputs(), x.shape(), out.shape());
         let epilogue = Epilogue {
             added: self.add.then(|| call.input(first)),
-            affine: self.affine.then(|| Terms::new(first, |index| call.input(index))),
+            affine: self.affine.then(|| AffineTerms::new(first, |index| call.input(index))),
             relu: self.relu,
             mask: None,
             saturates,
@@ -313,7 +313,8 @@ impl<T: Real> OnCpu<T> for Convolution {
 
 impl<T: Real> OnCpu<T> for ConvolutionInputGradient {
     fn workspace(&self, cpu: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
-        if self.is_winograd(cpu, inputs[0]) { weight_points(inputs[1]) } else { inputs[1].elements() }
+        let main = if self.is_winograd(cpu, inputs[0]) { weight_points(inputs[1]) } else { inputs[1].elements() };
+        if self.shortcut { main.max(inputs[3].elements()) } else { main }
     }
 
     fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
@@ -321,7 +322,7 @@ impl<T: Real> OnCpu<T> for ConvolutionInputGradient {
         let first = self.first_added();
         let epilogue = Epilogue {
             added: self.add.then(|| call.input(first)),
-            affine: self.affine.then(|| Terms::new(first, |index| call.input(index))),
+            affine: self.affine.then(|| AffineTerms::new(first, |index| call.input(index))),
             relu: false,
             mask: self.mask.then(|| call.input(call.inputs() - 1)),
             saturates: false,

@@ -16,7 +16,7 @@ use crate::device::kernels::convolution_tile::{
 };
 use crate::device::kernels::matrix_tile::{TILE_INNER, TILE_THREADS};
 use crate::device::kernels::*;
-use crate::ops::affine::Terms;
+use crate::ops::affine::AffineTerms;
 use crate::tensor::{CHANNEL_ALIGNMENT, Shape};
 
 /// Lanes of a warp.
@@ -91,7 +91,7 @@ pub(in crate::ops) struct Epilogue<'a> {
     /// Added, of the target's shape.
     pub added: Option<Operand<'a>>,
     /// Added likewise.
-    pub affine: Option<Terms<Operand<'a>>>,
+    pub affine: Option<AffineTerms<Operand<'a>>>,
     /// Negative values become zero,
     pub relu: bool,
     /// and so do those where this is not above zero.
@@ -313,8 +313,8 @@ impl Correlation<'_> {
     fn launch_affine<'t>(
         &self,
         launcher: &mut Launcher,
-        affine: Option<Terms<Operand<'t>>>,
-    ) -> Result<Option<Terms<Operand<'t>>>> {
+        affine: Option<AffineTerms<Operand<'t>>>,
+    ) -> Result<Option<AffineTerms<Operand<'t>>>> {
         let with_terms = self.special().filter(|special| special.kernel == CONVOLUTION_BACKWARD_INPUT_ONE_OUTPUT);
         match (affine.filter(|terms| terms.is_aligned()), with_terms) {
             (Some(terms), Some(special)) => launcher
@@ -360,7 +360,7 @@ impl OnCuda for Convolution {
         let first = self.first_added(launcher.inputs());
         let epilogue = Epilogue {
             added: self.add.then(|| launcher.input(first)),
-            affine: self.affine.then(|| Terms::new(first, |index| launcher.input(index))),
+            affine: self.affine.then(|| AffineTerms::new(first, |index| launcher.input(index))),
             relu: self.relu,
             mask: None,
         };
@@ -385,10 +385,22 @@ impl OnCuda for Convolution {
     }
 }
 
+impl ConvolutionInputGradient {
+    /// The form that tensor cores do, if they do all products.
+    fn tensor_form<'a>(
+        &self,
+        precision: Precision,
+        dx: &Shape,
+        sources: impl Iterator<Item = &'a Shape>,
+    ) -> Option<Form> {
+        let forms = sources.map(|source| tensor_form(precision, self.window, self.groups, [dx, source]));
+        forms.reduce(|main, shortcut| main.and_then(|main| shortcut.map(|_| main))).flatten()
+    }
+}
+
 impl OnCuda for ConvolutionInputGradient {
     fn workspace(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
-        let images = [outputs[0], inputs[0]];
-        let apart = self.shortcut && tensor_form(precision, self.window, self.groups, images).is_none();
+        let apart = self.shortcut && self.tensor_form(precision, outputs[0], self.sources(inputs)).is_none();
         if apart { outputs[0].elements() } else { 0 }
     }
 
@@ -398,11 +410,12 @@ impl OnCuda for ConvolutionInputGradient {
         let first = self.first_added();
         let epilogue = Epilogue {
             added: self.add.then(|| launcher.input(first)),
-            affine: self.affine.then(|| Terms::new(first, |index| launcher.input(index))),
+            affine: self.affine.then(|| AffineTerms::new(first, |index| launcher.input(index))),
             relu: false,
             mask: self.mask.then(|| launcher.input(launcher.inputs() - 1)),
         };
-        if let Some(form) = tensor_form(launcher.precision(), self.window, self.groups, [dx.shape, dout.shape]) {
+        let sources = [Some(dout), shortcut.map(|(dout, _)| dout)].into_iter().flatten().map(|source| source.shape);
+        if let Some(form) = self.tensor_form(launcher.precision(), dx.shape, sources) {
             let product = TensorProduct { form, target: dx, source: dout, weight, bias: None, shortcut, epilogue };
             return product.transposed(launcher);
         }

@@ -70,9 +70,10 @@ impl Convolution {
         !self.add && !self.affine && !self.relu
     }
 
-    /// The same with `x * scale + offset` added, the last inputs then, if nothing is yet.
-    pub(super) fn with_affine(&self) -> Option<Arc<dyn Op>> {
-        self.is_plain().then(|| Arc::new(Convolution { affine: true, ..self.clone() }) as _)
+    /// The same of so many inputs with `x * scale + offset` added, the last inputs then, if nothing is yet.
+    pub(super) fn with_affine(&self, inputs: usize) -> Option<Arc<dyn Op>> {
+        let possible = self.is_plain() && !self.has_bias(inputs) && takes_affine(self.window);
+        possible.then(|| Arc::new(Convolution { affine: true, ..self.clone() }) as _)
     }
 
     /// Whether there is a bias among so many inputs.
@@ -95,6 +96,11 @@ impl Convolution {
         let storage = if self.full { Storage::Full } else { weight_storage(input, &self.out) };
         weight_shape(self.window, self.groups, input, &self.out).stored_in(storage)
     }
+}
+
+/// Whether a scale and an offset are added in passing: by 1x1 kernels, and by those whose stride is their size.
+fn takes_affine(window: Window) -> bool {
+    window.kernel == window.stride && window.padding == [0; 3]
 }
 
 /// What weights between images of these channels are stored in.
@@ -222,6 +228,11 @@ pub struct ConvolutionInputGradient {
 const SHORTCUT: Window = Window { kernel: [1; 3], stride: [1; 3], padding: [0; 3] };
 
 impl ConvolutionInputGradient {
+    /// The tensors that are read as pixels are multiplied.
+    fn sources<'a>(&self, inputs: &[&'a Shape]) -> impl Iterator<Item = &'a Shape> {
+        [Some(inputs[0]), self.shortcut.then(|| inputs[2])].into_iter().flatten()
+    }
+
     /// The index of the first input that is added.
     fn first_added(&self) -> usize {
         if self.shortcut { 4 } else { 2 }
@@ -234,7 +245,8 @@ impl ConvolutionInputGradient {
 
     /// As [`Convolution::with_affine`].
     pub(super) fn with_affine(&self) -> Option<Arc<dyn Op>> {
-        self.is_plain().then(|| Arc::new(ConvolutionInputGradient { affine: true, ..self.clone() }) as _)
+        let possible = self.is_plain() && !self.shortcut && takes_affine(self.window);
+        possible.then(|| Arc::new(ConvolutionInputGradient { affine: true, ..self.clone() }) as _)
     }
 }
 
@@ -348,6 +360,18 @@ pub fn cases() -> Vec<Case> {
             graph.apply(shortcut.clone().add().relu(), &[y, inputs[2], inputs[4], main])
         };
         cases.push(Case::new("convolution", inputs, residual).rows(1, x.channels.clone()).rows(2, x.channels));
+    }
+    // A shortcut of other channels than the 3x3 convolution's.
+    for (main, other) in [(33, 1), (8, 40), (1, 16)] {
+        let [main, other] = [(3, main), (1, other)].map(|(size, out)| Convolution::new(Window::same(size), out));
+        let x = Shape::image(2, 5, 4, 40);
+        let biases = [&main, &other].map(|op| Shape::vector(op.out.clone()));
+        let weights = [&main, &other].map(|op| op.weight_shape(&x.channels));
+        let inputs = [x].into_iter().chain(weights).chain(biases);
+        cases.push(Case::new("convolution", inputs, move |graph, inputs| {
+            let first = graph.apply_one(main.clone(), &[inputs[0], inputs[1], inputs[3]])?;
+            Ok(vec![first, graph.apply_one(other.clone(), &[inputs[0], inputs[2], inputs[4]])?])
+        }));
     }
     // Without a bias, as in CBAM's spatial attention; to and from a concatenation.
     let op = Convolution::new(Window::same(3), 3);

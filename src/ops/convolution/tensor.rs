@@ -210,17 +210,11 @@ impl TensorProduct<'_> {
         let backward = kernel == tile.backward_input;
         let blocks = [patches(small, tile.rows), columns.div_ceil(tile.columns), 1];
         let target = self.target;
-        // The kernels of 3x3 have no registers for a scale: it takes a pass of its own, and so does what follows it.
-        let (own, rest) = match self.form {
-            Form::Same3 if self.epilogue.affine.is_some() => {
-                let Epilogue { affine, mask, .. } = self.epilogue;
-                (
-                    Epilogue { affine: None, mask: None, ..self.epilogue },
-                    Epilogue { affine, mask, ..Epilogue::default() },
-                )
-            }
-            _ => (self.epilogue, Epilogue::default()),
-        };
+        let own = &self.epilogue;
+        assert!(
+            own.affine.is_none() || matches!(self.form, Form::Patches(_)) && self.bias.is_none(),
+            "an offset is a bias"
+        );
         let added = own.affine.map_or(own.added, |affine| Some(affine.x));
         let bias = own.affine.map_or(self.bias, |affine| Some((affine.offset.pointer, affine.offset.channels())));
         let scale = own.affine.map(|affine| affine.scale.pointer);
@@ -250,8 +244,7 @@ impl TensorProduct<'_> {
             .flag(scale.is_some())
             .shared(tile.shared(backward));
         let launch = if backward { launch } else { launch.flag(own.relu) };
-        launch.launch(Grid::new(blocks, TENSOR_THREADS))?;
-        rest.launch(launcher, target)
+        launch.launch(Grid::new(blocks, TENSOR_THREADS))
     }
 }
 
