@@ -40,6 +40,6 @@ fn build() -> Result<(), String> {
     let library = emulator::compile_emulator(&files, &root, &out.join("emulator"));
     println!("cargo:rustc-env=RARUNET_EMULATOR_LIBRARY={}", library.unwrap_or_default().display());
     let images = nvcc::compile_kernels(&files, &root, &out.join("fatbin"))?;
-    let table = kernel_source::rust_table(&files, &headers, images.as_deref())?;
+    let table = kernel_source::rust_table(&files, &headers, images.as_ref())?;
     std::fs::write(out.join("kernels.rs"), table).map_err(|error| format!("kernels.rs: {error}"))
 }

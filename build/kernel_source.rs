@@ -225,12 +225,20 @@ fn parameter(text: &str) -> Result<Parameter, String> {
     Ok(Parameter { name: name.to_string(), kind })
 }
 
+/// What the kernels were compiled to.
+pub struct Images {
+    /// The fatbins, in the order of the files and their variants.
+    pub paths: Vec<PathBuf>,
+    /// Whether there is code for the warp groups of Hopper, which no other GPU and no PTX has.
+    pub hopper: bool,
+}
+
 /// The text of `kernels.rs`: a constant for each kernel, a module for each file's constants, and the compiled images by
 /// file and variant, in the files' order (empty without nvcc).
 ///
 /// # Errors
 /// A kernel name that two files declare.
-pub fn rust_table(files: &[KernelFile], headers: &[KernelFile], images: Option<&[PathBuf]>) -> Result<String, String> {
+pub fn rust_table(files: &[KernelFile], headers: &[KernelFile], images: Option<&Images>) -> Result<String, String> {
     let mut text = String::from("// Made by build.rs from kernels/*.cu.\n\n");
     let mut names = std::collections::BTreeSet::new();
     for file in files {
@@ -268,11 +276,13 @@ pub fn rust_table(files: &[KernelFile], headers: &[KernelFile], images: Option<&
     let _ = writeln!(text, "\n/// All kernels.\npub const KERNELS: &[Kernel] = &[{}];", all.join(", "));
     let _ = writeln!(text, "\n/// Whether the images were compiled; they are empty when the build found no nvcc.");
     let _ = writeln!(text, "pub const HAVE_IMAGES: bool = {};", images.is_some());
+    let _ = writeln!(text, "\n/// Whether they have code for the warp groups of Hopper.");
+    let _ = writeln!(text, "pub const HAVE_HOPPER: bool = {};", images.is_some_and(|images| images.hopper));
     let _ = writeln!(text, "\n/// What each kernel file was compiled to.\npub static IMAGES: &[Image] = &[");
     let variants = files.iter().flat_map(|file| file.variants().into_iter().map(move |variant| (file, variant)));
     for (index, (file, variant)) in variants.enumerate() {
         let element = variant.map_or("None".into(), |(_, element)| format!("Some(Element::{element})"));
-        let bytes = images.map_or("&[]".into(), |images| format!("include_bytes!({:?})", images[index]));
+        let bytes = images.map_or("&[]".into(), |images| format!("include_bytes!({:?})", images.paths[index]));
         let (file, symbols) = (file.stem(), file.symbols(variant));
         let _ = writeln!(
             text,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::command::{Job, files_with_extension, find_program, run_all};
-use super::kernel_source::KernelFile;
+use super::kernel_source::{Images, KernelFile};
 
 /// What is compiled for, unless `RARUNET_CUDA_ARCHS` says otherwise (as a list of these words: `86` or `86,90+ptx`).
 const TARGETS: &[&str] = &[
@@ -17,17 +17,17 @@ const TARGETS: &[&str] = &[
     "80",     // A100: bf16, tf32, cp.async
     "86",     // RTX 30, A10, A40
     "89",     // Ada: RTX 40, L4, L40
-    "90",     // Hopper: H100, H200
+    "90",     // Hopper: H100, H200; its own instructions, too (sm_90a)
     "90+ptx", // PTX, which the driver compiles for any later GPU that no code here is for
     "100",    // Blackwell: B100, B200
     "120",    // Blackwell: RTX 50, RTX PRO
 ];
 
-/// Compiles all files; returns the fatbins' paths in their order. None, with one warning, without nvcc.
+/// Compiles all files. None, with one warning, without nvcc.
 ///
 /// # Errors
 /// What nvcc said, or that there is none although `RARUNET_REQUIRE_NVCC=1`.
-pub fn compile_kernels(files: &[KernelFile], root: &Path, out: &Path) -> Result<Option<Vec<PathBuf>>, String> {
+pub fn compile_kernels(files: &[KernelFile], root: &Path, out: &Path) -> Result<Option<Images>, String> {
     let Some(nvcc) = find_nvcc(root) else {
         let message = "no nvcc ($NVCC, $CUDA_HOME, $CUDA_PATH, target/cuda, PATH, /usr/local/cuda)";
         if std::env::var("RARUNET_REQUIRE_NVCC").is_ok_and(|value| value == "1") {
@@ -51,7 +51,8 @@ pub fn compile_kernels(files: &[KernelFile], root: &Path, out: &Path) -> Result<
         })
         .collect();
     run_all(&jobs)?;
-    Ok(Some(jobs.into_iter().map(|job| job.output).collect()))
+    let hopper = flags.iter().any(|flag| flag.ends_with("code=sm_90a"));
+    Ok(Some(Images { paths: jobs.into_iter().map(|job| job.output).collect(), hopper }))
 }
 
 /// Whether what a flag is for can compute with the variant's element: sm_75 knows no bf16. Without any other target it
@@ -83,7 +84,8 @@ pub fn flags(nvcc: &Path, root: &Path) -> Result<Vec<String>, String> {
     let known = ask(nvcc, "--list-gpu-code")? + &ask(nvcc, "--list-gpu-arch")?;
     let mut flags: Vec<String> = ["-fatbin", "-O3", "-std=c++17"].map(String::from).into();
     flags.push(format!("-I{}", root.join("kernels").display()));
-    if ask(nvcc, "--help")?.contains("--compress-mode") {
+    let help = ask(nvcc, "--help")?;
+    if help.contains("--compress-mode") {
         flags.push("--compress-mode=size".into()); // since CUDA 12.4; a quarter of the size
     }
     let mut unknown = Vec::new();
@@ -93,7 +95,8 @@ pub fn flags(nvcc: &Path, root: &Path) -> Result<Vec<String>, String> {
             None => (target, format!("sm_{target}")),
         };
         if known.lines().any(|line| line.trim() == code) {
-            flags.push(format!("-gencode=arch=compute_{number},code={code}"));
+            let own = if code == "sm_90" && help.contains("sm_90a") { "a" } else { "" };
+            flags.push(format!("-gencode=arch=compute_{number}{own},code={code}{own}"));
         } else {
             unknown.push(target);
         }

@@ -46,7 +46,7 @@ template <class T> struct WeightCopies {
                                           int first_patch, int tap, int first_input, int inputs, int outputs,
                                           int dout_stride, int x_stride)
       : size(size), window(window), dout_stride(dout_stride), x_stride(x_stride),
-        patch(first_patch, WEIGHT_PATCH_ROWS, size) {
+        patch(first_patch, WEIGHT_PATCH_ROWS, PATCH_WIDTH, size) {
     const int thread = threadIdx.x;
     const int input = first_input + thread % (T::inputs / PIECE) * PIECE;
     const int output = blockIdx.y * T::columns + thread % (T::columns / PIECE) * PIECE;

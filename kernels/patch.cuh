@@ -66,10 +66,10 @@ __device__ __forceinline__ int window_offset(const Image& small, const Window& w
 struct Patch {
   int image, y, x;
 
-  __device__ __forceinline__ Patch(int index, int rows, const Image& size) {
-    const int across = (size.width + PATCH_WIDTH - 1) / PATCH_WIDTH, down = (size.height + rows - 1) / rows;
+  __device__ __forceinline__ Patch(int index, int rows, int columns, const Image& size) {
+    const int across = (size.width + columns - 1) / columns, down = (size.height + rows - 1) / rows;
     const int row = index / across;
-    x = (index - row * across) * PATCH_WIDTH;
+    x = (index - row * across) * columns;
     image = row / down;
     y = (row - image * down) * rows;
   }

@@ -8,11 +8,19 @@
 //   mma_m16n8k16_f16     sm_75    16x8 fp32 += 16x16 fp16 * 16x8 fp16 (two k8 steps on sm_75)
 //   mma_m16n8k8_f16      sm_75    16x8 fp32 += 16x8 fp16 * 8x8 fp16
 //   mma_m16n8k8_tf32     sm_80    16x8 fp32 += 16x8 tf32 * 8x8 tf32
+//   wgmma                sm_90a   64xN fp32 += 64x16 * 16xN, bf16 or fp16, N 128 or 256, by 4 warps
 //
 // On an older device than a function needs it traps: the host chooses another kernel there.
 #pragma once
 
 #include "common.cuh"
+
+// Whether there are warp groups' products; a file for these is compiled for all targets, but has code for such alone.
+#if defined(CUDA_EMULATOR) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define HAVE_WARP_GROUPS 1
+#else
+#define HAVE_WARP_GROUPS 0
+#endif
 
 #ifdef CUDA_EMULATOR
 #include "tensor_core.hpp"
@@ -111,6 +119,69 @@ __device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&r)[4], const void* 
                : "r"(shared_address(row))
                : "memory");
 }
+
+// ---- products of warp groups ------------------------------------------------------------------------------------------
+// The four warps of a block multiply together: each has 16 rows of a and of the sums in its registers, as for an mma
+// (sums[n] is of columns 8 n to 8 n + 7), and b lies in shared memory: 8x8 matrices of 128 bytes, 8 of the inner dimension
+// side by side, `inner_bytes` to the next 8 of it, `column_bytes` to the next 8 columns.
+//
+// The products run on their own. wgmma_see_shared comes between the writes to shared memory of a thread, asynchronous
+// copies that it waited for among them, and the barrier before the products; wgmma_begin before the first one, after
+// which registers are left alone; wgmma_wait waits for all.
+#if HAVE_WARP_GROUPS
+
+template <class Element> constexpr bool is_bf16 = false;
+template <> constexpr bool is_bf16<__nv_bfloat16> = true;
+
+__device__ __forceinline__ unsigned long long shared_matrix(const void* shared, int inner_bytes, int column_bytes) {
+  const unsigned long long address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  return address / 16 | static_cast<unsigned long long>(inner_bytes / 16) << 16 |
+         static_cast<unsigned long long>(column_bytes / 16) << 32;
+}
+
+#define REGISTERS_64 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define REGISTERS_128 \
+  REGISTERS_64 ", " \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define SUMS(n) "+f"(sums[n][0]), "+f"(sums[n][1]), "+f"(sums[n][2]), "+f"(sums[n][3])
+#define SUMS_4(n) SUMS(n), SUMS(n + 1), SUMS(n + 2), SUMS(n + 3)
+#define SUMS_16(n) SUMS_4(n), SUMS_4(n + 4), SUMS_4(n + 8), SUMS_4(n + 12)
+#define WGMMA(shape, element, registers, operands, ...)                                                         \
+  asm volatile("wgmma.mma_async.sync.aligned." shape ".f32." element "." element " {" registers "}, " operands \
+               : __VA_ARGS__                                                                                    \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+#define OPERANDS_AFTER_64 "{%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
+#define OPERANDS_AFTER_128 "{%128, %129, %130, %131}, %132, 1, 1, 1, 0;"
+
+template <class Element>
+__device__ __forceinline__ void wgmma(float (&sums)[16][4], const unsigned (&a)[4], unsigned long long b) {
+  if constexpr (is_bf16<Element>) WGMMA("m64n128k16", "bf16", REGISTERS_64, OPERANDS_AFTER_64, SUMS_16(0));
+  else WGMMA("m64n128k16", "f16", REGISTERS_64, OPERANDS_AFTER_64, SUMS_16(0));
+}
+
+template <class Element>
+__device__ __forceinline__ void wgmma(float (&sums)[32][4], const unsigned (&a)[4], unsigned long long b) {
+  if constexpr (is_bf16<Element>)
+    WGMMA("m64n256k16", "bf16", REGISTERS_128, OPERANDS_AFTER_128, SUMS_16(0), SUMS_16(16));
+  else WGMMA("m64n256k16", "f16", REGISTERS_128, OPERANDS_AFTER_128, SUMS_16(0), SUMS_16(16));
+}
+
+__device__ __forceinline__ void wgmma_see_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+__device__ __forceinline__ void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+__device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.commit_group.sync.aligned;\n\twgmma.wait_group.sync.aligned 0;" ::: "memory");
+}
+
+#endif  // HAVE_WARP_GROUPS
 
 // ---- asynchronous copies from global to shared memory -----------------------------------------------------------------
 // cp_async begins a copy of 4, 8 or 16 bytes (aligned so); cp_async_or_zero writes zeros instead where `valid` is false,

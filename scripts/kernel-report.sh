@@ -37,7 +37,7 @@ for target in "${targets[@]}"; do
       flags=()
       [ "$element" = none ] || flags=("-DELEMENT_$element")
       if [ ! "$cubin" -nt "$file" ] || [ -n "$(find kernels -maxdepth 1 -name '*.cuh' -newer "$cubin")" ]; then
-        "$nvcc" -cubin -O3 -std=c++17 -Ikernels "${flags[@]}" -arch "sm_$target" "$file" -o "$cubin"
+        "$nvcc" -cubin -O3 -std=c++17 -Ikernels "${flags[@]}" -arch "sm_${target/%90/90a}" "$file" -o "$cubin"
       fi
     done
   done

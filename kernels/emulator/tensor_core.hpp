@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
+#include "cuda_bf16.h"
 #include "threads.hpp"
 
 namespace emulator {
@@ -115,6 +117,35 @@ inline unsigned float_to_tf32(float value) {  // to nearest, ties away from zero
   if ((bits & 0x7F800000) != 0x7F800000) bits += 0x1000;
   return bits & 0xFFFFE000;
 }
+
+// b's address is counted from the beginning of the block's dynamic shared memory, where a GPU counts from that of all
+// shared memory. A warp's rows of the product need nothing of the other warps. The products are done at once.
+inline unsigned long long shared_matrix(const void* shared, int inner_bytes, int column_bytes) {
+  const auto offset = static_cast<const unsigned char*>(shared) - emulator::current->block->dynamic_shared;
+  if (offset < 0 || offset % 16 != 0 || offset >= 1 << 18 || inner_bytes % 16 != 0 || column_bytes % 16 != 0)
+    emulator::fail(CUDA_ERROR_MISALIGNED_ADDRESS, "wgmma: a matrix at %td, %d and %d bytes apart", offset, inner_bytes,
+                   column_bytes);
+  return static_cast<unsigned long long>(offset / 16) | static_cast<unsigned long long>(inner_bytes / 16) << 16 |
+         static_cast<unsigned long long>(column_bytes / 16) << 32;
+}
+
+template <class Element, int columns>
+inline void wgmma(float (&sums)[columns][4], const unsigned (&a)[4], unsigned long long b) {
+  const auto field = [&](int bit) { return (b >> bit & 0x3fff) * 16; };
+  const unsigned lane = emulator::current->lane;
+  const unsigned char* first = emulator::current->block->dynamic_shared + field(0) + lane / 4 * 16 + lane % 4 * 4;
+  for (int n = 0; n < columns; ++n) {
+    unsigned pairs[2];
+    for (int half = 0; half < 2; ++half)
+      memcpy(&pairs[half], first + n * field(32) + half * field(16), sizeof pairs[half]);
+    if constexpr (std::is_same_v<Element, __nv_bfloat16>) mma_m16n8k16_bf16(sums[n], a, pairs);
+    else mma_m16n8k16_f16(sums[n], a, pairs);
+  }
+}
+
+inline void wgmma_see_shared() {}
+inline void wgmma_begin() {}
+inline void wgmma_wait() {}
 
 inline void ldmatrix_x2(unsigned (&r)[2], const void* row) { emulator::load_matrices<2, false>("ldmatrix.x2", r, row); }
 inline void ldmatrix_x4(unsigned (&r)[4], const void* row) { emulator::load_matrices<4, false>("ldmatrix.x4", r, row); }

@@ -10,7 +10,7 @@ use rarunet_cuda::graph::Graph;
 use rarunet_cuda::ops::Op;
 use rarunet_cuda::tensor::Shape;
 
-/// Copies more pixels, or more channels, than its output has.
+/// Copies all but the last row; more pixels, or more channels, than its output has.
 #[derive(Debug)]
 struct Stray {
     more_pixels: usize,
@@ -23,7 +23,8 @@ impl Op for Stray {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![inputs[0].clone()])
+        let [depth, height, width] = inputs[0].spatial;
+        Ok(vec![Shape { spatial: [depth, height - 1, width], ..inputs[0].clone() }])
     }
 }
 

@@ -35,8 +35,15 @@ pub struct Description {
 
 /// The first compute capability whose tensor cores know bf16 and tf32.
 const AMPERE: (i32, i32) = (8, 0);
+/// The only one whose warp groups multiply.
+const HOPPER: (i32, i32) = (9, 0);
 
 impl Description {
+    /// Whether warp groups multiply: the emulator's always do where a GPU's of its kind would.
+    pub fn has_warp_groups(&self) -> bool {
+        self.capability == HOPPER && (kernels::HAVE_HOPPER || self.name == EMULATOR_NAME)
+    }
+
     /// The precision asked for, or the best for the tensor cores at hand: bf16, or fp16 where there is no bf16.
     ///
     /// # Errors

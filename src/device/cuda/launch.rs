@@ -203,6 +203,11 @@ impl<'a> Launcher<'a> {
         self.sink.description().capability
     }
 
+    /// Whether the device's warp groups multiply, and the build has code for it.
+    pub fn has_warp_groups(&self) -> bool {
+        self.sink.description().has_warp_groups()
+    }
+
     /// How many multiprocessors the device has. The order of a sum must not depend on it.
     pub fn multiprocessors(&self) -> usize {
         self.sink.description().multiprocessors

@@ -4,6 +4,7 @@ use super::Window;
 use super::cuda::Epilogue;
 use crate::Result;
 use crate::device::cuda::{Grid, Launcher, Operand, Pointer};
+use crate::device::kernels::convolution_tensor_hopper::{GROUP_COLUMNS, GROUP_WIDTH};
 use crate::device::kernels::convolution_tensor_weight::WEIGHT_PATCH_ROWS;
 use crate::device::kernels::patch::{PATCH_WIDTH, PIECE, TENSOR_THREADS};
 use crate::device::kernels::*;
@@ -11,6 +12,8 @@ use crate::tensor::{Shape, Storage};
 
 /// Fewer blocks leave multiprocessors of large GPUs idle: smaller tiles are better then.
 const ENOUGH_BLOCKS: usize = 128;
+/// The same for tiles of which a multiprocessor wants two.
+const ENOUGH_PAIRS: usize = 200;
 /// The first compute capability whose blocks have room for the larger tiles.
 const AMPERE: (i32, i32) = (8, 0);
 /// Bytes of a 16-bit element.
@@ -69,20 +72,22 @@ fn covers(images: [&Shape; 2], small: &Shape, kernel: [usize; 3]) -> bool {
     (a, b) == (small.spatial, large) || (a, b) == (large, small.spatial)
 }
 
-/// Patches of so many rows that cover an image.
-fn patches(image: &Shape, rows: usize) -> usize {
+/// Patches of so many rows and columns that cover an image.
+fn patches(image: &Shape, rows: usize, columns: usize) -> usize {
     let [depth, height, width] = image.spatial;
-    image.batch * depth * height.div_ceil(rows) * width.div_ceil(PATCH_WIDTH)
+    image.batch * depth * height.div_ceil(rows) * width.div_ceil(columns)
 }
 
 // ------------------------------------------------------------------ forward and input gradient
 
-/// A block's rows and columns, the source channels of a step, and the steps in its shared memory: `Tile` in the kernels.
+/// A block's patch of pixels and its target channels, the source channels of a step, and the steps in its shared memory:
+/// `TileSizes` in the kernels.
 struct Tile {
     forward: Kernel,
     backward_input: Kernel,
     kernel: usize,
     rows: usize,
+    width: usize,
     columns: usize,
     depth: usize,
     stages: usize,
@@ -93,6 +98,7 @@ const SAME_512X32: Tile = Tile {
     backward_input: CONVOLUTION_BACKWARD_INPUT_3X3_512X32,
     kernel: 3,
     rows: 32,
+    width: PATCH_WIDTH,
     columns: 32,
     depth: 16,
     stages: 2,
@@ -102,6 +108,7 @@ const SAME_256X64: Tile = Tile {
     backward_input: CONVOLUTION_BACKWARD_INPUT_3X3_256X64,
     kernel: 3,
     rows: 16,
+    width: PATCH_WIDTH,
     columns: 64,
     depth: 16,
     stages: 2,
@@ -111,6 +118,7 @@ const SAME_256X32: Tile = Tile {
     backward_input: CONVOLUTION_BACKWARD_INPUT_3X3_256X32,
     kernel: 3,
     rows: 16,
+    width: PATCH_WIDTH,
     columns: 32,
     depth: 16,
     stages: 2,
@@ -120,6 +128,7 @@ const PATCHES_256X32: Tile = Tile {
     backward_input: CONVOLUTION_BACKWARD_INPUT_1X1_256X32,
     kernel: 1,
     rows: 16,
+    width: PATCH_WIDTH,
     columns: 32,
     depth: 32,
     stages: 2,
@@ -129,27 +138,56 @@ const PATCHES_128X64: Tile = Tile {
     backward_input: CONVOLUTION_BACKWARD_INPUT_1X1_128X64,
     kernel: 1,
     rows: 8,
+    width: PATCH_WIDTH,
     columns: 64,
     depth: 64,
     stages: 3,
+};
+/// For warp groups.
+const SAME_256X64_HOPPER: Tile = Tile {
+    forward: CONVOLUTION_FORWARD_3X3_256X64_HOPPER,
+    backward_input: CONVOLUTION_BACKWARD_INPUT_3X3_256X64_HOPPER,
+    kernel: 3,
+    rows: 32,
+    width: GROUP_WIDTH,
+    columns: GROUP_COLUMNS,
+    depth: 16,
+    stages: 2,
+};
+const SAME_128X64_HOPPER: Tile = Tile {
+    forward: CONVOLUTION_FORWARD_3X3_128X64_HOPPER,
+    backward_input: CONVOLUTION_BACKWARD_INPUT_3X3_128X64_HOPPER,
+    rows: 16,
+    ..SAME_256X64_HOPPER
 };
 /// The same where a block has less shared memory.
 const PATCHES_128X64_TURING: Tile = Tile { stages: 2, ..PATCHES_128X64 };
 
 impl Tile {
-    fn choose(form: Form, small: &Shape, columns: usize, capability: (i32, i32)) -> &'static Tile {
+    /// For a product whose small image and target channels are these.
+    fn choose(form: Form, small: &Shape, columns: usize, transposed: bool, launcher: &Launcher) -> &'static Tile {
         // Half of a wide tile would compute nothing.
         let narrow = (1..=32).contains(&(columns % 64));
+        let ampere = launcher.capability() >= AMPERE;
         if let Form::Patches(_) = form {
             return match narrow {
                 true => &PATCHES_256X32,
-                false if capability < AMPERE => &PATCHES_128X64_TURING,
-                false => &PATCHES_128X64,
+                false if ampere => &PATCHES_128X64,
+                false => &PATCHES_128X64_TURING,
             };
         }
-        let blocks = patches(small, SAME_256X64.rows) * columns.div_ceil(SAME_256X64.columns);
+        let blocks = |tile: &Tile| patches(small, tile.rows, tile.width) * columns.div_ceil(tile.columns);
+        if launcher.has_warp_groups() && !narrow {
+            if blocks(&SAME_256X64_HOPPER) >= ENOUGH_PAIRS {
+                return &SAME_256X64_HOPPER;
+            }
+            // Transposed weights come by 32 bytes, which is slow where they are most of what a block reads.
+            if !transposed || blocks(&SAME_128X64_HOPPER) >= ENOUGH_PAIRS {
+                return &SAME_128X64_HOPPER;
+            }
+        }
         // The larger tiles take more shared memory than blocks of sm_75 have.
-        if capability < AMPERE || blocks < ENOUGH_BLOCKS {
+        if !ampere || blocks(&SAME_256X64) < ENOUGH_BLOCKS {
             &SAME_256X32
         } else if !narrow {
             &SAME_256X64
@@ -162,7 +200,9 @@ impl Tile {
 
     /// Bytes of shared memory of a block.
     fn shared(&self, transposed: bool) -> usize {
-        let source = (self.rows + self.kernel - 1) * (PATCH_WIDTH + self.kernel - 1) * (self.depth + PIECE);
+        let pixels = (self.rows + self.kernel - 1) * (self.width + self.kernel - 1);
+        // Warp groups' tiles have a patch whose pieces need no padding.
+        let source = pixels * if self.width == GROUP_WIDTH { self.depth } else { self.depth + PIECE };
         let tap = match transposed {
             true => self.columns * (self.depth + PIECE),
             false => self.depth * (self.columns + PIECE),
@@ -188,14 +228,14 @@ impl TensorProduct<'_> {
     /// Forward: the source may be the large image.
     pub(in crate::ops) fn forward(&self, launcher: &mut Launcher) -> Result<()> {
         let columns = self.target.channels();
-        let tile = Tile::choose(self.form, self.target.shape, columns, launcher.capability());
+        let tile = Tile::choose(self.form, self.target.shape, columns, false, launcher);
         self.launch(launcher, tile, tile.forward, self.target.shape, columns)
     }
 
     /// The input gradient, or transposed convolution: the target may be the large image.
     pub(in crate::ops) fn transposed(&self, launcher: &mut Launcher) -> Result<()> {
         let columns = self.target.channels() * self.form.window().iter().product::<usize>();
-        let tile = Tile::choose(self.form, self.source.shape, columns, launcher.capability());
+        let tile = Tile::choose(self.form, self.source.shape, columns, true, launcher);
         self.launch(launcher, tile, tile.backward_input, self.source.shape, columns)
     }
 
@@ -208,7 +248,7 @@ impl TensorProduct<'_> {
         columns: usize,
     ) -> Result<()> {
         let backward = kernel == tile.backward_input;
-        let blocks = [patches(small, tile.rows), columns.div_ceil(tile.columns), 1];
+        let blocks = [patches(small, tile.rows, tile.width), columns.div_ceil(tile.columns), 1];
         let target = self.target;
         let own = &self.epilogue;
         assert!(
@@ -313,7 +353,7 @@ impl TensorWeights {
         let (inputs, outputs) = (x.channels.stored(), dout.channels.stored());
         let narrow = (1..=32).contains(&(outputs % 64));
         let blocks: usize = WeightTile::choose(form, narrow).tiles(form, inputs, outputs).iter().product();
-        let patches = patches(dout, WEIGHT_PATCH_ROWS);
+        let patches = patches(dout, WEIGHT_PATCH_ROWS, PATCH_WIDTH);
         let elements = form.taps() * inputs * outputs;
         let most_parts = patches.div_ceil(PART_PATCHES).min((PART_ELEMENTS / elements).max(1));
         let parts = (PART_BLOCKS / blocks).clamp(1, most_parts);

@@ -1,0 +1,94 @@
+// 3x3 convolution in 16 bits by the warp groups of Hopper (sm_90a), forward and input gradient: what convolution_tensor.cu
+// computes, for 64 target channels of a block and more of its pixels.
+
+#include "tensor_correlation.cuh"
+
+static_assert(sizeof(Element) == 2, "tensor cores' products here are of 16 bits");
+
+constexpr int GROUP_COLUMNS = 64;  // rows of a warp group's product
+constexpr int GROUP_WIDTH = 8;     // pixels that lie side by side, as a product wants its columns
+
+// A product's rows are target channels, 16 of each warp, and its columns target pixels: weights come from registers, and
+// all pixels of the patch from shared memory at once, where each tap begins at another address.
+template <int kernel_, int rows_, int depth_, int stages_, bool transposed_>
+struct GroupTile : TileSizes<kernel_, rows_, GROUP_WIDTH, GROUP_COLUMNS, depth_, stages_, transposed_, true> {
+  using T = GroupTile;
+  using Sums = float[rows_][4];  // for each row of pixels: this lane's two pixels of a channel, and of the eighth after
+  using Shortcut = GroupTile<1, rows_, 32, 2, transposed_>;
+
+  static __device__ __forceinline__ void before_products() { wgmma_see_shared(); }
+
+  // The first of a lane's channels.
+  static __device__ __forceinline__ int channel() {
+    return threadIdx.x / WARP_SIZE * 16 + threadIdx.x % WARP_SIZE / 4;
+  }
+
+  // Loads a tap's weights for 16 target and as many source channels.
+  static __device__ __forceinline__ void load(unsigned (&a)[4], const Element* tap, int inner) {
+    const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
+    if constexpr (T::transposed)
+      ldmatrix_x4(a, tap + (warp * 16 + lane % 16) * T::weight_pitch + inner + lane / 16 * PIECE);
+    else
+      ldmatrix_x4_trans(a, tap + (inner + lane % 8 + lane / 16 * 8) * T::weight_pitch + warp * 16 + lane / 8 % 2 * PIECE);
+  }
+
+  // Adds the products of a step.
+  static __device__ __forceinline__ void add_products(Sums& sums, const Element* stage) {
+    constexpr int bytes = sizeof(Element);
+    unsigned a[T::depth / MMA_DEPTH][T::taps][4];
+#pragma unroll
+    for (int inner = 0; inner < T::depth; inner += MMA_DEPTH)
+#pragma unroll
+      for (int tap = 0; tap < T::taps; ++tap)
+        load(a[inner / MMA_DEPTH][tap], stage + T::source_elements + tap * T::tap_elements, inner);
+    wgmma_begin();
+#pragma unroll
+    for (int inner = 0; inner < T::depth; inner += MMA_DEPTH)
+#pragma unroll
+      for (int tap = 0; tap < T::taps; ++tap) {
+        const Element* pixels = stage + inner / PIECE * T::piece_pitch +
+                                (tap / T::kernel * T::source_width + tap % T::kernel) * T::pixel_pitch;
+        wgmma<Element>(sums, a[inner / MMA_DEPTH][tap],
+                       shared_matrix(pixels, T::piece_pitch * bytes, T::source_width * T::pixel_pitch * bytes));
+      }
+    wgmma_wait();
+  }
+
+  // Stores the block's pixels.
+  template <class Bias>
+  static __device__ __forceinline__ void store(Element* shared, int pitch, const Sums& sums, const Epilogue& epilogue,
+                                               Bias bias) {
+    const float added[2] = {bias(channel()), bias(channel() + 8)};
+    Element* own = shared + threadIdx.x % 4 * 2 * pitch + channel();
+#pragma unroll
+    for (int row = 0; row < T::rows; ++row)
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+        own[(row * T::width + k % 2) * pitch + k / 2 * 8] =
+            from_float<Element>(epilogue.limit(sums[row][k] + added[k / 2]));
+    __syncthreads();
+  }
+};
+
+#if HAVE_WARP_GROUPS
+#define CORRELATE(rows, transposed, ...) correlate<GroupTile<3, rows, 16, 2, transposed>>(__VA_ARGS__)
+#else
+#define CORRELATE(rows, transposed, ...) __trap()
+#endif
+
+KERNEL_WITH_THREADS(convolution_forward_3x3_256x64_hopper, TENSOR_THREADS)(FORWARD_PARAMETERS) {
+  CORRELATE(32, false, FORWARD_ARGUMENTS);
+}
+
+// For small images.
+KERNEL_WITH_THREADS(convolution_forward_3x3_128x64_hopper, TENSOR_THREADS)(FORWARD_PARAMETERS) {
+  CORRELATE(16, false, FORWARD_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_backward_input_3x3_256x64_hopper, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
+  CORRELATE(32, true, BACKWARD_INPUT_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_backward_input_3x3_128x64_hopper, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
+  CORRELATE(16, true, BACKWARD_INPUT_ARGUMENTS);
+}

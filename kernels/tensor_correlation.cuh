@@ -1,0 +1,354 @@
+// Convolution on tensor cores in 16 bits, forward and input gradient: what the kernels for mma and for warp groups share. A
+// tile says how a block's operands lie in shared memory, and multiplies them.
+#pragma once
+
+#include "patch.cuh"
+
+// ---- the matrix product of forward and input gradient -----------------------------------------------------------------
+// Rows are target pixels, columns target channels, and the inner dimension is (source channels by 16, tap, 16 channels).
+// The weights, as convolution.cu has them: forward [tap][source][target]; transposed, for the input gradient,
+// [tap, counted from the last][target][source].
+//
+// For the 1x1 kernels, source or target may be the large image of a window. If the source is, its taps are more of the
+// inner dimension, before the channels; if the target is, (tap, channel) are the columns, of which `outputs` are all.
+
+// A block's target pixels are `rows` of `width`, its target channels `columns`; a step has `depth` source channels, and
+// shared memory `stages` steps. Of its source, each pixel's channels lie side by side, or all pixels' first pieces come
+// first, then the second ones.
+template <int kernel_, int rows_, int width_, int columns_, int depth_, int stages_, bool transposed_, bool by_pieces>
+struct TileSizes {
+  static constexpr int kernel = kernel_, rows = rows_, width = width_, columns = columns_;
+  static constexpr int depth = depth_, stages = stages_;
+  static constexpr bool transposed = transposed_;
+  static constexpr int taps = kernel * kernel, border = kernel / 2, rows_per_warp = rows / WARPS;
+  static constexpr int source_width = width + kernel - 1, source_rows = rows + kernel - 1;
+  static constexpr int source_pixels = source_width * source_rows, pixel_pieces = depth / PIECE;
+  // Elements from one pixel, piece or line to the next: so that a warp meets each bank as often as any other.
+  static constexpr int piece_pitch =
+      by_pieces ? source_pixels * PIECE + (64 / pixel_pieces + 64 - source_pixels * PIECE % 64) % 64 : PIECE;
+  static constexpr int pixel_pitch = by_pieces ? PIECE : depth + PIECE;
+  static constexpr int weight_pitch = (transposed ? depth : columns) + PIECE;
+  static constexpr int tap_lines = transposed ? columns : depth;  // lines of `depth` or `columns` elements
+  static constexpr int source_elements = by_pieces ? pixel_pieces * piece_pitch : source_pixels * pixel_pitch;
+  static constexpr int tap_elements = tap_lines * weight_pitch;
+  static constexpr int stage_elements = source_elements + taps * tap_elements;
+  // Pieces that a thread copies in a step. All threads copy the pieces of some taps at once, or a part of a tap's.
+  static constexpr int source_pieces = source_pixels * pixel_pieces;
+  static constexpr int pieces_per_line = (transposed ? depth : columns) / PIECE;
+  static constexpr int tap_pieces = tap_lines * pieces_per_line, weight_pieces = taps * tap_pieces;
+  static constexpr int taps_at_once = tap_pieces < TENSOR_THREADS ? TENSOR_THREADS / tap_pieces : 1;
+  static constexpr int tap_parts = tap_pieces > TENSOR_THREADS ? tap_pieces / TENSOR_THREADS : 1;
+  static constexpr int source_copies = (source_pieces + TENSOR_THREADS - 1) / TENSOR_THREADS;
+  static constexpr int weight_copies = (weight_pieces + TENSOR_THREADS - 1) / TENSOR_THREADS;
+  static_assert(tap_parts * TENSOR_THREADS == taps_at_once * tap_pieces, "whole taps");
+};
+
+// What a thread copies into shared memory, step by step.
+template <class T> struct Copies {
+  const Element *source, *weight;
+  const Element *first_source, *first_weight;  // of the first tap
+  const Image& size;
+  const Window& window;
+  int inputs, outputs, source_stride, tap = 0;
+  int source_offsets[T::source_copies];
+  unsigned source_valid = 0;  // a bit for each copy
+  int source_channel, weight_channel, weight_step, columns_left, channel = 0;
+
+  __device__ __forceinline__ Copies(const Element* source, const Element* weight, const Image& size,
+                                    const Window& window, const Patch& patch, int first_column, int inputs, int outputs,
+                                    int source_stride)
+      : source(source), first_source(source), size(size), window(window), inputs(inputs), outputs(outputs),
+        source_stride(source_stride) {
+    const int thread = threadIdx.x;
+    source_channel = thread % T::pixel_pieces * PIECE;
+#pragma unroll
+    for (int i = 0; i < T::source_copies; ++i) {
+      const int pixel = (thread + i * TENSOR_THREADS) / T::pixel_pieces;
+      const int y = patch.y - T::border + pixel / T::source_width, x = patch.x - T::border + pixel % T::source_width;
+      const bool valid =
+          pixel < T::source_pixels && is_inside(y, size.height) && is_inside(x, size.width);
+      const int place = T::kernel == 1 ? large_pixel(size, window, patch.image, y, x)
+                                       : (patch.image * size.height + y) * size.width + x;
+      source_offsets[i] = valid ? place * source_stride + source_channel : 0;
+      source_valid |= static_cast<unsigned>(valid) << i;
+    }
+    // A thread's copies of weights are of one line of each tap, or of every second one, or of every line that is a part
+    // of a tap further on.
+    const int line = thread / T::pieces_per_line % T::tap_lines, piece = thread % T::pieces_per_line * PIECE;
+    const int first_tap = thread / T::tap_pieces, tap = T::transposed ? T::taps - 1 - first_tap : first_tap;
+    weight_channel = T::transposed ? piece : line;
+    const int column = first_column + (T::transposed ? line : piece);
+    this->weight = weight + (T::transposed ? (tap * outputs + column) * inputs + weight_channel
+                                           : (tap * inputs + weight_channel) * outputs + column);
+    first_weight = this->weight;
+    weight_step = T::taps_at_once * inputs * outputs;
+    if (T::transposed) weight_step = -weight_step;
+    columns_left = outputs - column;
+  }
+
+  // Begins the copies of the next step's channels.
+  __device__ __forceinline__ void operator()(Element* stage) {
+    const int thread = threadIdx.x;
+    const bool has_channel = channel + source_channel < inputs;
+    Element* to = stage + thread / T::pixel_pieces * T::pixel_pitch + thread % T::pixel_pieces * T::piece_pitch;
+#pragma unroll
+    for (int i = 0; i < T::source_copies; ++i) {
+      const int pixels = TENSOR_THREADS / T::pixel_pieces;
+      if ((i + 1) * TENSOR_THREADS <= T::source_pieces || thread + i * TENSOR_THREADS < T::source_pieces)
+        cp_async_or_zero<16>(to + i * pixels * T::pixel_pitch, source + source_offsets[i],
+                             has_channel && source_valid >> i & 1);
+    }
+    source += T::depth;
+    copy_weights(stage + T::source_elements + thread / T::pieces_per_line * T::weight_pitch +
+                 thread % T::pieces_per_line * PIECE);
+    channel += T::depth;
+    if (T::kernel > 1 || channel < inputs) return;
+    channel = 0;
+    ++tap;
+    source = first_source + window_offset(size, window, tap) * source_stride;
+    weight = first_weight + tap * inputs * outputs;
+  }
+
+  __device__ __forceinline__ void copy_weights(Element* to) {
+    const Element* from = weight;
+    constexpr int lines = TENSOR_THREADS / T::pieces_per_line;  // that all threads copy at once
+#pragma unroll
+    for (int i = 0; i < T::weight_copies; ++i) {
+      const int line = i % T::tap_parts * lines;  // further on in the tap
+      const bool valid = T::transposed ? line < columns_left && channel + weight_channel < inputs
+                                       : columns_left > 0 && channel + weight_channel + line < inputs;
+      if ((i + 1) * TENSOR_THREADS <= T::weight_pieces ||
+          static_cast<int>(threadIdx.x) + i * TENSOR_THREADS < T::weight_pieces)
+        cp_async_or_zero<16>(to + i * lines * T::weight_pitch, from + line * (T::transposed ? inputs : outputs), valid);
+      if (i % T::tap_parts == T::tap_parts - 1) from += weight_step;
+    }
+    weight += T::transposed ? T::depth : T::depth * outputs;
+  }
+};
+
+// What becomes of the target before it is stored: what stands in another tensor of its shape is added, by 1x1 kernels
+// perhaps times a scale of its channel, and with the bias for an offset, which may cancel much of it; negative values become zero, and so do those where a mask is not above zero. A
+// stride of 0 says that there is no such tensor. Each step rounds as if it were a pass over the tensor of its own. What the
+// element cannot hold is limited to what it can in the forward pass alone: where there is a bias, and no scale, which only
+// a gradient has.
+struct Epilogue {
+  const Element *added, *mask;
+  const float* scale;
+  int added_stride, mask_stride, relu;
+  bool limited, scaled;
+
+  __device__ __forceinline__ float limit(float value) const { return limited ? saturate<Element>(value) : value; }
+
+  template <bool scales_added>
+  __device__ __forceinline__ void apply(Vector16<Element>& values, const Vector16<Element>& added,
+                                        const Vector16<Element>& mask, const float (&scales)[PIECE],
+                                        const float (&offsets)[PIECE]) const {
+    const Element zero = from_float<Element>(0.0f);
+    if (added_stride) {
+#pragma unroll
+      for (int k = 0; k < PIECE; ++k) {
+        float addend = to_float(added[k]);
+        if constexpr (scales_added) addend = addend * scales[k] + offsets[k];
+        values[k] = from_float<Element>(limit(to_float(values[k]) + addend));
+      }
+    }
+    if (relu) {
+#pragma unroll
+      for (int k = 0; k < PIECE; ++k) values[k] = to_float(values[k]) < 0.0f ? zero : values[k];
+    }
+    if (mask_stride) {
+#pragma unroll
+      for (int k = 0; k < PIECE; ++k) values[k] = to_float(mask[k]) > 0.0f ? values[k] : zero;
+    }
+  }
+};
+
+// Where a thread writes the target: pieces of one channel group, of pixels some way apart. Pixels are counted over the rows
+// of a warp.
+template <class T> struct Pieces {
+  static constexpr int per_pixel = T::columns / PIECE, pixels = WARP_SIZE / per_pixel;  // that a warp writes at once
+  static constexpr int count = T::rows_per_warp * T::width / pixels;
+  const Image& size;
+  const Window& window;
+  const Patch& patch;
+  int channel, offset = 0;
+  bool has_channel;
+
+  __device__ __forceinline__ Pieces(const Image& size, const Window& window, const Patch& patch, int first_column,
+                                    int outputs)
+      : size(size), window(window), patch(patch) {
+    channel = first_column + first_channel();
+    has_channel = channel < outputs;
+    if (T::kernel > 1) return;
+    const int channels = outputs / (window.height * window.width), tap = channel / channels;
+    offset = window_offset(size, window, tap);
+    channel -= tap * channels;
+  }
+
+  static __device__ __forceinline__ int first_channel() { return threadIdx.x % per_pixel * PIECE; }
+  static __device__ __forceinline__ int pixel(int index) { return index * pixels + threadIdx.x % WARP_SIZE / per_pixel; }
+
+  // The pixel of the target; none below 0.
+  __device__ __forceinline__ int place(int index) const {
+    const int row = pixel(index) / T::width;
+    const int y = patch.y + threadIdx.x / WARP_SIZE * T::rows_per_warp + row, x = patch.x + pixel(index) % T::width;
+    if (!has_channel || y >= size.height || x >= size.width) return -1;
+    return T::kernel == 1 ? large_pixel(size, window, patch.image, y, x) + offset
+                          : (patch.image * size.height + y) * size.width + x;
+  }
+};
+
+// Brings what the epilogue will read closer, while the sums are computed.
+template <class T>
+__device__ __forceinline__ void prefetch_epilogue(const Epilogue& epilogue, const Pieces<T>& pieces) {
+  if (!epilogue.added_stride && !epilogue.mask_stride) return;
+  if (pieces.first_channel() % (LINE_BYTES / sizeof(Element))) return;
+#pragma unroll 4
+  for (int i = 0; i < Pieces<T>::count; ++i) {
+    const int place = pieces.place(i);
+    if (place < 0) continue;
+    if (epilogue.added_stride) prefetch(epilogue.added + place * epilogue.added_stride + pieces.channel);
+    if (epilogue.mask_stride) prefetch(epilogue.mask + place * epilogue.mask_stride + pieces.channel);
+  }
+}
+
+// Adds the bias, and writes the block's pixels, by 16 bytes, by way of shared memory. What the epilogue reads is under way
+// for several pieces at once.
+template <class T>
+__device__ __forceinline__ void write_sums(Element* target, const typename T::Sums& sums, Element* shared,
+                                           const float* bias, const Epilogue& epilogue, const Pieces<T>& pieces,
+                                           int first_column, int outputs, int biases, int target_stride) {
+  constexpr int pitch = T::columns + PIECE, pixels = T::rows_per_warp * T::width;
+  constexpr int at_once = Pieces<T>::count < 8 ? Pieces<T>::count : 8;
+  static_assert(WARPS * pixels * pitch <= T::stages * T::stage_elements, "the sums have room where the operands were");
+  const bool has_bias = biases && !epilogue.scaled;
+  T::store(shared, pitch, sums, epilogue, [&](int column) {
+    if (!has_bias || first_column + column >= outputs) return 0.0f;
+    return bias[T::kernel == 1 ? (first_column + column) % biases : first_column + column];
+  });
+  const Element* own = shared + threadIdx.x / WARP_SIZE * pixels * pitch;
+  float scales[PIECE], offsets[PIECE];
+#pragma unroll
+  for (int k = 0; k < PIECE; ++k) {
+    const bool scaled = T::kernel == 1 && epilogue.scaled && pieces.has_channel;
+    scales[k] = scaled ? epilogue.scale[pieces.channel + k] : 1.0f;
+    offsets[k] = scaled ? bias[pieces.channel + k] : 0.0f;
+  }
+#pragma unroll 1
+  for (int first = 0; first < Pieces<T>::count; first += at_once) {
+    int places[at_once];
+    Vector16<Element> added[at_once], mask[at_once];
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      places[i] = pieces.place(first + i);
+      if (places[i] < 0) continue;
+      if (epilogue.added_stride) added[i] = load16(epilogue.added + places[i] * epilogue.added_stride + pieces.channel);
+      if (epilogue.mask_stride) mask[i] = load16(epilogue.mask + places[i] * epilogue.mask_stride + pieces.channel);
+    }
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      if (places[i] < 0) continue;
+      Vector16<Element> values = load16(own + pieces.pixel(first + i) * pitch + pieces.first_channel());
+      epilogue.apply<T::kernel == 1>(values, added[i], mask[i], scales, offsets);
+      store16(target + places[i] * target_stride + pieces.channel, values);
+    }
+  }
+}
+
+// The tensor that a product reads, and its weights.
+struct Factors {
+  const Element *source, *weight;
+  int inputs, source_stride;
+};
+
+// Adds the products of a block. `begun` is called once the first copies are under way.
+template <class T, class Begun>
+__device__ __forceinline__ void accumulate(typename T::Sums& sums, Element* shared, const Factors& factors,
+                                           const Image& size, const Window& window, const Patch& patch,
+                                           int first_column, int outputs, Begun begun) {
+  Copies<T> copy(factors.source, factors.weight, size, window, patch, first_column, factors.inputs, outputs,
+                 factors.source_stride);
+  int steps = (factors.inputs + T::depth - 1) / T::depth;
+  if (T::kernel == 1) steps *= window.height * window.width;
+#pragma unroll
+  for (int step = 0; step < T::stages - 1; ++step) {
+    if (step < steps) copy(shared + step * T::stage_elements);
+    cp_async_commit();
+  }
+  begun();
+  Element *stage = shared, *free_stage = shared + (T::stages - 1) * T::stage_elements;
+  Element* const end = shared + T::stages * T::stage_elements;
+  for (int step = 0; step < steps; ++step) {
+    cp_async_wait<T::stages - 2>();
+    T::before_products();
+    __syncthreads();  // the step's operands are there for all, and nobody reads the stage that is filled next
+    if (step + T::stages - 1 < steps) copy(free_stage);
+    cp_async_commit();
+    T::add_products(sums, stage);
+    stage = stage + T::stage_elements == end ? shared : stage + T::stage_elements;
+    free_stage = free_stage + T::stage_elements == end ? shared : free_stage + T::stage_elements;
+  }
+  __syncthreads();
+}
+
+// A 3x3 kernel's products may be followed by those of a 1x1 kernel: the shortcut beside it. Grid: patches; target channels in
+// tiles.
+template <class T>
+__device__ __forceinline__ void correlate(Element* target, const Factors& factors, const Factors& shortcut,
+                                          const float* bias, const Epilogue& epilogue, const Image& size,
+                                          const Window& source_window, const Window& target_window, int outputs,
+                                          int target_stride, int biases) {
+  DYNAMIC_SHARED(Element, shared);
+  const Patch patch(blockIdx.x, T::rows, T::width, size);
+  const int first_column = blockIdx.y * T::columns;
+  const Pieces<T> pieces(size, target_window, patch, first_column, outputs);
+  typename T::Sums sums = {};
+  accumulate<T>(sums, shared, factors, size, source_window, patch, first_column, outputs,
+                [&] { prefetch_epilogue(epilogue, pieces); });
+  if constexpr (T::kernel > 1 && T::transposed) {
+    using Shortcut = typename T::Shortcut;
+    static_assert(Shortcut::stages * Shortcut::stage_elements <= T::stages * T::stage_elements, "there is room");
+    if (shortcut.inputs)
+      accumulate<Shortcut>(sums, shared, shortcut, size, source_window, patch, first_column, outputs, [] {});
+  }
+  write_sums<T>(target, sums, shared, bias, epilogue, pieces, first_column, outputs, biases, target_stride);
+}
+
+// ---- kernels ----------------------------------------------------------------------------------------------------------
+// They are named by their window, and by the pixels and channels of a block.
+
+#define FORWARD_PARAMETERS                                                                                     \
+  Element* __restrict__ out,              /* [n * height * width, outputs], stride out_stride */               \
+      const Element* __restrict__ x,      /* [n * height * width, inputs], or of the large image; stride x_stride */ \
+      const Element* __restrict__ weight, /* [taps * inputs, outputs] */                                       \
+      const float* __restrict__ bias,     /* [biases], those of all columns, again and again if they are fewer */ \
+      const Element* __restrict__ added,  /* as out, stride added_stride; not read where that is 0 */          \
+      const float* __restrict__ scale,    /* [outputs], of added; not read where has_scale is 0 */             \
+      int height, int width, int window_height, int window_width, int inputs, int outputs, int out_stride,     \
+      int x_stride, int added_stride, int biases, int has_scale, int relu
+
+#define FORWARD_ARGUMENTS                                                                                          \
+  out, {x, weight, inputs, x_stride}, {}, bias,                                                                    \
+      {added, added, scale, added_stride, 0, relu, biases && !has_scale, has_scale != 0}, {height, width},          \
+      {window_height, window_width}, {1, 1}, outputs, out_stride, biases
+
+// Transposed convolution is the 1x1 kernels', whose target is the large image of its window.
+#define BACKWARD_INPUT_PARAMETERS                                                                              \
+  Element* __restrict__ dx,               /* [n * height * width, outputs], or of the large image; stride dx_stride */ \
+      const Element* __restrict__ dout,   /* [n * height * width, inputs], stride dout_stride */               \
+      const Element* __restrict__ weight, /* [taps * outputs, inputs] */                                       \
+      const float* __restrict__ bias,     /* [biases], those of all columns, again and again if they are fewer */ \
+      const Element* __restrict__ added,  /* as dx, stride added_stride; not read where that is 0 */           \
+      const float* __restrict__ scale,    /* [outputs], of added; not read where has_scale is 0 */             \
+      const Element* __restrict__ mask,   /* as dx, stride mask_stride; not read where that is 0 */            \
+      const Element* __restrict__ shortcut_dout, /* [n * height * width, shortcut_inputs], stride shortcut_stride */ \
+      const Element* __restrict__ shortcut,      /* [outputs, shortcut_inputs]: a 1x1 kernel's weights; not read where */ \
+                                                 /* shortcut_inputs is 0 */                                     \
+      int height, int width, int window_height, int window_width, int inputs, int outputs, int dx_stride,      \
+      int dout_stride, int added_stride, int mask_stride, int shortcut_inputs, int shortcut_stride, int biases, \
+      int has_scale
+
+#define BACKWARD_INPUT_ARGUMENTS                                                                                  \
+  dx, {dout, weight, inputs, dout_stride}, {shortcut_dout, shortcut, shortcut_inputs, shortcut_stride}, bias,      \
+      {added, mask, scale, added_stride, mask_stride, 0, biases && !has_scale, has_scale != 0}, {height, width},    \
+      {1, 1}, {window_height, window_width}, outputs, dx_stride, biases
