@@ -6,13 +6,15 @@
 
 static_assert(sizeof(Element) == 2, "tensor cores' products here are of 16 bits");
 
+constexpr int TRANSPOSED = 64;  // rows and columns that a block transposes
+
 // A warp's products have 16 rows: pixels of a row of the patch.
 template <int kernel_, int rows_per_warp_, int columns_, int depth_, int stages_, bool transposed_>
 struct Tile
     : TileSizes<kernel_, WARPS * rows_per_warp_, PATCH_WIDTH, columns_, depth_, stages_, transposed_, false> {
   using T = Tile;
   using Sums = float[rows_per_warp_][columns_ / 8][4];
-  using Shortcut = Tile<1, rows_per_warp_, columns_, columns_ / 2, 2, transposed_>;
+  using Shortcut = Tile<1, rows_per_warp_, columns_, columns_ / 2, 2, true>;
 
   static __device__ __forceinline__ void before_products() {}
 
@@ -104,16 +106,46 @@ KERNEL_WITH_THREADS(convolution_forward_1x1_128x64, TENSOR_THREADS)(FORWARD_PARA
 
 // ---- input gradient ---------------------------------------------------------------------------------------------------
 
+// The weights of a 3x3 input gradient, which is then a forward convolution. As they are, a step's 16 channels would be read
+// by 32 bytes, which takes longer.
+KERNEL_WITH_THREADS(convolution_transpose_weight, TENSOR_THREADS)(
+    Element* __restrict__ out,           // [taps, outputs, inputs], taps counted from the last
+    const Element* __restrict__ weight,  // [taps, inputs, outputs]
+    int inputs, int outputs) {
+  constexpr int size = TRANSPOSED, pieces = size / PIECE, lines = TENSOR_THREADS / pieces;
+  __shared__ Element tile[size][size + 2];
+  const int first_input = blockIdx.x * size, first_output = blockIdx.y * size;
+  const int tap = blockIdx.z, taps = gridDim.z, line = threadIdx.x / pieces, piece = threadIdx.x % pieces * PIECE;
+#pragma unroll
+  for (int i = 0; i < size; i += lines) {
+    const int input = first_input + line + i, output = first_output + piece;
+    if (input >= inputs || output >= outputs) continue;
+    const Vector16<Element> values = load16(weight + (tap * inputs + input) * outputs + output);
+#pragma unroll
+    for (int k = 0; k < PIECE; ++k) tile[line + i][piece + k] = values[k];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < size; i += lines) {
+    const int output = first_output + line + i, input = first_input + piece;
+    if (input >= inputs || output >= outputs) continue;
+    Vector16<Element> values;
+#pragma unroll
+    for (int k = 0; k < PIECE; ++k) values[k] = tile[piece + k][line + i];
+    store16(out + ((taps - 1 - tap) * outputs + output) * inputs + input, values);
+  }
+}
+
 KERNEL_WITH_THREADS(convolution_backward_input_3x3_512x32, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  correlate<Tile<3, 8, 32, 16, 2, true>>(BACKWARD_INPUT_ARGUMENTS);
+  correlate<Tile<3, 8, 32, 16, 2, false>>(BACKWARD_INPUT_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_backward_input_3x3_256x64, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  correlate<Tile<3, 4, 64, 16, 2, true>>(BACKWARD_INPUT_ARGUMENTS);
+  correlate<Tile<3, 4, 64, 16, 2, false>>(BACKWARD_INPUT_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_backward_input_3x3_256x32, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  correlate<Tile<3, 4, 32, 16, 2, true>>(BACKWARD_INPUT_ARGUMENTS);
+  correlate<Tile<3, 4, 32, 16, 2, false>>(BACKWARD_INPUT_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_backward_input_1x1_256x32, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {

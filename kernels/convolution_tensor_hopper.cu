@@ -8,13 +8,15 @@ static_assert(sizeof(Element) == 2, "tensor cores' products here are of 16 bits"
 constexpr int GROUP_COLUMNS = 64;  // rows of a warp group's product
 constexpr int GROUP_WIDTH = 8;     // pixels that lie side by side, as a product wants its columns
 
+#if HAVE_WARP_GROUPS
+
 // A product's rows are target channels, 16 of each warp, and its columns target pixels: weights come from registers, and
 // all pixels of the patch from shared memory at once, where each tap begins at another address.
 template <int kernel_, int rows_, int depth_, int stages_, bool transposed_>
 struct GroupTile : TileSizes<kernel_, rows_, GROUP_WIDTH, GROUP_COLUMNS, depth_, stages_, transposed_, true> {
   using T = GroupTile;
   using Sums = float[rows_][4];  // for each row of pixels: this lane's two pixels of a channel, and of the eighth after
-  using Shortcut = GroupTile<1, rows_, 32, 2, transposed_>;
+  using Shortcut = GroupTile<1, rows_, 32, 2, true>;
 
   static __device__ __forceinline__ void before_products() { wgmma_see_shared(); }
 
@@ -27,31 +29,32 @@ struct GroupTile : TileSizes<kernel_, rows_, GROUP_WIDTH, GROUP_COLUMNS, depth_,
   static __device__ __forceinline__ void load(unsigned (&a)[4], const Element* tap, int inner) {
     const int lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
     if constexpr (T::transposed)
-      ldmatrix_x4(a, tap + (warp * 16 + lane % 16) * T::weight_pitch + inner + lane / 16 * PIECE);
+      ldmatrix_x4(a, tap + T::weight_place(warp * 16 + lane % 16, inner / PIECE + lane / 16));
     else
-      ldmatrix_x4_trans(a, tap + (inner + lane % 8 + lane / 16 * 8) * T::weight_pitch + warp * 16 + lane / 8 % 2 * PIECE);
+      ldmatrix_x4_trans(a, tap + T::weight_place(inner + lane % 8 + lane / 16 * 8, warp * 2 + lane / 8 % 2));
   }
 
-  // Adds the products of a step.
+  // Adds the products of a step. While those of a row of taps run, the next row's weights are loaded.
   static __device__ __forceinline__ void add_products(Sums& sums, const Element* stage) {
     constexpr int bytes = sizeof(Element);
-    unsigned a[T::depth / MMA_DEPTH][T::taps][4];
+    unsigned a[2][T::kernel][4];
 #pragma unroll
-    for (int inner = 0; inner < T::depth; inner += MMA_DEPTH)
+    for (int row = 0; row < T::depth / MMA_DEPTH * T::kernel; ++row) {
+      const int inner = row / T::kernel * MMA_DEPTH, dy = row % T::kernel;
+      wgmma_wait<1>();
 #pragma unroll
-      for (int tap = 0; tap < T::taps; ++tap)
-        load(a[inner / MMA_DEPTH][tap], stage + T::source_elements + tap * T::tap_elements, inner);
-    wgmma_begin();
+      for (int dx = 0; dx < T::kernel; ++dx)
+        load(a[row % 2][dx], stage + T::source_elements + (dy * T::kernel + dx) * T::tap_elements, inner);
+      wgmma_begin();
 #pragma unroll
-    for (int inner = 0; inner < T::depth; inner += MMA_DEPTH)
-#pragma unroll
-      for (int tap = 0; tap < T::taps; ++tap) {
-        const Element* pixels = stage + inner / PIECE * T::piece_pitch +
-                                (tap / T::kernel * T::source_width + tap % T::kernel) * T::pixel_pitch;
-        wgmma<Element>(sums, a[inner / MMA_DEPTH][tap],
+      for (int dx = 0; dx < T::kernel; ++dx) {
+        const Element* pixels = stage + inner / PIECE * T::piece_pitch + (dy * T::source_width + dx) * T::pixel_pitch;
+        wgmma<Element>(sums, a[row % 2][dx],
                        shared_matrix(pixels, T::piece_pitch * bytes, T::source_width * T::pixel_pitch * bytes));
       }
-    wgmma_wait();
+      wgmma_end();
+    }
+    wgmma_wait<0>();
   }
 
   // Stores the block's pixels.
@@ -70,25 +73,15 @@ struct GroupTile : TileSizes<kernel_, rows_, GROUP_WIDTH, GROUP_COLUMNS, depth_,
   }
 };
 
-#if HAVE_WARP_GROUPS
-#define CORRELATE(rows, transposed, ...) correlate<GroupTile<3, rows, 16, 2, transposed>>(__VA_ARGS__)
+#define CORRELATE(...) correlate<GroupTile<3, 16, 16, 2, false>>(__VA_ARGS__)
 #else
-#define CORRELATE(rows, transposed, ...) __trap()
+#define CORRELATE(...) __trap()
 #endif
 
-KERNEL_WITH_THREADS(convolution_forward_3x3_256x64_hopper, TENSOR_THREADS)(FORWARD_PARAMETERS) {
-  CORRELATE(32, false, FORWARD_ARGUMENTS);
-}
-
-// For small images.
 KERNEL_WITH_THREADS(convolution_forward_3x3_128x64_hopper, TENSOR_THREADS)(FORWARD_PARAMETERS) {
-  CORRELATE(16, false, FORWARD_ARGUMENTS);
-}
-
-KERNEL_WITH_THREADS(convolution_backward_input_3x3_256x64_hopper, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  CORRELATE(32, true, BACKWARD_INPUT_ARGUMENTS);
+  CORRELATE(FORWARD_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_backward_input_3x3_128x64_hopper, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  CORRELATE(16, true, BACKWARD_INPUT_ARGUMENTS);
+  CORRELATE(BACKWARD_INPUT_ARGUMENTS);
 }

@@ -16,7 +16,7 @@
 #include "common.cuh"
 
 // Whether there are warp groups' products; a file for these is compiled for all targets, but has code for such alone.
-#if defined(CUDA_EMULATOR) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDA_ARCH__)
 #define HAVE_WARP_GROUPS 1
 #else
 #define HAVE_WARP_GROUPS 0
@@ -126,8 +126,9 @@ __device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&r)[4], const void* 
 // side by side, `inner_bytes` to the next 8 of it, `column_bytes` to the next 8 columns.
 //
 // The products run on their own. wgmma_see_shared comes between the writes to shared memory of a thread, asynchronous
-// copies that it waited for among them, and the barrier before the products; wgmma_begin before the first one, after
-// which registers are left alone; wgmma_wait waits for all.
+// copies that it waited for among them, and the barrier before the products. wgmma_begin comes before some products,
+// whose registers are left alone from then on, and wgmma_end makes them a group; wgmma_wait<n> waits until at most n groups
+// are under way.
 #if HAVE_WARP_GROUPS
 
 template <class Element> constexpr bool is_bf16 = false;
@@ -177,8 +178,10 @@ __device__ __forceinline__ void wgmma_see_shared() { asm volatile("fence.proxy.a
 
 __device__ __forceinline__ void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
-__device__ __forceinline__ void wgmma_wait() {
-  asm volatile("wgmma.commit_group.sync.aligned;\n\twgmma.wait_group.sync.aligned 0;" ::: "memory");
+__device__ __forceinline__ void wgmma_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+template <int groups_left> __device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(groups_left) : "memory");
 }
 
 #endif  // HAVE_WARP_GROUPS

@@ -6,8 +6,7 @@
 
 // ---- the matrix product of forward and input gradient -----------------------------------------------------------------
 // Rows are target pixels, columns target channels, and the inner dimension is (source channels by 16, tap, 16 channels).
-// The weights, as convolution.cu has them: forward [tap][source][target]; transposed, for the input gradient,
-// [tap, counted from the last][target][source].
+// The weights are [tap][source][target]; transposed, for what is no 3x3 kernel's input gradient, [tap][target][source].
 //
 // For the 1x1 kernels, source or target may be the large image of a window. If the source is, its taps are more of the
 // inner dimension, before the channels; if the target is, (tap, channel) are the columns, of which `outputs` are all.
@@ -27,20 +26,27 @@ struct TileSizes {
   static constexpr int piece_pitch =
       by_pieces ? source_pixels * PIECE + (64 / pixel_pieces + 64 - source_pixels * PIECE % 64) % 64 : PIECE;
   static constexpr int pixel_pitch = by_pieces ? PIECE : depth + PIECE;
-  static constexpr int weight_pitch = (transposed ? depth : columns) + PIECE;
+  static constexpr int pieces_per_line = (transposed ? depth : columns) / PIECE;
+  static constexpr int weight_pitch = (pieces_per_line + !by_pieces) * PIECE;
   static constexpr int tap_lines = transposed ? columns : depth;  // lines of `depth` or `columns` elements
   static constexpr int source_elements = by_pieces ? pixel_pieces * piece_pitch : source_pixels * pixel_pitch;
   static constexpr int tap_elements = tap_lines * weight_pitch;
   static constexpr int stage_elements = source_elements + taps * tap_elements;
   // Pieces that a thread copies in a step. All threads copy the pieces of some taps at once, or a part of a tap's.
   static constexpr int source_pieces = source_pixels * pixel_pieces;
-  static constexpr int pieces_per_line = (transposed ? depth : columns) / PIECE;
   static constexpr int tap_pieces = tap_lines * pieces_per_line, weight_pieces = taps * tap_pieces;
   static constexpr int taps_at_once = tap_pieces < TENSOR_THREADS ? TENSOR_THREADS / tap_pieces : 1;
   static constexpr int tap_parts = tap_pieces > TENSOR_THREADS ? tap_pieces / TENSOR_THREADS : 1;
   static constexpr int source_copies = (source_pieces + TENSOR_THREADS - 1) / TENSOR_THREADS;
   static constexpr int weight_copies = (weight_pieces + TENSOR_THREADS - 1) / TENSOR_THREADS;
   static_assert(tap_parts * TENSOR_THREADS == taps_at_once * tap_pieces, "whole taps");
+
+  // Where a piece of a line of a tap's weights begins. Lines without padding have their pieces in another order, so that
+  // neither a piece of eight lines nor all pieces of some meet a bank twice.
+  static __device__ __forceinline__ int weight_place(int line, int piece) {
+    static_assert(!by_pieces || (pieces_per_line & (pieces_per_line - 1)) == 0 && pieces_per_line <= 8, "an order");
+    return line * weight_pitch + (by_pieces ? piece ^ line * pieces_per_line / 8 % pieces_per_line : piece) * PIECE;
+  }
 };
 
 // What a thread copies into shared memory, step by step.
@@ -75,14 +81,13 @@ template <class T> struct Copies {
     // A thread's copies of weights are of one line of each tap, or of every second one, or of every line that is a part
     // of a tap further on.
     const int line = thread / T::pieces_per_line % T::tap_lines, piece = thread % T::pieces_per_line * PIECE;
-    const int first_tap = thread / T::tap_pieces, tap = T::transposed ? T::taps - 1 - first_tap : first_tap;
+    const int tap = thread / T::tap_pieces;
     weight_channel = T::transposed ? piece : line;
     const int column = first_column + (T::transposed ? line : piece);
     this->weight = weight + (T::transposed ? (tap * outputs + column) * inputs + weight_channel
                                            : (tap * inputs + weight_channel) * outputs + column);
     first_weight = this->weight;
     weight_step = T::taps_at_once * inputs * outputs;
-    if (T::transposed) weight_step = -weight_step;
     columns_left = outputs - column;
   }
 
@@ -99,8 +104,8 @@ template <class T> struct Copies {
                              has_channel && source_valid >> i & 1);
     }
     source += T::depth;
-    copy_weights(stage + T::source_elements + thread / T::pieces_per_line * T::weight_pitch +
-                 thread % T::pieces_per_line * PIECE);
+    copy_weights(stage + T::source_elements + thread / T::tap_pieces * T::tap_elements +
+                 T::weight_place(thread / T::pieces_per_line % T::tap_lines, thread % T::pieces_per_line));
     channel += T::depth;
     if (T::kernel > 1 || channel < inputs) return;
     channel = 0;
@@ -119,12 +124,20 @@ template <class T> struct Copies {
                                        : columns_left > 0 && channel + weight_channel + line < inputs;
       if ((i + 1) * TENSOR_THREADS <= T::weight_pieces ||
           static_cast<int>(threadIdx.x) + i * TENSOR_THREADS < T::weight_pieces)
-        cp_async_or_zero<16>(to + i * lines * T::weight_pitch, from + line * (T::transposed ? inputs : outputs), valid);
+        cp_async_or_zero<16>(to + i / T::tap_parts * T::taps_at_once * T::tap_elements + line * T::weight_pitch, from + line * (T::transposed ? inputs : outputs), valid);
       if (i % T::tap_parts == T::tap_parts - 1) from += weight_step;
     }
     weight += T::transposed ? T::depth : T::depth * outputs;
   }
 };
+
+__device__ __forceinline__ uint4 load_whole(const Element* address) { return *reinterpret_cast<const uint4*>(address); }
+
+__device__ __forceinline__ Vector16<Element> elements(const uint4& whole) {
+  Vector16<Element> vector;
+  *reinterpret_cast<uint4*>(&vector) = whole;
+  return vector;
+}
 
 // What becomes of the target before it is stored: what stands in another tensor of its shape is added, by 1x1 kernels
 // perhaps times a scale of its channel, and with the bias for an offset, which may cancel much of it; negative values become zero, and so do those where a mask is not above zero. A
@@ -237,19 +250,19 @@ __device__ __forceinline__ void write_sums(Element* target, const typename T::Su
 #pragma unroll 1
   for (int first = 0; first < Pieces<T>::count; first += at_once) {
     int places[at_once];
-    Vector16<Element> added[at_once], mask[at_once];
+    uint4 added[at_once] = {}, mask[at_once] = {};  // whole: elements would be taken apart as each arrives, one after another
 #pragma unroll
     for (int i = 0; i < at_once; ++i) {
       places[i] = pieces.place(first + i);
       if (places[i] < 0) continue;
-      if (epilogue.added_stride) added[i] = load16(epilogue.added + places[i] * epilogue.added_stride + pieces.channel);
-      if (epilogue.mask_stride) mask[i] = load16(epilogue.mask + places[i] * epilogue.mask_stride + pieces.channel);
+      if (epilogue.added_stride) added[i] = load_whole(epilogue.added + places[i] * epilogue.added_stride + pieces.channel);
+      if (epilogue.mask_stride) mask[i] = load_whole(epilogue.mask + places[i] * epilogue.mask_stride + pieces.channel);
     }
 #pragma unroll
     for (int i = 0; i < at_once; ++i) {
       if (places[i] < 0) continue;
       Vector16<Element> values = load16(own + pieces.pixel(first + i) * pitch + pieces.first_channel());
-      epilogue.apply<T::kernel == 1>(values, added[i], mask[i], scales, offsets);
+      epilogue.apply<T::kernel == 1>(values, elements(added[i]), elements(mask[i]), scales, offsets);
       store16(target + places[i] * target_stride + pieces.channel, values);
     }
   }
@@ -305,7 +318,7 @@ __device__ __forceinline__ void correlate(Element* target, const Factors& factor
   typename T::Sums sums = {};
   accumulate<T>(sums, shared, factors, size, source_window, patch, first_column, outputs,
                 [&] { prefetch_epilogue(epilogue, pieces); });
-  if constexpr (T::kernel > 1 && T::transposed) {
+  if constexpr (T::kernel > 1) {
     using Shortcut = typename T::Shortcut;
     static_assert(Shortcut::stages * Shortcut::stage_elements <= T::stages * T::stage_elements, "there is room");
     if (shortcut.inputs)
@@ -336,7 +349,7 @@ __device__ __forceinline__ void correlate(Element* target, const Factors& factor
 #define BACKWARD_INPUT_PARAMETERS                                                                              \
   Element* __restrict__ dx,               /* [n * height * width, outputs], or of the large image; stride dx_stride */ \
       const Element* __restrict__ dout,   /* [n * height * width, inputs], stride dout_stride */               \
-      const Element* __restrict__ weight, /* [taps * outputs, inputs] */                                       \
+      const Element* __restrict__ weight, /* [taps * outputs, inputs], or of 3x3 [taps * inputs, outputs] */   \
       const float* __restrict__ bias,     /* [biases], those of all columns, again and again if they are fewer */ \
       const Element* __restrict__ added,  /* as dx, stride added_stride; not read where that is 0 */           \
       const float* __restrict__ scale,    /* [outputs], of added; not read where has_scale is 0 */             \

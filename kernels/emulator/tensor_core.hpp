@@ -145,7 +145,8 @@ inline void wgmma(float (&sums)[columns][4], const unsigned (&a)[4], unsigned lo
 
 inline void wgmma_see_shared() {}
 inline void wgmma_begin() {}
-inline void wgmma_wait() {}
+inline void wgmma_end() {}
+template <int groups_left> inline void wgmma_wait() {}
 
 inline void ldmatrix_x2(unsigned (&r)[2], const void* row) { emulator::load_matrices<2, false>("ldmatrix.x2", r, row); }
 inline void ldmatrix_x4(unsigned (&r)[4], const void* row) { emulator::load_matrices<4, false>("ldmatrix.x4", r, row); }

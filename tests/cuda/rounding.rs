@@ -126,11 +126,10 @@ fn a_network_comes_to_what_the_kernels_do() {
 }
 
 /// Where all sums are exact, to the same bits: a residual sum, the sum of gradients and its mask are rounded between. In
-/// few blocks, in more, and in many.
+/// few blocks and in many.
 #[test]
 fn a_residual_sum_comes_to_the_same_bits() {
-    let images =
-        [(2, 9, 13), (50, 17, 9), (50, 33, 9)].map(|(batch, height, width)| Shape::image(batch, height, width, 40));
+    let images = [(2, 9, 13), (50, 33, 9)].map(|(batch, height, width)| Shape::image(batch, height, width, 40));
     for (precision, image) in
         REDUCED.into_iter().flat_map(|precision| images.iter().map(move |image| (precision, image)))
     {

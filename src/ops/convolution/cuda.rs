@@ -400,8 +400,11 @@ impl ConvolutionInputGradient {
 
 impl OnCuda for ConvolutionInputGradient {
     fn workspace(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
-        let apart = self.shortcut && self.tensor_form(precision, outputs[0], self.sources(inputs)).is_none();
-        if apart { outputs[0].elements() } else { 0 }
+        match self.tensor_form(precision, outputs[0], self.sources(inputs)) {
+            Some(form) => form.workspace(inputs[1]),
+            None if self.shortcut => outputs[0].elements(),
+            None => 0,
+        }
     }
 
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {

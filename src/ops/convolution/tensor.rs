@@ -4,6 +4,7 @@ use super::Window;
 use super::cuda::Epilogue;
 use crate::Result;
 use crate::device::cuda::{Grid, Launcher, Operand, Pointer};
+use crate::device::kernels::convolution_tensor::TRANSPOSED;
 use crate::device::kernels::convolution_tensor_hopper::{GROUP_COLUMNS, GROUP_WIDTH};
 use crate::device::kernels::convolution_tensor_weight::WEIGHT_PATCH_ROWS;
 use crate::device::kernels::patch::{PATCH_WIDTH, PIECE, TENSOR_THREADS};
@@ -12,8 +13,6 @@ use crate::tensor::{Shape, Storage};
 
 /// Fewer blocks leave multiprocessors of large GPUs idle: smaller tiles are better then.
 const ENOUGH_BLOCKS: usize = 128;
-/// The same for tiles of which a multiprocessor wants two.
-const ENOUGH_PAIRS: usize = 200;
 /// The first compute capability whose blocks have room for the larger tiles.
 const AMPERE: (i32, i32) = (8, 0);
 /// Bytes of a 16-bit element.
@@ -55,6 +54,11 @@ impl Form {
             Form::Same3 => [1, 1],
             Form::Patches(window) => window,
         }
+    }
+
+    /// Elements of [`Storage::Full`] that an input gradient needs as workspace: for the transposed weights.
+    pub(in crate::ops) fn workspace(self, weight: &Shape) -> usize {
+        if self == Form::Same3 { (weight.elements() * ELEMENT).div_ceil(size_of::<f32>()) } else { 0 }
     }
 
     fn taps(self) -> usize {
@@ -144,28 +148,22 @@ const PATCHES_128X64: Tile = Tile {
     stages: 3,
 };
 /// For warp groups.
-const SAME_256X64_HOPPER: Tile = Tile {
-    forward: CONVOLUTION_FORWARD_3X3_256X64_HOPPER,
-    backward_input: CONVOLUTION_BACKWARD_INPUT_3X3_256X64_HOPPER,
+const SAME_128X64_HOPPER: Tile = Tile {
+    forward: CONVOLUTION_FORWARD_3X3_128X64_HOPPER,
+    backward_input: CONVOLUTION_BACKWARD_INPUT_3X3_128X64_HOPPER,
     kernel: 3,
-    rows: 32,
+    rows: 16,
     width: GROUP_WIDTH,
     columns: GROUP_COLUMNS,
     depth: 16,
     stages: 2,
-};
-const SAME_128X64_HOPPER: Tile = Tile {
-    forward: CONVOLUTION_FORWARD_3X3_128X64_HOPPER,
-    backward_input: CONVOLUTION_BACKWARD_INPUT_3X3_128X64_HOPPER,
-    rows: 16,
-    ..SAME_256X64_HOPPER
 };
 /// The same where a block has less shared memory.
 const PATCHES_128X64_TURING: Tile = Tile { stages: 2, ..PATCHES_128X64 };
 
 impl Tile {
     /// For a product whose small image and target channels are these.
-    fn choose(form: Form, small: &Shape, columns: usize, transposed: bool, launcher: &Launcher) -> &'static Tile {
+    fn choose(form: Form, small: &Shape, columns: usize, launcher: &Launcher) -> &'static Tile {
         // Half of a wide tile would compute nothing.
         let narrow = (1..=32).contains(&(columns % 64));
         let ampere = launcher.capability() >= AMPERE;
@@ -176,18 +174,12 @@ impl Tile {
                 false => &PATCHES_128X64_TURING,
             };
         }
-        let blocks = |tile: &Tile| patches(small, tile.rows, tile.width) * columns.div_ceil(tile.columns);
-        if launcher.has_warp_groups() && !narrow {
-            if blocks(&SAME_256X64_HOPPER) >= ENOUGH_PAIRS {
-                return &SAME_256X64_HOPPER;
-            }
-            // Transposed weights come by 32 bytes, which is slow where they are most of what a block reads.
-            if !transposed || blocks(&SAME_128X64_HOPPER) >= ENOUGH_PAIRS {
-                return &SAME_128X64_HOPPER;
-            }
-        }
+        let large = &SAME_256X64;
+        let blocks = patches(small, large.rows, large.width) * columns.div_ceil(large.columns);
         // The larger tiles take more shared memory than blocks of sm_75 have.
-        if !ampere || blocks(&SAME_256X64) < ENOUGH_BLOCKS {
+        if launcher.has_warp_groups() && !narrow {
+            &SAME_128X64_HOPPER
+        } else if !ampere || blocks < ENOUGH_BLOCKS {
             &SAME_256X32
         } else if !narrow {
             &SAME_256X64
@@ -201,13 +193,11 @@ impl Tile {
     /// Bytes of shared memory of a block.
     fn shared(&self, transposed: bool) -> usize {
         let pixels = (self.rows + self.kernel - 1) * (self.width + self.kernel - 1);
-        // Warp groups' tiles have a patch whose pieces need no padding.
-        let source = pixels * if self.width == GROUP_WIDTH { self.depth } else { self.depth + PIECE };
-        let tap = match transposed {
-            true => self.columns * (self.depth + PIECE),
-            false => self.depth * (self.columns + PIECE),
-        };
-        self.stages * (source + self.kernel * self.kernel * tap) * ELEMENT
+        let (lines, line) = if transposed { (self.columns, self.depth) } else { (self.depth, self.columns) };
+        // Warp groups' operands are not padded.
+        let padding = if self.width == GROUP_WIDTH { 0 } else { PIECE };
+        let taps = self.kernel * self.kernel;
+        self.stages * (pixels * (self.depth + padding) + taps * lines * (line + padding)) * ELEMENT
     }
 }
 
@@ -228,14 +218,30 @@ impl TensorProduct<'_> {
     /// Forward: the source may be the large image.
     pub(in crate::ops) fn forward(&self, launcher: &mut Launcher) -> Result<()> {
         let columns = self.target.channels();
-        let tile = Tile::choose(self.form, self.target.shape, columns, false, launcher);
+        let tile = Tile::choose(self.form, self.target.shape, columns, launcher);
         self.launch(launcher, tile, tile.forward, self.target.shape, columns)
     }
 
-    /// The input gradient, or transposed convolution: the target may be the large image.
-    pub(in crate::ops) fn transposed(&self, launcher: &mut Launcher) -> Result<()> {
+    /// The input gradient, or transposed convolution: the target may be the large image. The weights of a 3x3 kernel are
+    /// transposed before, into `workspace`.
+    pub(in crate::ops) fn transposed(self, launcher: &mut Launcher) -> Result<()> {
+        if self.form == Form::Same3 {
+            let weight = launcher.workspace().holding(self.target.element());
+            let (inputs, outputs) = (self.target.channels(), self.source.channels());
+            let blocks = [inputs.div_ceil(TRANSPOSED), outputs.div_ceil(TRANSPOSED), self.form.taps()];
+            launcher
+                .kernel(CONVOLUTION_TRANSPOSE_WEIGHT)
+                .pointers([weight, self.weight])
+                .sizes([inputs, outputs])
+                .launch(Grid::new(blocks, TENSOR_THREADS))?;
+            return TensorProduct { weight, ..self }.launch_transposed(launcher);
+        }
+        self.launch_transposed(launcher)
+    }
+
+    fn launch_transposed(&self, launcher: &mut Launcher) -> Result<()> {
         let columns = self.target.channels() * self.form.window().iter().product::<usize>();
-        let tile = Tile::choose(self.form, self.source.shape, columns, true, launcher);
+        let tile = Tile::choose(self.form, self.source.shape, columns, launcher);
         self.launch(launcher, tile, tile.backward_input, self.source.shape, columns)
     }
 
@@ -282,7 +288,7 @@ impl TensorProduct<'_> {
             .sizes(backward.then(|| stride(shortcut)))
             .sizes([bias.map_or(0, |(_, biases)| biases)])
             .flag(scale.is_some())
-            .shared(tile.shared(backward));
+            .shared(tile.shared(backward && tile.kernel == 1));
         let launch = if backward { launch } else { launch.flag(own.relu) };
         launch.launch(Grid::new(blocks, TENSOR_THREADS))
     }
