@@ -1,14 +1,14 @@
-// 3x3 convolution in 16 bits by the warp groups of Hopper (sm_90a), forward and input gradient: what convolution_tensor.cu
-// computes, for 64 target channels of a block and more of its pixels.
+// Convolution on tensor cores by the warp groups of Hopper (sm_90a): what convolution_tensor.cu computes, for 64 target
+// channels of a block.
 
 #include "tensor_correlation.cuh"
 
 static_assert(sizeof(Element) == 2, "tensor cores' products here are of 16 bits");
 
+#if HAVE_WARP_GROUPS
+
 constexpr int GROUP_COLUMNS = 64;  // rows of a warp group's product
 constexpr int GROUP_WIDTH = 8;     // pixels that lie side by side, as a product wants its columns
-
-#if HAVE_WARP_GROUPS
 
 // A product's rows are target channels, 16 of each warp, and its columns target pixels: weights come from registers, and
 // all pixels of the patch from shared memory at once, where each tap begins at another address.
@@ -73,15 +73,26 @@ struct GroupTile : TileSizes<kernel_, rows_, GROUP_WIDTH, GROUP_COLUMNS, depth_,
   }
 };
 
-#define CORRELATE(...) correlate<GroupTile<3, 16, 16, 2, false>>(__VA_ARGS__)
+#define CORRELATE(tile, ...) correlate<tile>(__VA_ARGS__)
+using Same = GroupTile<3, 16, 16, 2, false>;
+using Forward1x1 = GroupTile<1, 16, 64, 2, false>;
+using BackwardInput1x1 = GroupTile<1, 16, 64, 2, true>;
 #else
-#define CORRELATE(...) __trap()
+#define CORRELATE(tile, ...) __trap()
 #endif
 
 KERNEL_WITH_THREADS(convolution_forward_3x3_128x64_hopper, TENSOR_THREADS)(FORWARD_PARAMETERS) {
-  CORRELATE(FORWARD_ARGUMENTS);
+  CORRELATE(Same, FORWARD_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_forward_1x1_128x64_hopper, TENSOR_THREADS)(FORWARD_PARAMETERS) {
+  CORRELATE(Forward1x1, FORWARD_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_backward_input_3x3_128x64_hopper, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  CORRELATE(BACKWARD_INPUT_ARGUMENTS);
+  CORRELATE(Same, BACKWARD_INPUT_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(convolution_backward_input_1x1_128x64_hopper, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
+  CORRELATE(BackwardInput1x1, BACKWARD_INPUT_ARGUMENTS);
 }
