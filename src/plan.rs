@@ -2,7 +2,7 @@
 
 use crate::graph::{Graph, Placement, Region, ValueId};
 use crate::tensor::{Shape, Storage};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 /// Buffers start at multiples of this many bytes, two cache lines.
@@ -24,12 +24,26 @@ pub struct Location {
     pub stride: usize,
 }
 
+/// Where a node runs on a device that overlaps two branches of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Branch {
+    Main,
+    /// Beside main, in order: nodes whose outputs are gradients of parameters, which nothing reads but the optimizer.
+    Aside,
+}
+
 /// A node that runs, and its workspace in the arena, in elements of [`Storage::Full`].
 #[derive(Debug)]
 pub struct PlannedNode {
     pub index: usize,
     pub workspace: Range<usize>,
+    pub branch: Branch,
 }
+
+/// What a node aside reads stays in memory until the so-many-th node aside after it: so far main may go ahead of aside,
+const LINGER: usize = 8;
+/// as long as the arena grows by no more than one part in so many.
+const LINGER_GROWTH: usize = 64;
 
 /// The nodes of a graph that must run, in order, and where everything lies.
 #[derive(Debug)]
@@ -49,6 +63,20 @@ struct Buffer {
     bytes: usize,
     first: usize,
     last: usize,
+    /// The workspace of a node aside. It may stand where another one's does: they run one after the other.
+    aside: bool,
+}
+
+impl Buffer {
+    fn meets(&self, other: &Buffer) -> bool {
+        self.first <= other.last && other.first <= self.last && !(self.aside && other.aside)
+    }
+}
+
+/// Buffers that a node aside needs, by their indices, and until when they are better left alone.
+struct Lingering {
+    buffers: Vec<usize>,
+    last: usize,
 }
 
 /// A value's buffer and its place in it.
@@ -61,9 +89,11 @@ struct View {
 impl Plan {
     /// Plans `graph` so that the values `keep` are there after a step, on a device whose elements have so many
     /// `bytes`. `workspace` says how many elements of scratch memory (of [`Storage::Full`]) a node (by index) needs.
+    /// Where the device overlaps `branches`, memory that one reads is not given to the other at once.
     pub fn new(
         graph: Graph,
         keep: &[ValueId],
+        branches: bool,
         bytes: impl Fn(Storage) -> usize,
         workspace: impl Fn(usize) -> usize,
     ) -> Plan {
@@ -75,9 +105,14 @@ impl Plan {
         let roots: Vec<ValueId> = buffers.keys().copied().collect();
         let mut items: Vec<Buffer> = roots.iter().map(|root| buffers[root].clone()).collect();
         let run: Vec<usize> = running.iter().copied().filter(|&index| !graph.nodes()[index].op.is_free()).collect();
+        let aside = if branches { aside(&graph, &run) } else { HashSet::new() };
         for &index in &run {
-            items.push(Buffer { bytes: workspace(index) * full, first: index + 1, last: index + 1 });
+            let bytes = workspace(index) * full;
+            items.push(Buffer { bytes, first: index + 1, last: index + 1, aside: aside.contains(&index) });
         }
+        let lingering = planner.lingering(&run, &aside, &roots);
+        let limit = pack(&items).1;
+        linger(&mut items, &lingering, limit + limit / LINGER_GROWTH);
         let (starts, arena) = pack(&items);
         let root_start: HashMap<ValueId, usize> =
             roots.iter().zip(&starts).map(|(&root, start)| (root, start / bytes(graph.shape(root).storage))).collect();
@@ -86,7 +121,8 @@ impl Plan {
             .zip(roots.len()..)
             .map(|(&index, item)| {
                 let start = starts[item] / full;
-                PlannedNode { index, workspace: start..start + items[item].bytes / full }
+                let branch = if aside.contains(&index) { Branch::Aside } else { Branch::Main };
+                PlannedNode { index, workspace: start..start + items[item].bytes / full, branch }
             })
             .collect();
         let locations = (0..graph.values().len()).map(|id| planner.location(ValueId(id), &root_start)).collect();
@@ -133,6 +169,13 @@ fn reached(graph: &Graph, keep: &[ValueId]) -> Vec<usize> {
     }
     running.reverse();
     running
+}
+
+/// Which of the nodes that `run` compute gradients of parameters that no other node reads before the optimizer does.
+fn aside(graph: &Graph, run: &[usize]) -> HashSet<usize> {
+    let read: HashSet<ValueId> = run.iter().flat_map(|&index| graph.nodes()[index].inputs.iter().copied()).collect();
+    let last = |&output: &ValueId| matches!(graph.placement(output), Placement::Part { .. }) && !read.contains(&output);
+    run.iter().copied().filter(|&index| graph.nodes()[index].outputs.iter().all(last)).collect()
 }
 
 struct Planner<'a> {
@@ -228,10 +271,23 @@ impl<'a> Planner<'a> {
             let last = self.read[id.0].max(written);
             let shape = self.graph.shape(root);
             let bytes = shape.elements() * bytes(shape.storage);
-            let buffer = buffers.entry(root).or_insert(Buffer { bytes, first: written, last });
+            let buffer = buffers.entry(root).or_insert(Buffer { bytes, first: written, last, aside: false });
             (buffer.first, buffer.last) = (buffer.first.min(written), buffer.last.max(last));
         }
         buffers
+    }
+
+    /// What each node aside needs, of buffers that begin with those of `roots` and go on with the workspaces of what runs.
+    fn lingering(&self, run: &[usize], aside: &HashSet<usize>, roots: &[ValueId]) -> Vec<Lingering> {
+        let places: Vec<usize> = (0..run.len()).filter(|&place| aside.contains(&run[place])).collect();
+        let needed = |(order, &place): (usize, &usize)| {
+            let inputs = self.graph.nodes()[run[place]].inputs.iter();
+            let buffers = inputs.filter_map(|&input| roots.binary_search(&self.view(input).root).ok());
+            // The node of index i runs at i + 1: until just before that one.
+            let last = places.get(order + LINGER).map_or(self.graph.nodes().len(), |&later| run[later]);
+            Lingering { buffers: buffers.chain([roots.len() + place]).collect(), last }
+        };
+        places.iter().enumerate().map(needed).collect()
     }
 
     fn location(&self, value: ValueId, starts: &HashMap<ValueId, usize>) -> Option<Location> {
@@ -256,6 +312,21 @@ impl<'a> Planner<'a> {
     }
 }
 
+/// Lets buffers linger, but not those for which memory would grow beyond `limit`.
+fn linger(buffers: &mut Vec<Buffer>, lingering: &[Lingering], limit: usize) {
+    let mut tried = buffers.clone();
+    for Lingering { buffers, last } in lingering {
+        buffers.iter().for_each(|&index| tried[index].last = tried[index].last.max(*last));
+    }
+    if pack(&tried).1 <= limit {
+        *buffers = tried;
+    } else if lingering.len() > 1 {
+        let (first, second) = lingering.split_at(lingering.len() / 2);
+        linger(buffers, first, limit);
+        linger(buffers, second, limit);
+    }
+}
+
 /// Packs buffers into as little memory as a greedy choice finds: the largest first, each at the lowest place
 /// that is free while it is in use. Returns where each starts and the size of all.
 fn pack(buffers: &[Buffer]) -> (Vec<usize>, usize) {
@@ -268,7 +339,7 @@ fn pack(buffers: &[Buffer]) -> (Vec<usize>, usize) {
         let buffer = &buffers[index];
         let mut taken: Vec<Range<usize>> = placed
             .iter()
-            .filter(|&&other| buffers[other].first <= buffer.last && buffer.first <= buffers[other].last)
+            .filter(|&&other| buffer.meets(&buffers[other]))
             .map(|&other| starts[other]..starts[other] + buffers[other].bytes)
             .collect();
         taken.sort_by_key(|range| range.start);

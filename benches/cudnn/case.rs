@@ -62,7 +62,7 @@ impl Case {
     pub fn all(widths: [usize; 5], batch: usize, size: usize) -> rarunet_cuda::Result<Vec<(Case, usize)>> {
         let mut step = Model::new("rar-unet", widths)?.graph(Mode::Train, batch, [size; 2])?;
         let kept = step.kept();
-        let plan = Plan::new(std::mem::take(&mut step.graph), &kept, |_| size_of::<f32>(), |_| 0);
+        let plan = Plan::new(std::mem::take(&mut step.graph), &kept, false, |_| size_of::<f32>(), |_| 0);
         let mut cases: Vec<(Case, usize)> = Vec::new();
         for case in plan.nodes.iter().filter_map(|node| Case::of(&plan, node.index)) {
             match cases.iter_mut().find(|(known, _)| *known == case) {

@@ -4,6 +4,7 @@
 // capturing are checked as the driver checks them.
 #include <algorithm>
 #include <chrono>
+#include <deque>
 #include <map>
 #include <memory>
 #include <set>
@@ -21,8 +22,14 @@ using Work = std::function<CUresult()>;
 // How much of each stream's captured work something comes after.
 using Progress = std::map<CUstream, size_t>;
 
+struct Node {
+  Work work;
+  CUstream stream;  // whose captured work it is part of
+  Progress after;
+};
+
 struct Graph {
-  std::vector<Work> nodes;  // in the order of capture, which respects every dependency
+  std::vector<Node> nodes;  // in the order of capture, which respects every dependency
 };
 
 struct Capture {
@@ -77,9 +84,25 @@ CUresult forbid(Capture& capture, const char* operation) {
   return report(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "%s is not permitted while a stream is capturing", operation);
 }
 
+// Any order that the dependencies allow may be a GPU's. The next node is the first of one of the captured streams.
 CUresult run_graph(const Graph& graph) {
-  for (const Work& node : graph.nodes)
-    if (CUresult error = node()) return error;
+  std::map<CUstream, std::deque<size_t>> left;
+  for (size_t node = 0; node < graph.nodes.size(); ++node) left[graph.nodes[node].stream].push_back(node);
+  Progress done;
+  for (size_t count = 0; count < graph.nodes.size(); ++count) {
+    std::vector<uint32_t> ready;  // in the order of capture
+    for (auto& [stream, nodes] : left) {
+      auto is_done = [&](auto& needed) { return done[needed.first] >= needed.second; };
+      if (nodes.empty()) continue;
+      const Progress& after = graph.nodes[nodes.front()].after;
+      if (std::all_of(after.begin(), after.end(), is_done)) ready.push_back(nodes.front());
+    }
+    std::sort(ready.begin(), ready.end());
+    const Node& node = graph.nodes[ready[choose(launch_order(), count, ready.size())]];
+    if (CUresult error = node.work()) return error;
+    left[node.stream].pop_front();
+    ++done[node.stream];
+  }
   return CUDA_SUCCESS;
 }
 
@@ -90,7 +113,7 @@ CUresult submit(CUstream handle, Work work) {
   if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   if (stream->capture == nullptr) return work();
   if (!stream->capture->valid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-  stream->capture->graph.nodes.push_back(std::move(work));
+  stream->capture->graph.nodes.push_back({std::move(work), handle, stream->progress});
   ++stream->progress[handle];
   return CUDA_SUCCESS;
 }

@@ -57,6 +57,12 @@ void order_threads(const Order& order, uint64_t block, unsigned thread_count, ui
   }
 }
 
+size_t choose(const Order& order, uint64_t turn, size_t count) {
+  if (order.kind == Order::Kind::forward) return 0;
+  if (order.kind == Order::Kind::reversed) return count - 1;
+  return Random{order.seed ^ (turn + 1) * 0x9e3779b97f4a7c15}.next() % count;
+}
+
 std::vector<uint32_t> order_blocks(const Order& order, uint64_t count) {
   if (order.kind == Order::Kind::forward) return {};
   std::vector<uint32_t> blocks(count);

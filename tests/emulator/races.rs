@@ -1,6 +1,7 @@
 //! Races: a wrong kernel gives another result in another order of threads, which the tests can choose.
 
 use super::{Device, in_child, launch, run_in_child, shape};
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
 /// Runs this file's test `name` with an order of threads; the line that it printed after "result: ".
 fn result_in_order(name: &str, order: &str) -> String {
@@ -94,4 +95,26 @@ fn a_wait_for_the_wrong_copy_group_gives_nan() {
     }
     assert_eq!(results[0], x[32..]);
     assert!(results[1].iter().all(|x| x.is_nan()), "{:?}", results[1]);
+}
+
+/// Two branches of a graph write to the same place, and nothing says which of them first.
+#[test]
+fn a_missing_dependency_of_a_graph_shows_in_another_order() {
+    let name = "a_missing_dependency_of_a_graph_shows_in_another_order";
+    let Some(device) = Device::open("faults") else { return };
+    if !in_child() {
+        assert_eq!(result_in_order(name, "forward"), "1");
+        assert_eq!(result_in_order(name, "reversed"), "0");
+        return;
+    }
+    let side = device.context.new_stream().unwrap();
+    let (ones, mut x) = (device.stream.clone_htod(&[1.0f32; 4]).unwrap(), device.fresh::<f32>(4));
+    device.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+    side.join(&device.stream).unwrap();
+    side.memset_zeros(&mut x).unwrap();
+    device.stream.memcpy_dtod(&ones, &mut x).unwrap();
+    device.stream.join(&side).unwrap();
+    let graph = device.stream.end_capture(CUgraphInstantiate_flags(0)).unwrap().expect("work was captured");
+    graph.launch().unwrap();
+    println!("result: {}", device.stream.clone_dtoh(&x).unwrap()[0]);
 }

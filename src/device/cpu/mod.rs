@@ -216,7 +216,7 @@ impl<T: Real> Device<T> for CpuDevice<T> {
                 T::code(&*ops[index]).workspace(&self.cpu, &inputs, &outputs)
             })
             .collect();
-        let plan = Plan::new(graph, keep, |_| size_of::<T>(), |index| needs[index]);
+        let plan = Plan::new(graph, keep, false, |_| size_of::<T>(), |index| needs[index]);
         self.arena.grow(plan.arena / size_of::<T>())?;
         self.saturating.push(rounding::saturating(&plan));
         Ok(self.steps.add(plan))

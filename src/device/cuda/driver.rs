@@ -3,6 +3,7 @@
 use super::timing::Marks;
 use crate::device::kernels::{self, Element};
 use crate::device::{Precision, emulator};
+use crate::plan::Branch;
 use crate::{Error, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result};
@@ -16,6 +17,9 @@ const OLDEST_DRIVER: i32 = 12000;
 
 /// What the emulator's device is called; see kernels/emulator/driver.cpp.
 const EMULATOR_NAME: &str = "CUDA emulator";
+
+/// Of the streams of the main branch and of that aside; the lower number goes first where both have work.
+const PRIORITIES: [i32; 2] = [0, 0];
 
 /// What a device is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,11 +158,16 @@ fn describe_as(device: String, ordinal: usize) -> Result<Description> {
     Ok(Description { device, name, capability, multiprocessors, memory, driver })
 }
 
-/// An open device: its context, its one stream and its kernels.
+/// An open device: its context, its streams and its kernels.
 pub struct Driver {
     pub description: Description,
     pub context: Arc<CudaContext>,
+    /// All work goes through this one.
     pub stream: Arc<CudaStream>,
+    /// Of a graph's other branch: nothing is launched here but while a step is captured.
+    pub aside: Arc<CudaStream>,
+    /// Where launches go.
+    pub branch: Branch,
     /// By the name of the kernel file, and what it was compiled for.
     modules: HashMap<(&'static str, Option<Element>), Arc<CudaModule>>,
     /// Likewise by the name of the kernel.
@@ -198,9 +207,10 @@ impl Driver {
         let error = |what: &'static str| move |error| driver_error(&device, what, error);
         let context = CudaContext::new(ordinal).map_err(error.clone()("context"))?;
         // SAFETY: all work goes through one stream, so nothing has to be ordered by events, which a capture would
-        // pick up.
+        // pick up; a capture orders its two branches itself.
         unsafe { context.disable_event_tracking() };
-        let stream = context.new_stream().map_err(error("stream"))?;
+        let [stream, aside] = PRIORITIES.map(|priority| context.new_stream_with_priority(priority));
+        let (stream, aside) = (stream.map_err(error.clone()("stream"))?, aside.map_err(error("stream"))?);
         let mut modules = HashMap::new();
         let needed = [None, Some(Element::F32), Some(element)];
         for image in kernels::IMAGES.iter().filter(|image| needed.contains(&image.element)) {
@@ -208,7 +218,8 @@ impl Driver {
             let module = module.map_err(|error| module_error(&description, image.file, error))?;
             modules.insert((image.file, image.element), module);
         }
-        Ok(Driver { description, context, stream, modules, functions: HashMap::new(), marks: None })
+        let (branch, functions) = (Branch::Main, HashMap::new());
+        Ok(Driver { description, context, stream, aside, branch, modules, functions, marks: None })
     }
 
     /// The device's name in errors and flags.
@@ -222,6 +233,14 @@ impl Driver {
 
     pub fn error(&self, what: &str, error: DriverError) -> Error {
         driver_error(self.device(), what, error)
+    }
+
+    /// The stream of a branch.
+    pub fn stream_of(&self, branch: Branch) -> &Arc<CudaStream> {
+        match branch {
+            Branch::Main => &self.stream,
+            Branch::Aside => &self.aside,
+        }
     }
 
     /// Makes this device's context the calling thread's.

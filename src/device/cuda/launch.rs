@@ -95,6 +95,11 @@ impl Pointer {
         Pointer { element, bytes: 0, ..self }
     }
 
+    /// Bytes of all that it leads to.
+    pub(super) fn bytes(self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn address(self) -> u64 {
         self.address
     }
@@ -343,7 +348,7 @@ impl<'a> Launch<'a> {
                 .map_err(|e| error(driver, e))?;
         }
         let config = LaunchConfig { grid_dim: blocks, block_dim: threads, shared_mem_bytes: shared.unsigned_abs() };
-        let mut builder = driver.stream.launch_builder(&function);
+        let mut builder = driver.stream_of(driver.branch).launch_builder(&function);
         for argument in &self.arguments {
             match argument {
                 Argument::Pointer(pointer) => builder.arg(&pointer.address),

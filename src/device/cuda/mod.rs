@@ -1,9 +1,10 @@
-//! GPUs, through cudarc: one arena, one stream, and each step a CUDA graph.
+//! GPUs, through cudarc: one arena, one stream, and each step a CUDA graph, of two branches where that helps.
 //!
 //! The kernels (`kernels/*.cu`) come compiled into the program. cudarc looks for the driver when a device is opened,
 //! so the program itself needs no CUDA to start. On a machine without a GPU, [`CudaDevice::emulator`] runs the same
 //! kernels, launches and graphs on the CPU; see [`super::emulator`].
 
+mod branches;
 mod check;
 mod driver;
 mod grid;
@@ -173,9 +174,9 @@ impl CudaDevice {
         let stream = self.driver.stream.clone();
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).map_err(|error| self.driver.error("graph capture", error))?;
-        let launched = self.launch(step);
+        let launched = self.launch_branches(step);
         // The capture must end even where a launch failed.
-        let captured = stream.end_capture(CUgraphInstantiate_flags(0));
+        let captured = stream.end_capture(CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY);
         launched?;
         let graph = captured.map_err(|error| self.driver.error("graph capture", error))?;
         Ok(StepGraph { graph: graph.expect("a capture that ended makes a graph"), seconds: None })
@@ -227,7 +228,7 @@ fn plan_for(graph: Graph, keep: &[ValueId], precision: Precision) -> Result<Plan
             OnCuda::workspace(&*graph.nodes()[index].op, precision, &inputs, &outputs)
         })
         .collect();
-    let plan = Plan::new(graph, keep, |storage| precision.element(storage).bytes(), |index| needs[index]);
+    let plan = Plan::new(graph, keep, true, |storage| precision.element(storage).bytes(), |index| needs[index]);
     check_sizes(&plan)?;
     Ok(plan)
 }
