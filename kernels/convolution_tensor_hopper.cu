@@ -1,5 +1,5 @@
-// Convolution on tensor cores by the warp groups of Hopper (sm_90a): what convolution_tensor.cu computes, for 64 target
-// channels of a block.
+// 3x3 convolution on tensor cores by the warp groups of Hopper (sm_90a): what convolution_tensor.cu computes, for 64 target
+// channels of a block. (1x1 convolutions wait for memory, and were no faster so.)
 
 #include "tensor_correlation.cuh"
 
@@ -73,26 +73,15 @@ struct GroupTile : TileSizes<kernel_, rows_, GROUP_WIDTH, GROUP_COLUMNS, depth_,
   }
 };
 
-#define CORRELATE(tile, ...) correlate<tile>(__VA_ARGS__)
-using Same = GroupTile<3, 16, 16, 2, false>;
-using Forward1x1 = GroupTile<1, 16, 64, 2, false>;
-using BackwardInput1x1 = GroupTile<1, 16, 64, 2, true>;
+#define CORRELATE(...) correlate<GroupTile<3, 16, 16, 2, false>>(__VA_ARGS__)
 #else
-#define CORRELATE(tile, ...) __trap()
+#define CORRELATE(...) __trap()
 #endif
 
 KERNEL_WITH_THREADS(convolution_forward_3x3_128x64_hopper, TENSOR_THREADS)(FORWARD_PARAMETERS) {
-  CORRELATE(Same, FORWARD_ARGUMENTS);
-}
-
-KERNEL_WITH_THREADS(convolution_forward_1x1_128x64_hopper, TENSOR_THREADS)(FORWARD_PARAMETERS) {
-  CORRELATE(Forward1x1, FORWARD_ARGUMENTS);
+  CORRELATE(FORWARD_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_backward_input_3x3_128x64_hopper, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  CORRELATE(Same, BACKWARD_INPUT_ARGUMENTS);
-}
-
-KERNEL_WITH_THREADS(convolution_backward_input_1x1_128x64_hopper, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  CORRELATE(BackwardInput1x1, BACKWARD_INPUT_ARGUMENTS);
+  CORRELATE(BACKWARD_INPUT_ARGUMENTS);
 }

@@ -274,15 +274,12 @@ fn transposed_convolution() {
     ]);
 }
 
-/// Of 3x3 and 1x1, forward and input gradient.
+/// Forward and input gradient.
 fn group_setups() -> Vec<Setup> {
     vec![
         sliced(relu(Window::same(3), 100, Shape::image(2, 17, 9, 24))),
         sliced(convolution(Window::same(3), 24, Shape::image(3, 18, 13, 100))),
         relu(Window::same(3), 64, Shape::image(1, 33, 7, 40)),
-        sliced(relu(Window::same(1), 100, Shape::image(2, 17, 9, 105))),
-        convolution(Window::square(2, 2, 0), 40, Shape::image(2, 18, 22, 45)),
-        sliced(transposed([1, 2, 2], 41, Shape::image(2, 9, 17, 40))),
     ]
 }
 
@@ -303,9 +300,7 @@ fn warp_groups() {
     let launched: Vec<String> = setups.iter().flat_map(|setup| kernels(setup, &mut device)).collect();
     let has = |kernel: &str| launched.iter().any(|launched| launched.starts_with(kernel));
     if has("convolution_forward_3x3_128x64_hopper") {
-        for kernel in ["backward_input_3x3", "forward_1x1", "backward_input_1x1"] {
-            assert!(has(&format!("convolution_{kernel}_128x64_hopper")), "{kernel}: {launched:?}");
-        }
+        assert!(has("convolution_backward_input_3x3_128x64_hopper"), "{launched:?}");
         return check_in(&[Precision::Bf16, Precision::Fp16], &setups);
     }
     assert!(!in_child(), "{launched:?}");

@@ -158,13 +158,6 @@ const SAME_128X64_HOPPER: Tile = Tile {
     depth: 16,
     stages: 2,
 };
-const PATCHES_128X64_HOPPER: Tile = Tile {
-    forward: CONVOLUTION_FORWARD_1X1_128X64_HOPPER,
-    backward_input: CONVOLUTION_BACKWARD_INPUT_1X1_128X64_HOPPER,
-    kernel: 1,
-    depth: 64,
-    ..SAME_128X64_HOPPER
-};
 /// As [`PATCHES_128X64`], where a block has less shared memory.
 const PATCHES_128X64_TURING: Tile = Tile { stages: 2, ..PATCHES_128X64 };
 
@@ -177,7 +170,6 @@ impl Tile {
         if let Form::Patches(_) = form {
             return match narrow {
                 true => &PATCHES_256X32,
-                false if launcher.has_warp_groups() => &PATCHES_128X64_HOPPER,
                 false if ampere => &PATCHES_128X64,
                 false => &PATCHES_128X64_TURING,
             };
@@ -204,10 +196,8 @@ impl Tile {
         let (lines, line) = if transposed { (self.columns, self.depth) } else { (self.depth, self.columns) };
         let taps = self.kernel * self.kernel;
         let elements = if self.width == GROUP_WIDTH {
-            // All pixels' first pieces, then the second ones, each in other banks; lines are not padded.
-            let pieces = self.depth / PIECE;
-            let apart = (64 / pieces + 64 - pixels * PIECE % 64) % 64;
-            pieces * (pixels * PIECE + apart) + taps * lines * line
+            // All pixels' first pieces, then the second ones, which begin in other banks anyway; lines are not padded.
+            pixels * self.depth + taps * lines * line
         } else {
             pixels * (self.depth + PIECE) + taps * lines * (line + PIECE)
         };
