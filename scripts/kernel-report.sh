@@ -63,7 +63,7 @@ loops() {
         if (!start || start >= i) continue
         mma = copies = shared = 0
         for (j = start; j <= i; ++j) {
-          if (text[j] ~ /HMMA/) ++mma
+          if (text[j] ~ /HG?MMA/) ++mma
           if (text[j] ~ /LDGSTS|LDGDEPBAR|DEPBAR/) ++copies
           if (text[j] ~ (name ~ /_tf32$/ ? "LDS" : "LDSM")) ++shared
         }
@@ -95,7 +95,7 @@ echo "commits and waits, loads from shared memory (ldmatrix; in tf32 of 16 bytes
 echo "copies, and these with the loads. In tf32 copies go by way of registers, where they are rounded: they are among the"
 echo "others. Warps are those that the registers of a multiprocessor have room for, of 64 (32 on sm_75); shared memory is"
 echo "dynamic and allows two blocks of 4 warps, one on multiprocessors of 100 KiB or less; in tf32 it is static, and on"
-echo "sm_80 allows as many as the registers do."
+echo "sm_80 allows as many as the registers do. A product of a warp group (_hopper) is as much as 64 others, and runs on its own."
 echo
 echo "| kernel | target | registers | spilled bytes | warps | products | copies | shared loads | others | share | with loads |"
 echo "|---|---|---|---|---|---|---|---|---|---|---|"

@@ -239,8 +239,10 @@ pub struct PlannedLaunch {
     pub shared: usize,
     /// Of all tensors that it reads or writes, each counted once.
     pub bytes: u64,
-    /// Floating-point operations; those of an op of several launches are its first one's.
+    /// Floating-point operations; those of an op of several launches are its first one's that does not only prepare.
     pub operations: u64,
+    #[serde(skip)]
+    pub(super) prepares: bool,
 }
 
 /// Where launches go: to a device, or for one of this description into a list.
@@ -279,11 +281,12 @@ pub struct Launch<'a> {
     kernel: Kernel,
     arguments: Vec<Argument>,
     shared: usize,
+    prepares: bool,
 }
 
 impl<'a> Launch<'a> {
     pub(super) fn new(sink: Sink<'a>, op: &'static str, kernel: Kernel) -> Self {
-        Launch { sink, op, kernel, arguments: Vec::new(), shared: 0 }
+        Launch { sink, op, kernel, arguments: Vec::new(), shared: 0, prepares: false }
     }
 
     /// Pointers, outputs first.
@@ -307,6 +310,11 @@ impl<'a> Launch<'a> {
     pub fn floats(mut self, values: impl IntoIterator<Item = f32>) -> Self {
         self.arguments.extend(values.into_iter().map(Argument::F32));
         self
+    }
+
+    /// Says that the launch computes nothing, but makes ready what another one needs.
+    pub fn preparing(self) -> Self {
+        Launch { prepares: true, ..self }
     }
 
     /// The bytes of dynamic shared memory that a block has.
@@ -334,8 +342,8 @@ impl<'a> Launch<'a> {
                     Argument::Pointer(pointer) => Some(pointer.bytes as u64),
                     _ => None,
                 });
-                let (op, shared, bytes) = (self.op, self.shared, pointers.sum::<u64>());
-                launches.push(PlannedLaunch { op, kernel, grid, shared, bytes, operations: 0 });
+                let (op, shared, bytes, prepares) = (self.op, self.shared, pointers.sum::<u64>(), self.prepares);
+                launches.push(PlannedLaunch { op, kernel, grid, shared, bytes, operations: 0, prepares });
                 return Ok(());
             }
         };

@@ -64,7 +64,7 @@ pub(super) fn list(
         let first = launches.len();
         op.launch(&mut Launcher::new(Sink::List(description, &mut launches), plan, node, addresses))?;
         let (inputs, outputs) = shapes(&plan.graph, node.index);
-        if let Some(launch) = launches.get_mut(first) {
+        if let Some(launch) = launches[first..].iter_mut().find(|launch| !launch.prepares) {
             launch.operations = op.operations(&inputs, &outputs);
         }
     }

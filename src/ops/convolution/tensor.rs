@@ -237,6 +237,7 @@ impl TensorProduct<'_> {
                 .kernel(CONVOLUTION_TRANSPOSE_WEIGHT)
                 .pointers([weight, self.weight])
                 .sizes([inputs, outputs])
+                .preparing()
                 .launch(Grid::new(blocks, TENSOR_THREADS))?;
             return TensorProduct { weight, ..self }.launch_transposed(launcher);
         }
