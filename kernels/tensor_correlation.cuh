@@ -117,6 +117,7 @@ template <class T> struct Copies {
   __device__ __forceinline__ void copy_weights(Element* to) {
     const Element* from = weight;
     constexpr int lines = TENSOR_THREADS / T::pieces_per_line;  // that all threads copy at once
+    static_assert(lines % 8 == 0, "a piece's place is the same so many lines further on");
 #pragma unroll
     for (int i = 0; i < T::weight_copies; ++i) {
       const int line = i % T::tap_parts * lines;  // further on in the tap
@@ -124,7 +125,8 @@ template <class T> struct Copies {
                                        : columns_left > 0 && channel + weight_channel + line < inputs;
       if ((i + 1) * TENSOR_THREADS <= T::weight_pieces ||
           static_cast<int>(threadIdx.x) + i * TENSOR_THREADS < T::weight_pieces)
-        cp_async_or_zero<16>(to + i / T::tap_parts * T::taps_at_once * T::tap_elements + line * T::weight_pitch, from + line * (T::transposed ? inputs : outputs), valid);
+        cp_async_or_zero<16>(to + i / T::tap_parts * T::taps_at_once * T::tap_elements + line * T::weight_pitch,
+                             from + line * (T::transposed ? inputs : outputs), valid);
       if (i % T::tap_parts == T::tap_parts - 1) from += weight_step;
     }
     weight += T::transposed ? T::depth : T::depth * outputs;
@@ -140,10 +142,10 @@ __device__ __forceinline__ Vector16<Element> elements(const uint4& whole) {
 }
 
 // What becomes of the target before it is stored: what stands in another tensor of its shape is added, by 1x1 kernels
-// perhaps times a scale of its channel, and with the bias for an offset, which may cancel much of it; negative values become zero, and so do those where a mask is not above zero. A
-// stride of 0 says that there is no such tensor. Each step rounds as if it were a pass over the tensor of its own. What the
-// element cannot hold is limited to what it can in the forward pass alone: where there is a bias, and no scale, which only
-// a gradient has.
+// perhaps times a scale of its channel, and with the bias for an offset, which may cancel much of it; negative values become
+// zero, and so do those where a mask is not above zero. A stride of 0 says that there is no such tensor. Each step rounds as
+// if it were a pass over the tensor of its own. What the element cannot hold is limited to what it can in the forward pass
+// alone: where there is a bias, and no scale, which only a gradient has.
 struct Epilogue {
   const Element *added, *mask;
   const float* scale;
@@ -250,7 +252,7 @@ __device__ __forceinline__ void write_sums(Element* target, const typename T::Su
 #pragma unroll 1
   for (int first = 0; first < Pieces<T>::count; first += at_once) {
     int places[at_once];
-    uint4 added[at_once] = {}, mask[at_once] = {};  // whole: elements would be taken apart as each arrives, one after another
+    uint4 added[at_once] = {}, mask[at_once] = {};  // whole: elements would be taken apart as each arrives
 #pragma unroll
     for (int i = 0; i < at_once; ++i) {
       places[i] = pieces.place(first + i);
