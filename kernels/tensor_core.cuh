@@ -8,7 +8,7 @@
 //   mma_m16n8k16_f16     sm_75    16x8 fp32 += 16x16 fp16 * 16x8 fp16 (two k8 steps on sm_75)
 //   mma_m16n8k8_f16      sm_75    16x8 fp32 += 16x8 fp16 * 8x8 fp16
 //   mma_m16n8k8_tf32     sm_80    16x8 fp32 += 16x8 tf32 * 8x8 tf32
-//   wgmma                sm_90a   64xN fp32 += 64x16 * 16xN, bf16 or fp16, N 128 or 256, by 4 warps
+//   wgmma                sm_90a   64x128 fp32 += 64x16 * 16x128, bf16 or fp16, by 4 warps
 //
 // On an older device than a function needs it traps: the host chooses another kernel there.
 #pragma once
@@ -145,33 +145,19 @@ __device__ __forceinline__ unsigned long long shared_matrix(const void* shared, 
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define REGISTERS_128 \
-  REGISTERS_64 ", " \
-  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
-  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
-  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
-  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define SUMS(n) "+f"(sums[n][0]), "+f"(sums[n][1]), "+f"(sums[n][2]), "+f"(sums[n][3])
 #define SUMS_4(n) SUMS(n), SUMS(n + 1), SUMS(n + 2), SUMS(n + 3)
 #define SUMS_16(n) SUMS_4(n), SUMS_4(n + 4), SUMS_4(n + 8), SUMS_4(n + 12)
-#define WGMMA(shape, element, registers, operands, ...)                                                         \
-  asm volatile("wgmma.mma_async.sync.aligned." shape ".f32." element "." element " {" registers "}, " operands \
-               : __VA_ARGS__                                                                                    \
+#define WGMMA(element)                                                                                        \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." element "." element                             \
+               " {" REGISTERS_64 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"                                    \
+               : SUMS_16(0)                                                                                   \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
-#define OPERANDS_AFTER_64 "{%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
-#define OPERANDS_AFTER_128 "{%128, %129, %130, %131}, %132, 1, 1, 1, 0;"
 
 template <class Element>
 __device__ __forceinline__ void wgmma(float (&sums)[16][4], const unsigned (&a)[4], unsigned long long b) {
-  if constexpr (is_bf16<Element>) WGMMA("m64n128k16", "bf16", REGISTERS_64, OPERANDS_AFTER_64, SUMS_16(0));
-  else WGMMA("m64n128k16", "f16", REGISTERS_64, OPERANDS_AFTER_64, SUMS_16(0));
-}
-
-template <class Element>
-__device__ __forceinline__ void wgmma(float (&sums)[32][4], const unsigned (&a)[4], unsigned long long b) {
-  if constexpr (is_bf16<Element>)
-    WGMMA("m64n256k16", "bf16", REGISTERS_128, OPERANDS_AFTER_128, SUMS_16(0), SUMS_16(16));
-  else WGMMA("m64n256k16", "f16", REGISTERS_128, OPERANDS_AFTER_128, SUMS_16(0), SUMS_16(16));
+  if constexpr (is_bf16<Element>) WGMMA("bf16");
+  else WGMMA("f16");
 }
 
 __device__ __forceinline__ void wgmma_see_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
