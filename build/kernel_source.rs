@@ -206,15 +206,14 @@ fn parameter(text: &str) -> Result<Parameter, String> {
         type_name.split(|character| !is_identifier(character)).filter(|word| !word.is_empty()).collect();
     let scalar: Vec<&str> = words.iter().copied().filter(|word| *word != "const").collect();
     let kind = match (type_name.contains('*'), scalar.join(" ").as_str()) {
-        (true, _) if words.contains(&"Element") => {
-            if words.first() == Some(&"const") {
-                "ElementInput"
-            } else {
-                "ElementOutput"
-            }
-        }
-        (true, _) if words.first() == Some(&"const") => "Input",
-        (true, _) => "Output",
+        (true, kind) => match (kind.split(' ').next().unwrap_or_default(), words.first() == Some(&"const")) {
+            ("Element", true) => "ElementInput",
+            ("Element", false) => "ElementOutput",
+            ("Bits", true) => "BitsInput",
+            ("Bits", false) => "BitsOutput",
+            (_, true) => "Input",
+            (_, false) => "Output",
+        },
         (false, "int") => "I32",
         (false, "unsigned" | "unsigned int") => "U32",
         (false, "long long") => "I64",

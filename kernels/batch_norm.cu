@@ -1,23 +1,9 @@
 // Batch normalisation of each channel over batch and pixels: one pass over the tensor for its statistics, one to
 // normalise it; backward likewise.
 
-#include "pixels.cuh"
+#include "batch_norm.cuh"
 
 // ---- forward: statistics ----------------------------------------------------------------------------------------------
-
-// Two sums a channel.
-template <int width> struct Sums {
-  Group<width> first, second;
-};
-
-template <int width> static __device__ Sums<width> plus(Sums<width> a, const Sums<width>& b) {
-#pragma unroll
-  for (int k = 0; k < width; ++k) {
-    a.first[k] += b.first[k];
-    a.second[k] += b.second[k];
-  }
-  return a;
-}
 
 // Sums differences from the chunk's first pixel, and their squares: wherever the mean lies, what cancels is then at most
 // as large as what one of the chunk's own values adds to the squares.
@@ -117,23 +103,20 @@ KERNEL_WITH_THREADS(batch_norm_forward_statistics, THREADS)(
 // ---- forward: normalise -----------------------------------------------------------------------------------------------
 
 template <int width>
-static __device__ void normalise(Element* out, const Element* x, const float* gamma, const float* beta, const float* mean,
-                                 const float* inverse, int pixels, int channels, int out_stride, int x_stride) {
+static __device__ void normalise(Element* out, const Element* x, const Normalisation<width>& norm, int pixels,
+                                 int out_stride, int x_stride) {
   const int c = first_channel<width>();
-  if (c >= channels) return;
-  const Group<width> center = load<width>(mean + c), shift = load<width>(beta + c);
-  Group<width> scale = load<width>(gamma + c);
-  const Group<width> inverses = load<width>(inverse + c);
-#pragma unroll
-  for (int k = 0; k < width; ++k) scale[k] *= inverses[k];
   for_each_pixel(
       pixels, [&](int p) { return load_stored<width>(x + p * x_stride + c); },
-      [&](int p, const Stored<width, Element>& stored) {
-        Group<width> group = floats(stored);
-#pragma unroll
-        for (int k = 0; k < width; ++k) group[k] = (group[k] - center[k]) * scale[k] + shift[k];
-        store(out + p * out_stride + c, group);
-      });
+      [&](int p, const Stored<width, Element>& stored) { store(out + p * out_stride + c, norm(floats(stored))); });
+}
+
+template <int width>
+static __device__ void normalise_by_batch(Element* out, const Element* x, const float* gamma, const float* beta,
+                                          const float* mean, const float* inverse, int pixels, int channels,
+                                          int out_stride, int x_stride) {
+  const int c = first_channel<width>();
+  if (c < channels) normalise(out, x, normalisation<width>(gamma, beta, mean, inverse, c), pixels, out_stride, x_stride);
 }
 
 KERNEL_WITH_THREADS(batch_norm_forward, THREADS)(
@@ -144,8 +127,9 @@ KERNEL_WITH_THREADS(batch_norm_forward, THREADS)(
     const float* mean,     // [channels]
     const float* inverse,  // [channels]
     int pixels, int channels, int out_stride, int x_stride, int width) {
-  if (is_wide<Element>(width)) normalise<WIDE<Element>>(out, x, gamma, beta, mean, inverse, pixels, channels, out_stride, x_stride);
-  else normalise<1>(out, x, gamma, beta, mean, inverse, pixels, channels, out_stride, x_stride);
+  if (is_wide<Element>(width))
+    normalise_by_batch<WIDE<Element>>(out, x, gamma, beta, mean, inverse, pixels, channels, out_stride, x_stride);
+  else normalise_by_batch<1>(out, x, gamma, beta, mean, inverse, pixels, channels, out_stride, x_stride);
 }
 
 // ---- inference --------------------------------------------------------------------------------------------------------
@@ -156,21 +140,7 @@ static __device__ void infer(Element* out, const Element* x, const float* gamma,
                              float epsilon) {
   const int c = first_channel<width>();
   if (c >= channels) return;
-  const Group<width> means = load<width>(mean + c), variances = load<width>(variance + c);
-  Group<width> scale = load<width>(gamma + c), shift = load<width>(beta + c);
-#pragma unroll
-  for (int k = 0; k < width; ++k) {
-    scale[k] /= sqrtf(variances[k] + epsilon);
-    shift[k] -= means[k] * scale[k];
-  }
-  for_each_pixel(
-      pixels, [&](int p) { return load_stored<width>(x + p * x_stride + c); },
-      [&](int p, const Stored<width, Element>& stored) {
-        Group<width> group = floats(stored);
-#pragma unroll
-        for (int k = 0; k < width; ++k) group[k] = group[k] * scale[k] + shift[k];
-        store(out + p * out_stride + c, group);
-      });
+  normalise(out, x, running_normalisation<width>(gamma, beta, mean, variance, c, epsilon), pixels, out_stride, x_stride);
 }
 
 KERNEL_WITH_THREADS(batch_norm_inference, THREADS)(
@@ -229,11 +199,7 @@ static __device__ void chunk_sums(float* partial, const Element* dout, const Ele
           }
         });
   }
-  sums = reduce_rows(sums, plus<width>);
-  if (threadIdx.y > 0 || c >= channels) return;
-  float* own = partial + blockIdx.x * 2 * channels + c;
-  store(own, sums.first);
-  store(own + channels, sums.second);
+  store_sums(partial, sums, c, channels);
 }
 
 // A block for each chunk (x).
@@ -272,15 +238,13 @@ KERNEL_WITH_THREADS(batch_norm_backward_parameters, THREADS)(
 }
 
 // ---- backward: dx -----------------------------------------------------------------------------------------------------
-// dx = gamma inverse (dout - mean(dout) - x_hat mean(dout x_hat)) = factor dout + slope x + offset
-
 // What is done with dx: zero it where x is, in the channels from `start` up to `end`, and write it once more to `beside`, but
-// zero there wherever `mask` is not above 0.
+// zero there wherever `positive` has no bit.
 struct Masks {
   int start, end;
   Element* beside;
-  const Element* mask;
-  int beside_stride, mask_stride;
+  const Bits* positive;
+  int beside_stride, groups;
 };
 
 template <int width, bool has_beside>
@@ -290,24 +254,17 @@ static __device__ void differentiate(Element* dx, const Element* dout, const Ele
                                      const Masks& masks) {
   const int c = first_channel<width>();
   if (c >= channels) return;
-  const Group<width> center = load<width>(mean + c), inverses = load<width>(inverse + c);
-  Group<width> factor = load<width>(gamma + c), slope = load<width>(dgamma + c), offset = load<width>(dbeta + c);
-  const float share = 1.0f / pixels;  // once: a division of zero, as in padded channels, takes the slow way
-#pragma unroll
-  for (int k = 0; k < width; ++k) {
-    factor[k] *= inverses[k];
-    slope[k] *= -factor[k] * inverses[k] * share;
-    offset[k] = -factor[k] * share * offset[k] - slope[k] * center[k];
-  }
+  const Slopes<width> slopes_of_c = slopes<width>(gamma, dgamma, dbeta, mean, inverse, pixels, c);
   const bool masked = masks.start <= c && c < masks.end;  // slices start at whole groups
   struct Loaded {
-    Stored<width, Element> dout, x, mask;
+    Stored<width, Element> dout, x;
+    unsigned positive;
   };
   for_each_pixel(
       pixels,
       [&](int p) {
         Loaded loaded = {load_stored<width>(dout + p * dout_stride + c), load_stored<width>(x + p * x_stride + c)};
-        if constexpr (has_beside) loaded.mask = load_stored<width>(masks.mask + p * masks.mask_stride + c);
+        if constexpr (has_beside) loaded.positive = masks.positive[p * masks.groups + c / 8] >> c % 8;
         return loaded;
       },
       [&](int p, const Loaded& loaded) {
@@ -315,15 +272,14 @@ static __device__ void differentiate(Element* dx, const Element* dout, const Ele
         const Group<width> value = floats(loaded.x);
 #pragma unroll
         for (int k = 0; k < width; ++k) {
-          gradient[k] = factor[k] * gradient[k] + (slope[k] * value[k] + offset[k]);
+          gradient[k] = slopes_of_c(gradient[k], value[k], k);
           if (masked && !(value[k] > 0.0f)) gradient[k] = 0.0f;
         }
         store(dx + p * dx_stride + c, gradient);
         if constexpr (has_beside) {
-          const Group<width> other = floats(loaded.mask);
 #pragma unroll
           for (int k = 0; k < width; ++k)
-            if (!(other[k] > 0.0f)) gradient[k] = 0.0f;
+            if (!(loaded.positive >> k & 1)) gradient[k] = 0.0f;
           store(masks.beside + p * masks.beside_stride + c, gradient);
         }
       });
@@ -351,18 +307,18 @@ KERNEL_WITH_THREADS(batch_norm_backward, THREADS)(
 
 KERNEL_WITH_THREADS(batch_norm_backward_beside, THREADS)(
     Element* dx,             // [pixels, channels], stride dx_stride
-    Element* beside,         // [pixels, channels], stride beside_stride: dx where mask > 0
+    Element* beside,         // [pixels, channels], stride beside_stride: dx where `positive` has a bit
     const Element* dout,     // [pixels, channels], stride dout_stride
     const Element* x,        // [pixels, channels], stride x_stride
-    const Element* mask,     // [pixels, channels], stride mask_stride
+    const Bits* positive,    // [pixels, groups]
     const float* gamma,    // [channels]
     const float* dgamma,   // [channels]
     const float* dbeta,    // [channels]
     const float* mean,     // [channels]
     const float* inverse,  // [channels]
-    int pixels, int channels, int dx_stride, int beside_stride, int dout_stride, int x_stride, int mask_stride, int width,
+    int pixels, int channels, int dx_stride, int beside_stride, int dout_stride, int x_stride, int groups, int width,
     int masked_start, int masked_end) {  // the channels in which dx is zero where x is
-  const Masks masks = {masked_start, masked_end, beside, mask, beside_stride, mask_stride};
+  const Masks masks = {masked_start, masked_end, beside, positive, beside_stride, groups};
   if (is_wide<Element>(width))
     differentiate<WIDE<Element>, true>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride,
                                        dout_stride, x_stride, masks);

@@ -44,6 +44,9 @@ template <> __device__ __forceinline__ float saturate<__half>(float value) {
   return value > most ? most : value < -most ? -most : value;
 }
 
+// Of eight neighbouring channels, whether each is above zero: the first in the lowest bit.
+using Bits = unsigned char;
+
 // ---- kernels ----------------------------------------------------------------------------------------------------------
 // KERNEL(name)(parameters) { body }. The build finds these declarations and makes a Rust constant of each name.
 // KERNEL_WITH_THREADS says the block size, which lets the compiler use more registers; a larger block is refused.

@@ -14,7 +14,7 @@ struct Tile
     : TileSizes<kernel_, WARPS * rows_per_warp_, PATCH_WIDTH, columns_, depth_, stages_, transposed_, false> {
   using T = Tile;
   using Sums = float[rows_per_warp_][columns_ / 8][4];
-  using Shortcut = Tile<1, rows_per_warp_, columns_, columns_ / 2, 2, true>;
+  template <bool transposed> using Beside = Tile<1, rows_per_warp_, columns_, columns_ / 2, 2, transposed>;
 
   static __device__ __forceinline__ void before_products() {}
 
@@ -52,24 +52,34 @@ struct Tile
       }
   }
 
+  // The first of a lane's two columns of eight.
+  static __device__ __forceinline__ int column(int n) { return n * 8 + threadIdx.x % 4 * 2; }
+
+  // sum = then(sum + bias(column))
+  template <class Bias, class Then>
+  static __device__ __forceinline__ void add(Sums& sums, Bias bias, Then then) {
+#pragma unroll
+    for (int n = 0; n < T::columns / 8; ++n) {
+      const float added[2] = {bias(column(n)), bias(column(n) + 1)};
+#pragma unroll
+      for (int row = 0; row < T::rows_per_warp; ++row)
+#pragma unroll
+        for (int k = 0; k < 4; ++k) sums[row][n][k] = then(sums[row][n][k] + added[k % 2]);
+    }
+  }
+
   // Stores a warp's pixels, which it reads again itself.
-  template <class Bias>
-  static __device__ __forceinline__ void store(Element* shared, int pitch, const Sums& sums, const Epilogue& epilogue,
-                                               Bias bias) {
+  static __device__ __forceinline__ void store(Element* shared, int pitch, const Sums& sums) {
     const int lane = threadIdx.x % WARP_SIZE;
     Element* own = shared + threadIdx.x / WARP_SIZE * T::rows_per_warp * T::width * pitch;
 #pragma unroll
-    for (int n = 0; n < T::columns / 8; ++n) {
-      const int column = n * 8 + lane % 4 * 2;
-      const float added[2] = {bias(column), bias(column + 1)};
+    for (int n = 0; n < T::columns / 8; ++n)
 #pragma unroll
       for (int row = 0; row < T::rows_per_warp; ++row)
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          store_pair(own + (row * T::width + half * 8 + lane / 4) * pitch + column,
-                     epilogue.limit(sums[row][n][2 * half] + added[0]),
-                     epilogue.limit(sums[row][n][2 * half + 1] + added[1]));
-    }
+          store_pair(own + (row * T::width + half * 8 + lane / 4) * pitch + column(n), sums[row][n][2 * half],
+                     sums[row][n][2 * half + 1]);
     __syncwarp();
   }
 };
@@ -84,24 +94,24 @@ struct Tile
 #endif
 
 KERNEL_WITH_THREADS(convolution_forward_3x3_512x32, TENSOR_THREADS)(FORWARD_PARAMETERS) {
-  correlate<Tile<3, 8, 32, 16, 2, false>>(FORWARD_ARGUMENTS);
+  correlate<Tile<3, 8, 32, 16, 2, false>, true>(FORWARD_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_forward_3x3_256x64, TENSOR_THREADS)(FORWARD_PARAMETERS) {
-  correlate<Tile<3, 4, 64, 16, 2, false>>(FORWARD_ARGUMENTS);
+  correlate<Tile<3, 4, 64, 16, 2, false>, true>(FORWARD_ARGUMENTS);
 }
 
 // For small images, and for sm_75, whose blocks have 64 KB of shared memory.
 KERNEL_WITH_THREADS(convolution_forward_3x3_256x32, TENSOR_THREADS)(FORWARD_PARAMETERS) {
-  correlate<Tile<3, 4, 32, 16, 2, false>>(FORWARD_ARGUMENTS);
+  correlate<Tile<3, 4, 32, 16, 2, false>, true>(FORWARD_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_forward_1x1_256x32, TENSOR_THREADS)(FORWARD_PARAMETERS) {
-  correlate<Tile<1, 4, 32, 32, 2, false>>(FORWARD_ARGUMENTS);
+  correlate<Tile<1, 4, 32, 32, 2, false>, true>(FORWARD_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_forward_1x1_128x64, TENSOR_THREADS)(FORWARD_PARAMETERS) {
-  correlate<Tile<1, 2, 64, 64, WIDE_STAGES, false>>(FORWARD_ARGUMENTS);
+  correlate<Tile<1, 2, 64, 64, WIDE_STAGES, false>, true>(FORWARD_ARGUMENTS);
 }
 
 // ---- input gradient ---------------------------------------------------------------------------------------------------
@@ -137,21 +147,21 @@ KERNEL_WITH_THREADS(convolution_transpose_weight, TENSOR_THREADS)(
 }
 
 KERNEL_WITH_THREADS(convolution_backward_input_3x3_512x32, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  correlate<Tile<3, 8, 32, 16, 2, false>>(BACKWARD_INPUT_ARGUMENTS);
+  correlate<Tile<3, 8, 32, 16, 2, false>, false>(BACKWARD_INPUT_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_backward_input_3x3_256x64, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  correlate<Tile<3, 4, 64, 16, 2, false>>(BACKWARD_INPUT_ARGUMENTS);
+  correlate<Tile<3, 4, 64, 16, 2, false>, false>(BACKWARD_INPUT_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_backward_input_3x3_256x32, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  correlate<Tile<3, 4, 32, 16, 2, false>>(BACKWARD_INPUT_ARGUMENTS);
+  correlate<Tile<3, 4, 32, 16, 2, false>, false>(BACKWARD_INPUT_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_backward_input_1x1_256x32, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  correlate<Tile<1, 4, 32, 32, 2, true>>(BACKWARD_INPUT_ARGUMENTS);
+  correlate<Tile<1, 4, 32, 32, 2, true>, false>(BACKWARD_INPUT_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_backward_input_1x1_128x64, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  correlate<Tile<1, 2, 64, 64, WIDE_STAGES, true>>(BACKWARD_INPUT_ARGUMENTS);
+  correlate<Tile<1, 2, 64, 64, WIDE_STAGES, true>, false>(BACKWARD_INPUT_ARGUMENTS);
 }

@@ -16,7 +16,7 @@ template <int kernel_, int rows_, int depth_, int stages_, bool transposed_>
 struct GroupTile : TileSizes<kernel_, rows_, GROUP_WIDTH, GROUP_COLUMNS, depth_, stages_, transposed_, true> {
   using T = GroupTile;
   using Sums = float[rows_][4];  // for each row of pixels: this lane's two pixels of a channel, and of the eighth after
-  using Shortcut = GroupTile<1, rows_, 32, 2, true>;
+  template <bool transposed> using Beside = GroupTile<1, rows_, 32, 2, transposed>;
 
   static __device__ __forceinline__ void before_products() { wgmma_see_shared(); }
 
@@ -57,31 +57,37 @@ struct GroupTile : TileSizes<kernel_, rows_, GROUP_WIDTH, GROUP_COLUMNS, depth_,
     wgmma_wait<0>();
   }
 
-  // Stores the block's pixels.
-  template <class Bias>
-  static __device__ __forceinline__ void store(Element* shared, int pitch, const Sums& sums, const Epilogue& epilogue,
-                                               Bias bias) {
+  // sum = then(sum + bias(column))
+  template <class Bias, class Then>
+  static __device__ __forceinline__ void add(Sums& sums, Bias bias, Then then) {
     const float added[2] = {bias(channel()), bias(channel() + 8)};
+#pragma unroll
+    for (int row = 0; row < T::rows; ++row)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) sums[row][k] = then(sums[row][k] + added[k / 2]);
+  }
+
+  // Stores the block's pixels.
+  static __device__ __forceinline__ void store(Element* shared, int pitch, const Sums& sums) {
     Element* own = shared + threadIdx.x % 4 * 2 * pitch + channel();
 #pragma unroll
     for (int row = 0; row < T::rows; ++row)
 #pragma unroll
       for (int k = 0; k < 4; ++k)
-        own[(row * T::width + k % 2) * pitch + k / 2 * 8] =
-            from_float<Element>(epilogue.limit(sums[row][k] + added[k / 2]));
+        own[(row * T::width + k % 2) * pitch + k / 2 * 8] = from_float<Element>(sums[row][k]);
     __syncthreads();
   }
 };
 
-#define CORRELATE(...) correlate<GroupTile<3, 16, 16, 2, false>>(__VA_ARGS__)
+#define CORRELATE(is_forward, ...) correlate<GroupTile<3, 16, 16, 2, false>, is_forward>(__VA_ARGS__)
 #else
-#define CORRELATE(...) __trap()
+#define CORRELATE(is_forward, ...) __trap()
 #endif
 
 KERNEL_WITH_THREADS(convolution_forward_3x3_128x64_hopper, TENSOR_THREADS)(FORWARD_PARAMETERS) {
-  CORRELATE(FORWARD_ARGUMENTS);
+  CORRELATE(true, FORWARD_ARGUMENTS);
 }
 
 KERNEL_WITH_THREADS(convolution_backward_input_3x3_128x64_hopper, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  CORRELATE(BACKWARD_INPUT_ARGUMENTS);
+  CORRELATE(false, BACKWARD_INPUT_ARGUMENTS);
 }

@@ -227,21 +227,33 @@ __device__ __forceinline__ void prefetch_epilogue(const Epilogue& epilogue, cons
   }
 }
 
+// Elements from one pixel of the sums to the next in shared memory.
+template <class T> constexpr int PITCH = T::columns + PIECE;
+
+// Writes the sums to shared memory, where the operands were. Returns the first pixel of the warp's rows.
+template <class T> __device__ __forceinline__ const Element* share_sums(Element* shared, const typename T::Sums& sums) {
+  constexpr int pixels = T::rows_per_warp * T::width;
+  static_assert(WARPS * pixels * PITCH<T> <= T::stages * T::stage_elements, "the sums have room where the operands were");
+  T::store(shared, PITCH<T>, sums);
+  return shared + threadIdx.x / WARP_SIZE * pixels * PITCH<T>;
+}
+
 // Adds the bias, and writes the block's pixels, by 16 bytes, by way of shared memory. What the epilogue reads is under way
 // for several pieces at once.
 template <class T>
-__device__ __forceinline__ void write_sums(Element* target, const typename T::Sums& sums, Element* shared,
+__device__ __forceinline__ void write_sums(Element* target, typename T::Sums& sums, Element* shared,
                                            const float* bias, const Epilogue& epilogue, const Pieces<T>& pieces,
                                            int first_column, int outputs, int biases, int target_stride) {
-  constexpr int pitch = T::columns + PIECE, pixels = T::rows_per_warp * T::width;
   constexpr int at_once = Pieces<T>::count < 8 ? Pieces<T>::count : 8;
-  static_assert(WARPS * pixels * pitch <= T::stages * T::stage_elements, "the sums have room where the operands were");
   const bool has_bias = biases && !epilogue.scaled;
-  T::store(shared, pitch, sums, epilogue, [&](int column) {
-    if (!has_bias || first_column + column >= outputs) return 0.0f;
-    return bias[T::kernel == 1 ? (first_column + column) % biases : first_column + column];
-  });
-  const Element* own = shared + threadIdx.x / WARP_SIZE * pixels * pitch;
+  T::add(
+      sums,
+      [&](int column) {
+        if (!has_bias || first_column + column >= outputs) return 0.0f;
+        return bias[T::kernel == 1 ? (first_column + column) % biases : first_column + column];
+      },
+      [&](float sum) { return epilogue.limit(sum); });
+  const Element* own = share_sums<T>(shared, sums);
   float scales[PIECE], offsets[PIECE];
 #pragma unroll
   for (int k = 0; k < PIECE; ++k) {
@@ -263,7 +275,7 @@ __device__ __forceinline__ void write_sums(Element* target, const typename T::Su
 #pragma unroll
     for (int i = 0; i < at_once; ++i) {
       if (places[i] < 0) continue;
-      Vector16<Element> values = load16(own + pieces.pixel(first + i) * pitch + pieces.first_channel());
+      Vector16<Element> values = load16(own + pieces.pixel(first + i) * PITCH<T> + pieces.first_channel());
       epilogue.apply<T::kernel == 1>(values, elements(added[i]), elements(mask[i]), scales, offsets);
       store16(target + places[i] * target_stride + pieces.channel, values);
     }
@@ -306,10 +318,40 @@ __device__ __forceinline__ void accumulate(typename T::Sums& sums, Element* shar
   __syncthreads();
 }
 
-// A 3x3 kernel's products may be followed by those of a 1x1 kernel: the shortcut beside it. Grid: patches; target channels in
-// tiles.
+// A 1x1 kernel beside a 3x3 one; none without inputs. In the forward pass, where it reads the same tensor, the 3x3 kernel's
+// sums end in a ReLU before; where they are above zero is written, unless there are no `groups` of channels.
+struct Shortcut {
+  Factors factors;
+  const float* bias;
+  Bits* positive;
+  int groups;
+};
+
+// Adds the bias to the sums, and makes those below zero zero.
 template <class T>
-__device__ __forceinline__ void correlate(Element* target, const Factors& factors, const Factors& shortcut,
+__device__ __forceinline__ void rectify(typename T::Sums& sums, Element* shared, const float* bias,
+                                        const Shortcut& shortcut, const Pieces<T>& pieces, int first_column, int outputs) {
+  T::add(
+      sums, [&](int column) { return first_column + column < outputs ? bias[first_column + column] : 0.0f; },
+      [](float sum) { return fmaxf(sum, 0.0f); });
+  if (!shortcut.groups) return;
+  const Element* own = share_sums<T>(shared, sums);
+#pragma unroll 4
+  for (int i = 0; i < Pieces<T>::count; ++i) {
+    const int place = pieces.place(i);
+    if (place < 0) continue;
+    const Vector16<Element> values = load16(own + pieces.pixel(i) * PITCH<T> + pieces.first_channel());
+    unsigned positive = 0;
+#pragma unroll
+    for (int k = 0; k < PIECE; ++k) positive |= static_cast<unsigned>(to_float(values[k]) > 0.0f) << k;
+    shortcut.positive[place * shortcut.groups + pieces.channel / PIECE] = static_cast<Bits>(positive);
+  }
+  __syncthreads();  // the shortcut's operands come where the sums are
+}
+
+// A 3x3 kernel's products may be followed by those of a 1x1 kernel. Grid: patches; target channels in tiles.
+template <class T, bool is_forward>
+__device__ __forceinline__ void correlate(Element* target, const Factors& factors, const Shortcut& shortcut,
                                           const float* bias, const Epilogue& epilogue, const Image& size,
                                           const Window& source_window, const Window& target_window, int outputs,
                                           int target_stride, int biases) {
@@ -320,13 +362,19 @@ __device__ __forceinline__ void correlate(Element* target, const Factors& factor
   typename T::Sums sums = {};
   accumulate<T>(sums, shared, factors, size, source_window, patch, first_column, outputs,
                 [&] { prefetch_epilogue(epilogue, pieces); });
+  const float* last_bias = bias;
   if constexpr (T::kernel > 1) {
-    using Shortcut = typename T::Shortcut;
-    static_assert(Shortcut::stages * Shortcut::stage_elements <= T::stages * T::stage_elements, "there is room");
-    if (shortcut.inputs)
-      accumulate<Shortcut>(sums, shared, shortcut, size, source_window, patch, first_column, outputs, [] {});
+    using Beside = typename T::template Beside<!is_forward>;
+    static_assert(Beside::stages * Beside::stage_elements <= T::stages * T::stage_elements, "there is room");
+    if (shortcut.factors.inputs) {
+      if constexpr (is_forward) {
+        rectify<T>(sums, shared, bias, shortcut, pieces, first_column, outputs);
+        last_bias = shortcut.bias;
+      }
+      accumulate<Beside>(sums, shared, shortcut.factors, size, source_window, patch, first_column, outputs, [] {});
+    }
   }
-  write_sums<T>(target, sums, shared, bias, epilogue, pieces, first_column, outputs, biases, target_stride);
+  write_sums<T>(target, sums, shared, last_bias, epilogue, pieces, first_column, outputs, biases, target_stride);
 }
 
 // ---- kernels ----------------------------------------------------------------------------------------------------------
@@ -334,16 +382,20 @@ __device__ __forceinline__ void correlate(Element* target, const Factors& factor
 
 #define FORWARD_PARAMETERS                                                                                     \
   Element* __restrict__ out,              /* [n * height * width, outputs], stride out_stride */               \
+      Bits* __restrict__ positive,        /* [n * height * width, groups]; not written where groups is 0 */    \
       const Element* __restrict__ x,      /* [n * height * width, inputs], or of the large image; stride x_stride */ \
       const Element* __restrict__ weight, /* [taps * inputs, outputs] */                                       \
       const float* __restrict__ bias,     /* [biases], those of all columns, again and again if they are fewer */ \
       const Element* __restrict__ added,  /* as out, stride added_stride; not read where that is 0 */          \
       const float* __restrict__ scale,    /* [outputs], of added; not read where has_scale is 0 */             \
+      const Element* __restrict__ shortcut,    /* [inputs, outputs]: a 1x1 kernel's weights, and its */        \
+      const float* __restrict__ shortcut_bias, /* [outputs]; not read where has_shortcut is 0 */               \
       int height, int width, int window_height, int window_width, int inputs, int outputs, int out_stride,     \
-      int x_stride, int added_stride, int biases, int has_scale, int relu
+      int x_stride, int added_stride, int groups, int biases, int has_scale, int has_shortcut, int relu
 
 #define FORWARD_ARGUMENTS                                                                                          \
-  out, {x, weight, inputs, x_stride}, {}, bias,                                                                    \
+  out, {x, weight, inputs, x_stride},                                                                              \
+      {{x, shortcut, has_shortcut ? inputs : 0, x_stride}, shortcut_bias, positive, groups}, bias,                 \
       {added, added, scale, added_stride, 0, relu, biases && !has_scale, has_scale != 0}, {height, width},          \
       {window_height, window_width}, {1, 1}, outputs, out_stride, biases
 
@@ -364,6 +416,7 @@ __device__ __forceinline__ void correlate(Element* target, const Factors& factor
       int has_scale
 
 #define BACKWARD_INPUT_ARGUMENTS                                                                                  \
-  dx, {dout, weight, inputs, dout_stride}, {shortcut_dout, shortcut, shortcut_inputs, shortcut_stride}, bias,      \
+  dx, {dout, weight, inputs, dout_stride},                                                                        \
+      {{shortcut_dout, shortcut, shortcut_inputs, shortcut_stride}, nullptr, nullptr, 0}, bias,                   \
       {added, mask, scale, added_stride, mask_stride, 0, biases && !has_scale, has_scale != 0}, {height, width},    \
       {1, 1}, {window_height, window_width}, outputs, dx_stride, biases

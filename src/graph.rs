@@ -6,6 +6,7 @@
 use crate::ops::add::Add;
 use crate::ops::concat::{Concat, Copy, Slice};
 use crate::ops::relu::ReluGradient;
+use crate::ops::residual::ResidualGradient;
 use crate::ops::{Gradient, Op, Rewritten};
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
@@ -221,7 +222,7 @@ impl Graph {
     }
 
     /// The gradient `dout` of what ends in a ReLU, zero where `out` is: by the op that computes `dout`, or what `dout` is a
-    /// slice of, if that can; beside `dout`, if it is not its value's `alone`.
+    /// slice of, if that can and it is its value's `alone`.
     fn masked(&mut self, dout: ValueId, out: ValueId, alone: impl Fn(ValueId, ValueId) -> bool) -> Result<ValueId> {
         if alone(dout, out) {
             if self.rewrite(dout, |op, inputs| op.masked(inputs, out)) {
@@ -239,12 +240,18 @@ impl Graph {
                     return Ok(dout);
                 }
             }
-        } else if let Some(index) = self.replace(dout, |op, inputs| op.masked_beside(inputs, out)) {
+        }
+        self.apply_one(ReluGradient, &[dout, out])
+    }
+
+    /// `dout` where `positive` has its bit, zero elsewhere: beside `dout`, if the op that computes that can.
+    pub(crate) fn masked_beside(&mut self, dout: ValueId, positive: ValueId) -> Result<ValueId> {
+        if let Some(index) = self.replace(dout, |op, inputs| op.masked_beside(inputs, positive)) {
             let masked = self.value(self.shape(dout).clone(), Placement::Arena);
             self.nodes[index].outputs.push(masked);
             return Ok(masked);
         }
-        self.apply_one(ReluGradient, &[dout, out])
+        self.apply_one(ResidualGradient, &[dout, positive])
     }
 
     /// The sum of two gradients of a value: by the op that computes the later one, if that can and it is nobody else's.

@@ -80,6 +80,9 @@ pub enum Storage {
     /// In what the device's precision stores activations, their gradients and the weights that meet them in: 16 bits
     /// in bf16 and fp16.
     Reduced,
+    /// Eight bits to an element, a byte: which of eight neighbouring stored channels are above zero. On the CPU each element is
+    /// the byte's value.
+    Bits,
 }
 
 impl Storage {
@@ -123,6 +126,16 @@ impl Shape {
     /// `count` values side by side, without padding.
     pub fn flat(count: usize) -> Self {
         Shape::matrix(count, Channels::new(1))
+    }
+
+    /// Bits for all positions and stored channels of this shape: [`Shape::bit_groups`] elements a position.
+    pub fn bits(&self) -> Self {
+        Shape::flat(self.positions() * self.bit_groups()).stored_in(Storage::Bits)
+    }
+
+    /// Elements of [`Storage::Bits`] that a position's stored channels have.
+    pub fn bit_groups(&self) -> usize {
+        self.channels.stored().div_ceil(CHANNEL_ALIGNMENT)
     }
 
     /// An image of the same positions with other channels.

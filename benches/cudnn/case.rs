@@ -43,6 +43,7 @@ impl Case {
                 let direction = if window == patch { DIRECTIONS[1] } else { DIRECTIONS[0] };
                 (direction, Primitive::Forward, window, inputs[0], outputs[0])
             }
+            "residual" => (DIRECTIONS[0], Primitive::Forward, Window::same(3), inputs[0], outputs[0]),
             "transposed_convolution" => (DIRECTIONS[0], Primitive::BackwardData, patch, outputs[0], inputs[0]),
             "convolution_input_gradient" => {
                 let taps = inputs[1].positions() / outputs[0].channels.stored();

@@ -288,6 +288,7 @@ impl Cudnn {
             Element::F32 => DATA_FLOAT,
             Element::F16 => DATA_HALF,
             Element::Bf16 => DATA_BFLOAT16,
+            Element::Bits => unreachable!("activations are numbers"),
         };
         let int = |size: usize| c_int::try_from(size).expect("sizes are small");
         let [height, width] = [1, 2].map(|axis| int(window.kernel[axis]));

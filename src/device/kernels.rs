@@ -7,6 +7,8 @@ pub enum Element {
     F32,
     Bf16,
     F16,
+    /// Of [`Storage::Bits`](crate::tensor::Storage::Bits).
+    Bits,
 }
 
 impl Element {
@@ -15,6 +17,7 @@ impl Element {
         match self {
             Element::F32 => 4,
             Element::Bf16 | Element::F16 => 2,
+            Element::Bits => 1,
         }
     }
 
@@ -24,6 +27,7 @@ impl Element {
             Element::F32 => value,
             Element::Bf16 => half::bf16::from_f32(value).to_f32(),
             Element::F16 => half::f16::from_f32(value).to_f32(),
+            Element::Bits => f32::from(value as u8),
         }
     }
 
@@ -33,6 +37,7 @@ impl Element {
             Element::F32 => bytemuck::cast_slice(values).to_vec(),
             Element::Bf16 => values.iter().flat_map(|&value| half::bf16::from_f32(value).to_ne_bytes()).collect(),
             Element::F16 => values.iter().flat_map(|&value| half::f16::from_f32(value).to_ne_bytes()).collect(),
+            Element::Bits => values.iter().map(|&value| value as u8).collect(),
         }
     }
 
@@ -43,6 +48,7 @@ impl Element {
             Element::F32 => bytes.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect(),
             Element::Bf16 => pairs.map(|pair| half::bf16::from_ne_bytes(pair).to_f32()).collect(),
             Element::F16 => pairs.map(|pair| half::f16::from_ne_bytes(pair).to_f32()).collect(),
+            Element::Bits => bytes.iter().map(|&byte| f32::from(byte)).collect(),
         }
     }
 }
@@ -59,7 +65,7 @@ impl Kernel {
     /// The name of its code for tensors of `element`; without one, that of a file that knows f32 alone.
     pub fn symbol(&self, element: Option<Element>) -> String {
         match element {
-            None => self.name.into(),
+            None | Some(Element::Bits) => self.name.into(),
             Some(Element::F32) => format!("{}_f32", self.name),
             Some(Element::Bf16) => format!("{}_bf16", self.name),
             Some(Element::F16) => format!("{}_f16", self.name),
@@ -74,12 +80,14 @@ pub struct Parameter {
     pub kind: Kind,
 }
 
-/// What a parameter is: a pointer that is only read, one that is written (to `Element`, or to words of 4 bytes), or a
-/// scalar.
+/// What a parameter is: a pointer that is only read, one that is written (to `Element`, to `Bits`, or to words of 4 bytes),
+/// or a scalar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     ElementInput,
     ElementOutput,
+    BitsInput,
+    BitsOutput,
     Input,
     Output,
     I32,

@@ -39,7 +39,8 @@ impl Precision {
         match (self, storage) {
             (Precision::Bf16, Storage::Reduced) => Element::Bf16,
             (Precision::Fp16, Storage::Reduced) => Element::F16,
-            _ => Element::F32,
+            (_, Storage::Bits) => Element::Bits,
+            (_, Storage::Full | Storage::Reduced) => Element::F32,
         }
     }
 

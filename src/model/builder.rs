@@ -14,6 +14,7 @@ use crate::ops::dice_loss::DiceLoss;
 use crate::ops::fold::Fold;
 use crate::ops::max_pool::MaxPool;
 use crate::ops::pixel_pool::PixelPool;
+use crate::ops::residual::Residual;
 use crate::ops::robust_dice_loss::RobustDiceLoss;
 use crate::ops::sigmoid::Sigmoid;
 use crate::ops::transposed_convolution::TransposedConvolution;
@@ -207,10 +208,15 @@ impl Builder<'_> {
 
     /// `BN(ReLU(ReLU(conv3x3(x)) + conv1x1(x)))`, equation 1.
     fn residual_block(&mut self, name: &str, x: ValueId, width: usize) -> Result<ValueId> {
-        let main = Convolution::new(Window::same(3), width).relu();
-        let main = self.convolution(&format!("{name}.conv"), x, main, true)?;
-        let shortcut = Convolution::new(Window::same(1), width).add().relu();
-        let sum = self.layer(&format!("{name}.shortcut"), x, shortcut, true, &[1, 1], Some(main))?;
+        let op = Residual::new(width, self.mode == Mode::Train);
+        let mut operands = vec![x];
+        for (part, convolution) in [("conv", &op.main), ("shortcut", &op.shortcut)] {
+            let kernel = convolution.window.kernel;
+            let name = format!("{name}.{part}");
+            operands.push(self.convolution_weight(&name, x, convolution, &kernel[1..]));
+            operands.push(self.vector(format!("{name}.bias"), &convolution.out, 0.0, Region::Parameters));
+        }
+        let sum = self.graph.apply(op, &operands)?[0];
         self.batch_norm(&format!("{name}.bn"), sum)
     }
 
@@ -222,33 +228,23 @@ impl Builder<'_> {
         let map = self.graph.apply_one(Sigmoid, &[spatial])?;
         let pooled = self.graph.apply(PixelPool, &[x, map])?[0];
         let reduced = Convolution::new(Window::same(1), (width / 8).max(1)).relu().full();
-        let reduced = self.layer(&format!("{name}.fc1"), pooled, reduced, true, &[], None)?;
+        let reduced = self.layer(&format!("{name}.fc1"), pooled, reduced, true, &[])?;
         let logits = Convolution::new(Window::same(1), width).full();
-        let logits = self.layer(&format!("{name}.fc2"), reduced, logits, true, &[], None)?;
+        let logits = self.layer(&format!("{name}.fc2"), reduced, logits, true, &[])?;
         Ok(self.graph.apply(ChannelGate, &[x, map, logits])?[0])
     }
 
     fn convolution(&mut self, name: &str, x: ValueId, op: Convolution, bias: bool) -> Result<ValueId> {
         let kernel = op.window.kernel;
-        self.layer(name, x, op, bias, &kernel[1..], None)
+        self.layer(name, x, op, bias, &kernel[1..])
     }
 
-    /// A convolution whose weights' shape in a file ends in `kernel`: nothing, if the file has a linear layer. `added` is
-    /// what the op adds to, if it does.
-    fn layer(
-        &mut self,
-        name: &str,
-        x: ValueId,
-        op: Convolution,
-        bias: bool,
-        kernel: &[usize],
-        added: Option<ValueId>,
-    ) -> Result<ValueId> {
+    /// A convolution whose weights' shape in a file ends in `kernel`: nothing, if the file has a linear layer.
+    fn layer(&mut self, name: &str, x: ValueId, op: Convolution, bias: bool, kernel: &[usize]) -> Result<ValueId> {
         let mut operands = vec![x, self.convolution_weight(name, x, &op, kernel)];
         if bias {
             operands.push(self.vector(format!("{name}.bias"), &op.out, 0.0, Region::Parameters));
         }
-        operands.extend(added);
         self.graph.apply_one(op, &operands)
     }
 

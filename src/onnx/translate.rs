@@ -12,6 +12,7 @@ use crate::ops::fold::Fold;
 use crate::ops::max_pool::MaxPool;
 use crate::ops::pixel_pool::PixelPool;
 use crate::ops::relu::Relu;
+use crate::ops::residual::Residual;
 use crate::ops::sigmoid::Sigmoid;
 use crate::ops::transposed_convolution::TransposedConvolution;
 use crate::ops::window::Window;
@@ -83,7 +84,7 @@ impl Translation {
         // Only the first output is ever used: others are for gradients.
         let name = if output == self.output { OUTPUT.to_owned() } else { format!("value.{}", output.0) };
         if let Some(op) = op.downcast_ref::<Convolution>() {
-            let attributes = window(&op.window).chain([int("group", op.groups as i64)]);
+            let attributes = convolution(op);
             match inputs.split_last().filter(|_| op.add) {
                 Some((added, inputs)) => {
                     let product = format!("{name}.product");
@@ -92,6 +93,12 @@ impl Translation {
                 }
                 None => self.activated("Conv", &inputs, &name, op.relu, attributes),
             }
+        } else if let Some(op) = op.downcast_ref::<Residual>() {
+            let [main, shortcut] = ["main", "shortcut"].map(|part| format!("{name}.{part}"));
+            let operands = |first: usize| [inputs[0], inputs[first], inputs[first + 1]];
+            self.activated("Conv", &operands(1), &main, true, convolution(&op.main));
+            self.add("Conv", &operands(3), &[&shortcut], convolution(&op.shortcut));
+            self.activated("Add", &[&main, &shortcut], &name, true, []);
         } else if let Some(op) = op.downcast_ref::<TransposedConvolution>() {
             let [_, kernel @ ..] = op.kernel.map(|length| length as i64);
             self.add("ConvTranspose", &inputs, &[&name], [ints("kernel_shape", &kernel), ints("strides", &kernel)]);
@@ -169,6 +176,11 @@ impl Translation {
         self.add("ReduceMax", &[input], &[maximum], [ints("axes", axes), int("keepdims", 1)]);
         self.add("Concat", &[mean, maximum], &[name], [int("axis", along)]);
     }
+}
+
+/// A convolution's attributes.
+fn convolution(op: &Convolution) -> impl Iterator<Item = Message> + use<> {
+    window(&op.window).chain([int("group", op.groups as i64)])
 }
 
 /// A 2D window's attributes.

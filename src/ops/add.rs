@@ -1,4 +1,4 @@
-//! Addition of two tensors of one shape: the residual block's sum (equation 1), and the sum of a value's gradients.
+//! Addition of two tensors of one shape: the sum of a value's gradients above all.
 
 use super::case::Case;
 use super::{Gradient, Op, Rewritten};

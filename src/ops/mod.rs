@@ -8,7 +8,8 @@
 //! | [`fold`] | batch normalisation given to a linear layer | |
 //! | [`affine`] | a scale and an offset for each channel | |
 //! | [`relu`], [`sigmoid`] | activations | |
-//! | [`add`] | residual addition | equation 1 |
+//! | [`residual`] | a residual block's two convolutions and their sum | equation 1 |
+//! | [`add`] | sums of two tensors, of gradients above all | |
 //! | [`max_pool`] | max pooling | encoder |
 //! | [`concat`] | concatenation of channels | section 2.1 |
 //! | [`channel_pool`], [`pixel_pool`] | CBAM's mean and max over channels, over pixels | equations 2, 3 |
@@ -34,6 +35,7 @@ pub mod max_pool;
 pub mod pixel_pool;
 mod pooled_loss;
 pub mod relu;
+pub mod residual;
 pub mod robust_dice_loss;
 pub mod sigmoid;
 pub mod transposed_convolution;
@@ -100,9 +102,9 @@ pub trait Op: OnCpu<f32> + OnCpu<f64> + OnCuda + Any + Debug + Send + Sync {
         None
     }
 
-    /// What computes the same of `inputs` and, as one more output, output 0 as [`Op::masked`] makes it.
-    fn masked_beside(&self, inputs: &[ValueId], mask: ValueId) -> Option<Rewritten> {
-        let _ = (inputs, mask);
+    /// What computes the same of `inputs` and, as one more output, output 0 where `positive` has its bit, zero elsewhere.
+    fn masked_beside(&self, inputs: &[ValueId], positive: ValueId) -> Option<Rewritten> {
+        let _ = (inputs, positive);
         None
     }
 
@@ -168,6 +170,7 @@ pub fn cases() -> Vec<Case> {
         max_pool::cases(),
         pixel_pool::cases(),
         relu::cases(),
+        residual::cases(),
         robust_dice_loss::cases(),
         sigmoid::cases(),
         transposed_convolution::cases(),

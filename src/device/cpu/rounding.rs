@@ -34,7 +34,7 @@ impl<T: Real> Cpu<T> {
         assert_eq!(T::PRECISION, Precision::F32, "only a device of f32 rounds");
         let values: &mut [f32] = bytemuck::cast_slice_mut(values);
         match element {
-            Element::F32 => {}
+            Element::F32 | Element::Bits => {}
             Element::Bf16 => values.iter_mut().for_each(|value| *value = bf16::from_f32(*value).to_f32()),
             Element::F16 => {
                 let limit = if saturates { f16::MAX.to_f32() } else { f32::INFINITY };
@@ -47,7 +47,7 @@ impl<T: Real> Cpu<T> {
     pub(super) fn round_outputs(&self, mut call: Call<T>, saturates: bool) {
         for index in 0..call.outputs() {
             let output = call.output(index);
-            if output.shape().storage == Storage::Full {
+            if output.shape().storage != Storage::Reduced {
                 continue;
             }
             let (channels, saturates) = (output.channels(), saturates && index == 0);

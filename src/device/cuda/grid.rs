@@ -3,6 +3,7 @@
 use super::Operand;
 use crate::device::kernels::common::WARP_SIZE;
 use crate::device::kernels::pixels::{CHUNKS_PER_THREAD, PIXELS_PER_THREAD, THREADS};
+use crate::tensor::CHANNEL_ALIGNMENT;
 use serde::Serialize;
 
 /// The blocks of a launch, and the threads of a block, along x, y and z.
@@ -55,6 +56,11 @@ impl PixelGrid {
     /// A channel at a time.
     pub fn single(channels: usize) -> Self {
         Self::with_width(channels, 1)
+    }
+
+    /// Eight channels at a time: those of a byte of bits.
+    pub fn eights(channels: usize) -> Self {
+        Self::with_width(channels, CHANNEL_ALIGNMENT)
     }
 
     /// For merging chunks: many threads share the chunks of each channel.

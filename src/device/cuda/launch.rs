@@ -400,6 +400,8 @@ impl<'a> Launch<'a> {
                 Argument::Pointer(pointer) => match parameter.kind {
                     Kind::Input => pointer.element == Element::F32,
                     Kind::Output => pointer.element == Element::F32 && pointer.writable,
+                    Kind::BitsInput => pointer.element == Element::Bits,
+                    Kind::BitsOutput => pointer.element == Element::Bits && pointer.writable,
                     Kind::ElementInput | Kind::ElementOutput => {
                         let same = *found.get_or_insert(pointer.element) == pointer.element;
                         same && (parameter.kind == Kind::ElementInput || pointer.writable)

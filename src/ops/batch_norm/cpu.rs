@@ -5,6 +5,7 @@ use super::{
     EPSILON,
 };
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
+use crate::ops::residual::BitsInput;
 use crate::tensor::Shape;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -183,10 +184,10 @@ impl<T: Real> OnCpu<T> for BatchNormGradient {
         };
         call.output(0).for_each_pixel(differentiate);
         if self.beside {
-            let other = call.input(5);
+            let positive = BitsInput::new(call.input(5), channels);
             call.output(3).for_each_pixel(|position, dx| {
                 differentiate(position, dx);
-                mask(dx, other.pixel(position));
+                positive.keep(position, dx);
             });
         }
     }

@@ -134,12 +134,13 @@ impl OnCuda for BatchNormGradient {
         let vectors = [gamma, dgamma, dbeta, mean, inverse];
         let masked = [self.masked.start, self.masked.end.min(channels)];
         if self.beside {
-            let (beside, mask) = (launcher.output(3), launcher.input(5));
-            let operands = [dx, beside, dout, x, mask];
+            let (beside, positive) = (launcher.output(3), launcher.input(5));
+            let operands = [dx, beside, dout, x];
             return launcher
                 .kernel(BATCH_NORM_BACKWARD_BESIDE)
-                .pointers(operands.iter().chain(&vectors).map(|operand| operand.pointer))
-                .sizes([pixels, channels].into_iter().chain(operands.map(|operand| operand.stride)).chain([grid.width]))
+                .pointers(operands.iter().chain([&positive]).chain(&vectors).map(|operand| operand.pointer))
+                .sizes([pixels, channels].into_iter().chain(operands.map(|operand| operand.stride)))
+                .sizes([x.shape.bit_groups(), grid.width])
                 .sizes(masked)
                 .launch(grid.over(pixels, 1));
         }

@@ -268,7 +268,7 @@ fn group_inputs(x: &Shape, groups: usize) -> usize {
 
 impl<T: Real> OnCpu<T> for Convolution {
     fn workspace(&self, cpu: &Cpu<T>, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
-        if self.is_winograd(cpu, inputs[0], outputs[0]) { weight_points(inputs[1]) } else { inputs[1].elements() }
+        self.packed(cpu, [inputs[0], inputs[1]], outputs[0])
     }
 
     fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
@@ -284,9 +284,35 @@ impl<T: Real> OnCpu<T> for Convolution {
             mask: None,
             saturates,
         };
+        let start = bias.map_or(Start::Zero, |bias| Start::Bias(bias.dense()));
+        self.compute(cpu, call.workspace(), [x, weight], out, start, epilogue);
+    }
+}
+
+impl Convolution {
+    /// Elements of the weights as [`Convolution::compute`] packs them.
+    pub(in crate::ops) fn packed<T: Real>(&self, cpu: &Cpu<T>, [x, weight]: [&Shape; 2], out: &Shape) -> usize {
+        if self.is_winograd(cpu, x, out) { weight_points(weight) } else { weight.elements() }
+    }
+
+    /// Adds the products of `x` and `weight` to what the sums start from; packs the weights into `workspace`.
+    pub(in crate::ops) fn compute<T: Real>(
+        &self,
+        cpu: &Cpu<T>,
+        workspace: &mut [T],
+        [x, weight]: [Input<T>; 2],
+        out: Output<T>,
+        start: Start<T>,
+        epilogue: Epilogue<T>,
+    ) {
         if self.is_winograd(cpu, x.shape(), out.shape()) {
-            let weights = WeightPoints::forward(cpu, call.workspace(), weight, x.shape().channels.used());
-            return weights.correlate(cpu, x, out, bias.as_ref().map(Input::dense), epilogue);
+            let bias = match start {
+                Start::Zero => None,
+                Start::Bias(bias) => Some(bias),
+                Start::Out => unreachable!("Winograd's products are not added to others"),
+            };
+            let weights = WeightPoints::forward(cpu, workspace, weight, x.shape().channels.used());
+            return weights.correlate(cpu, x, out, bias, epilogue);
         }
         let rows = weight.shape().positions() / self.window.taps();
         let outputs = weight.channels() / self.groups;
@@ -295,18 +321,12 @@ impl<T: Real> OnCpu<T> for Convolution {
         let columns = weight.channels();
         let weights = Weights::pack(
             cpu,
-            call.workspace(),
+            workspace,
             [self.groups, self.window.taps(), inputs, outputs],
             |group, tap, input, output| dense[(tap * rows + input) * columns + group * outputs + output],
         );
-        let correlation = Correlation {
-            window: self.window,
-            dilation: [1; 3],
-            groups: self.groups,
-            weights,
-            start: bias.map_or(Start::Zero, |bias| Start::Bias(bias.dense())),
-            epilogue,
-        };
+        let correlation =
+            Correlation { window: self.window, dilation: [1; 3], groups: self.groups, weights, start, epilogue };
         correlation.run(cpu, x, out);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::bias::{bias_workspace, launch_bias};
 use super::special::{SpecialProduct, SpecialWeights};
-use super::tensor::{Form, TensorProduct, TensorWeights};
+use super::tensor::{Form, Shortcut, TensorProduct, TensorWeights};
 use super::{Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, SHORTCUT, Window};
 use crate::Result;
 use crate::device::Precision;
@@ -370,6 +370,20 @@ impl OnCuda for Convolution {
             let product = TensorProduct { form, target: out, source: x, weight, bias, shortcut: None, epilogue };
             return product.forward(launcher);
         }
+        self.launch_untensored(launcher, out, [x, weight], bias)?;
+        epilogue.launch(launcher, out)
+    }
+}
+
+impl Convolution {
+    /// By a kernel that is not for tensor cores in 16 bits, without what the epilogue adds.
+    pub(in crate::ops) fn launch_untensored(
+        &self,
+        launcher: &mut Launcher,
+        out: Operand,
+        [x, weight]: [Operand; 2],
+        bias: Option<Pointer>,
+    ) -> Result<()> {
         let correlation = Correlation {
             kernels: &FORWARD,
             geometry: Geometry::forward(self.window, x.shape, out.shape),
@@ -380,8 +394,7 @@ impl OnCuda for Convolution {
             // Without a bias the kernel gets a pointer that it does not read.
             bias: Some(bias.unwrap_or(weight.pointer.unused(Element::F32))),
         };
-        correlation.launch(launcher, &[bias.is_some(), self.relu && !self.add])?;
-        epilogue.launch(launcher, out)
+        correlation.launch(launcher, &[bias.is_some(), self.relu && !self.add])
     }
 }
 
@@ -419,6 +432,7 @@ impl OnCuda for ConvolutionInputGradient {
         };
         let sources = [Some(dout), shortcut.map(|(dout, _)| dout)].into_iter().flatten().map(|source| source.shape);
         if let Some(form) = self.tensor_form(launcher.precision(), dx.shape, sources) {
+            let shortcut = shortcut.map(|(source, weight)| Shortcut { source, weight, rectified: None });
             let product = TensorProduct { form, target: dx, source: dout, weight, bias: None, shortcut, epilogue };
             return product.transposed(launcher);
         }

@@ -12,9 +12,9 @@ mod tensor;
 mod winograd;
 
 pub(super) use bias::BiasGradient;
-pub(super) use cpu::Weights;
+pub(super) use cpu::{Epilogue as CpuEpilogue, Weights};
 pub(super) use cuda::{Epilogue, TILE_64X32, TILE_128X64, Tile, TileKernels, any_kernel, tensor_form};
-pub(super) use tensor::{Form, TensorProduct};
+pub(super) use tensor::{Form, Rectified, Shortcut, TensorProduct};
 
 use super::window::Window;
 use super::{Gradient, Op, Rewritten};
@@ -23,7 +23,6 @@ use crate::ops::case::Case;
 use crate::ops::relu::Relu;
 use crate::tensor::{Channels, Shape, Storage};
 use crate::{Error, Result};
-use std::any::Any;
 use std::sync::Arc;
 
 /// `out = convolution(x, weight) + bias + added`, or the ReLU of it. Inputs: `x`, `weight`, `bias` if there is one, and
@@ -186,16 +185,7 @@ impl Op for Convolution {
             gradients[count - 1] = Some(dout);
         }
         if context.wanted[0] {
-            let (window, groups) = (self.window, self.groups);
-            let op = ConvolutionInputGradient {
-                window,
-                groups,
-                input,
-                shortcut: false,
-                add: false,
-                affine: false,
-                mask: false,
-            };
+            let op = ConvolutionInputGradient::new(self.window, self.groups, input);
             gradients[0] = Some(graph.apply_one(op, &[dout, weight])?);
         }
         Ok(gradients)
@@ -225,9 +215,18 @@ pub struct ConvolutionInputGradient {
 }
 
 /// The window of a residual block's shortcut.
-const SHORTCUT: Window = Window { kernel: [1; 3], stride: [1; 3], padding: [0; 3] };
+pub(super) const SHORTCUT: Window = Window { kernel: [1; 3], stride: [1; 3], padding: [0; 3] };
 
 impl ConvolutionInputGradient {
+    fn new(window: Window, groups: usize, input: Shape) -> Self {
+        ConvolutionInputGradient { window, groups, input, shortcut: false, add: false, affine: false, mask: false }
+    }
+
+    /// Of a residual block, whose shortcut has inputs of its own.
+    pub(super) fn of_residual(input: Shape) -> Self {
+        ConvolutionInputGradient { shortcut: true, ..ConvolutionInputGradient::new(Window::same(3), 1, input) }
+    }
+
     /// The tensors that are read as pixels are multiplied.
     fn sources<'a>(&self, inputs: &[&'a Shape]) -> impl Iterator<Item = &'a Shape> {
         [Some(inputs[0]), self.shortcut.then(|| inputs[2])].into_iter().flatten()
@@ -262,16 +261,6 @@ impl Op for ConvolutionInputGradient {
     fn plus(&self, inputs: &[ValueId], added: ValueId) -> Option<Rewritten> {
         let op = self.is_plain().then(|| ConvolutionInputGradient { add: true, ..self.clone() })?;
         Some((Arc::new(op), [inputs, &[added]].concat()))
-    }
-
-    fn joined(&self, inputs: &[ValueId], other: &dyn Op, others: &[ValueId]) -> Option<Rewritten> {
-        let other: &dyn Any = other;
-        let other: &Self = other.downcast_ref()?;
-        let is_shortcut =
-            other.window == SHORTCUT && other.groups == 1 && !other.shortcut && !other.affine && !other.mask;
-        let is_main = self.window == Window::same(3) && self.groups == 1 && !self.shortcut && self.is_plain();
-        let op = ConvolutionInputGradient { shortcut: true, add: other.add, ..self.clone() };
-        (is_main && is_shortcut).then(|| (Arc::new(op) as _, [inputs, others].concat()))
     }
 
     fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<Rewritten> {
@@ -348,7 +337,7 @@ pub fn cases() -> Vec<Case> {
         let op = Convolution { groups, ..Convolution::new(Window::square(3, 2, 1), 16) };
         cases.push(case(op, Shape::image(2, 5, 4, 8)));
     }
-    // A residual sum behind a ReLU: the sum of gradients, and its mask, in the convolutions that compute them.
+    // A sum behind a ReLU: the sum of gradients, and its mask, in the convolutions that compute them.
     for (input, output) in [(3, 1), (8, 33), (40, 9)] {
         let [main, shortcut] = [3, 1].map(|size| Convolution::new(Window::same(size), output));
         let (x, vector) = (Shape::image(2, 5, 4, input), Shape::vector(Channels::new(output)));
@@ -361,7 +350,7 @@ pub fn cases() -> Vec<Case> {
         };
         cases.push(Case::new("convolution", inputs, residual).rows(1, x.channels.clone()).rows(2, x.channels));
     }
-    // A shortcut of other channels than the 3x3 convolution's.
+    // The gradients of two convolutions' input, added by the one that computes the later one.
     for (main, other) in [(33, 1), (8, 40), (1, 16)] {
         let [main, other] = [(3, main), (1, other)].map(|(size, out)| Convolution::new(Window::same(size), out));
         let x = Shape::image(2, 5, 4, 40);

@@ -205,6 +205,20 @@ impl Tile {
     }
 }
 
+/// A 1x1 product beside a 3x3 one, of source pixels and weights.
+pub(in crate::ops) struct Shortcut<'a> {
+    pub source: Operand<'a>,
+    pub weight: Pointer,
+    pub rectified: Option<Rectified>,
+}
+
+/// Forward, the 3x3 product ends in a ReLU before; the shortcut, which has the same source, has a bias of its own.
+pub(in crate::ops) struct Rectified {
+    pub bias: Pointer,
+    /// Where the 3x3 product is above zero is written there.
+    pub positive: Option<Pointer>,
+}
+
 /// A product of source pixels and weights.
 pub(in crate::ops) struct TensorProduct<'a> {
     pub form: Form,
@@ -213,8 +227,8 @@ pub(in crate::ops) struct TensorProduct<'a> {
     pub weight: Pointer,
     /// And how many elements it has: those of all columns, again and again if they are fewer.
     pub bias: Option<(Pointer, usize)>,
-    /// Source and weights of a 1x1 product that a 3x3 input gradient adds.
-    pub shortcut: Option<(Operand<'a>, Pointer)>,
+    /// Added to a 3x3 product.
+    pub shortcut: Option<Shortcut<'a>>,
     pub epilogue: Epilogue<'a>,
 }
 
@@ -269,32 +283,38 @@ impl TensorProduct<'_> {
         let added = own.affine.map_or(own.added, |affine| Some(affine.x));
         let bias = own.affine.map_or(self.bias, |affine| Some((affine.offset.pointer, affine.offset.channels())));
         let scale = own.affine.map(|affine| affine.scale.pointer);
-        let shortcut = self.shortcut.map(|(source, _)| source);
+        let shortcut = self.shortcut.as_ref();
+        let rectified = shortcut.and_then(|shortcut| shortcut.rectified.as_ref());
+        let positive = rectified.and_then(|rectified| rectified.positive);
         // Without a tensor the kernel gets a pointer that it does not read, and a stride of 0.
         let none = self.weight.unused(Element::F32);
         let pointer = |operand: Option<Operand>| {
             operand.map_or(target.pointer.unused(target.element()), |operand| operand.pointer)
         };
         let stride = |operand: Option<Operand>| operand.map_or(0, |operand| operand.stride);
+        let shortcut_weight = shortcut.map_or(self.weight.unused(target.element()), |shortcut| shortcut.weight);
+        let shortcut_source = shortcut.map(|shortcut| shortcut.source);
         let launch = launcher
             .kernel(kernel)
-            .pointers([target.pointer, self.source.pointer, self.weight])
+            .pointers([target.pointer])
+            .pointers((!backward).then(|| positive.unwrap_or(target.pointer.unused(Element::Bits))))
+            .pointers([self.source.pointer, self.weight])
             .pointers([bias.map_or(none, |(bias, _)| bias), pointer(added), scale.unwrap_or(none)])
             .pointers(backward.then(|| pointer(own.mask)))
-            .pointers(backward.then(|| pointer(shortcut)))
-            .pointers(
-                backward.then(|| self.shortcut.map_or(self.weight.unused(target.element()), |(_, weight)| weight)),
-            )
+            .pointers(backward.then(|| pointer(shortcut_source)))
+            .pointers([shortcut_weight])
+            .pointers((!backward).then(|| rectified.map_or(none, |rectified| rectified.bias)))
             .sizes([small.spatial[1], small.spatial[2]])
             .sizes(self.form.window())
             .sizes([self.source.channels(), columns, target.stride, self.source.stride, stride(added)])
             .sizes(backward.then(|| stride(own.mask)))
-            .sizes(backward.then(|| shortcut.map_or(0, |source| source.channels())))
-            .sizes(backward.then(|| stride(shortcut)))
+            .sizes(backward.then(|| shortcut_source.map_or(0, |source| source.channels())))
+            .sizes(backward.then(|| stride(shortcut_source)))
+            .sizes((!backward).then(|| positive.map_or(0, |_| target.shape.bit_groups())))
             .sizes([bias.map_or(0, |(_, biases)| biases)])
             .flag(scale.is_some())
             .shared(tile.shared(backward && tile.kernel == 1));
-        let launch = if backward { launch } else { launch.flag(own.relu) };
+        let launch = if backward { launch } else { launch.flag(shortcut.is_some()).flag(own.relu) };
         launch.launch(Grid::new(blocks, TENSOR_THREADS))
     }
 }

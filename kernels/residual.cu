@@ -1,0 +1,73 @@
+// A residual block's sum (equation 1), where no convolution's kernel computes it in passing, and what gradients need of it.
+// A thread takes eight channels of a pixel, whose bits are a byte.
+
+#include "pixels.cuh"
+
+constexpr int EIGHT = 8;
+
+template <bool is_aligned> static __device__ Group<EIGHT> load_eight(const Element* address, int count) {
+  if constexpr (is_aligned) return load<EIGHT>(address);
+  Group<EIGHT> group = {};
+  for (int k = 0; k < count; ++k) group[k] = to_float(address[k]);
+  return group;
+}
+
+template <bool is_aligned> static __device__ void store_eight(Element* address, const Group<EIGHT>& group, int count) {
+  if constexpr (is_aligned) return store(address, group);
+  for (int k = 0; k < count; ++k) address[k] = from_float<Element>(group[k]);
+}
+
+template <bool is_aligned>
+static __device__ void add(Element* out, Bits* positive, const Element* main, const Element* shortcut, int pixels,
+                           int channels, int out_stride, int main_stride, int shortcut_stride, int groups) {
+  const int c = first_channel<EIGHT>(), count = min(EIGHT, channels - c);
+  if (count <= 0) return;
+  for_each_pixel(pixels, [&](int p) {
+    Group<EIGHT> sum = load_eight<is_aligned>(main + p * main_stride + c, count);
+    const Group<EIGHT> added = load_eight<is_aligned>(shortcut + p * shortcut_stride + c, count);
+    unsigned bits = 0;
+#pragma unroll
+    for (int k = 0; k < EIGHT; ++k) {
+      bits |= static_cast<unsigned>(sum[k] > 0.0f) << k;
+      sum[k] = fmaxf(fmaxf(sum[k], 0.0f) + added[k], 0.0f);
+    }
+    store_eight<is_aligned>(out + p * out_stride + c, sum, count);
+    if (groups) positive[p * groups + c / EIGHT] = static_cast<Bits>(bits);
+  });
+}
+
+// max(max(main, 0) + shortcut, 0), and where main is above zero.
+KERNEL_WITH_THREADS(residual_forward, THREADS)(
+    Element* out,             // [pixels, channels], stride out_stride; may be main
+    Bits* positive,           // [pixels, groups]; not written where groups is 0
+    const Element* main,      // [pixels, channels], stride main_stride
+    const Element* shortcut,  // [pixels, channels], stride shortcut_stride
+    int pixels, int channels, int out_stride, int main_stride, int shortcut_stride, int groups, int is_aligned) {
+  if (is_aligned) add<true>(out, positive, main, shortcut, pixels, channels, out_stride, main_stride, shortcut_stride, groups);
+  else add<false>(out, positive, main, shortcut, pixels, channels, out_stride, main_stride, shortcut_stride, groups);
+}
+
+template <bool is_aligned>
+static __device__ void mask(Element* dmain, const Element* dout, const Bits* positive, int pixels, int channels,
+                            int dmain_stride, int dout_stride, int groups) {
+  const int c = first_channel<EIGHT>(), count = min(EIGHT, channels - c);
+  if (count <= 0) return;
+  for_each_pixel(pixels, [&](int p) {
+    Group<EIGHT> gradient = load_eight<is_aligned>(dout + p * dout_stride + c, count);
+    const unsigned bits = positive[p * groups + c / EIGHT];
+#pragma unroll
+    for (int k = 0; k < EIGHT; ++k)
+      if (!(bits >> k & 1)) gradient[k] = 0.0f;
+    store_eight<is_aligned>(dmain + p * dmain_stride + c, gradient, count);
+  });
+}
+
+// dout where `positive` has a bit.
+KERNEL_WITH_THREADS(residual_backward, THREADS)(
+    Element* dmain,        // [pixels, channels], stride dmain_stride
+    const Element* dout,   // [pixels, channels], stride dout_stride
+    const Bits* positive,  // [pixels, groups]
+    int pixels, int channels, int dmain_stride, int dout_stride, int groups, int is_aligned) {
+  if (is_aligned) mask<true>(dmain, dout, positive, pixels, channels, dmain_stride, dout_stride, groups);
+  else mask<false>(dmain, dout, positive, pixels, channels, dmain_stride, dout_stride, groups);
+}

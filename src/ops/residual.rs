@@ -1,0 +1,270 @@
+//! A residual block's two convolutions and their sum (equation 1): the gradient needs of the first no more than where it is
+//! above zero.
+
+use super::case::Case;
+use super::convolution::{
+    Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, CpuEpilogue, Epilogue, Form, Rectified, SHORTCUT,
+    Shortcut, TensorProduct, tensor_form,
+};
+use super::relu::Relu;
+use super::window::Window;
+use super::{Gradient, Op};
+use crate::device::Precision;
+use crate::device::cpu::operand::task_positions;
+use crate::device::cpu::tile::Start;
+use crate::device::cpu::{Call, Cpu, Input, OnCpu, Output, Real};
+use crate::device::cuda::{Launcher, OnCuda, Operand, PixelGrid};
+use crate::device::kernels::{Element, RESIDUAL_BACKWARD, RESIDUAL_FORWARD};
+use crate::graph::{Graph, ValueId};
+use crate::tensor::{CHANNEL_ALIGNMENT, Channels, Shape};
+use crate::{Error, Result};
+use rayon::prelude::*;
+
+/// `out = relu(relu(convolution(x, 3x3) + bias) + convolution(x, 1x1) + bias)`.
+///
+/// Inputs: `x`, weight and bias of the 3x3 convolution, weight and bias of the 1x1 convolution. Outputs: `out`, and if wanted
+/// where the inner ReLU's output is above zero, in [`Shape::bits`] of `out`.
+#[derive(Debug, Clone)]
+pub struct Residual {
+    /// The 3x3 convolution, which ends in a ReLU.
+    pub main: Convolution,
+    /// The 1x1 convolution.
+    pub shortcut: Convolution,
+    /// Whether the bits are wanted: the gradient needs them.
+    pub positive: bool,
+}
+
+impl Residual {
+    /// A block to `out` channels.
+    pub fn new(out: usize, positive: bool) -> Self {
+        let main = Convolution::new(Window::same(3), out).relu();
+        Residual { main, shortcut: Convolution::new(SHORTCUT, out), positive }
+    }
+
+    /// The shapes of both convolutions' weights and biases, for inputs with these channels.
+    pub fn parameter_shapes(&self, input: &Channels) -> [Shape; 4] {
+        let [main, shortcut] = [&self.main, &self.shortcut].map(|op| op.weight_shape(input));
+        let bias = Shape::vector(self.main.out.clone());
+        [main, bias.clone(), shortcut, bias]
+    }
+}
+
+impl Op for Residual {
+    fn name(&self) -> &'static str {
+        "residual"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        self.shortcut.outputs(&[inputs[0], inputs[3], inputs[4]])?;
+        let mut outputs = self.main.outputs(&inputs[..3])?;
+        outputs.extend(self.positive.then(|| outputs[0].bits()));
+        Ok(outputs)
+    }
+
+    fn ends_in_relu(&self) -> bool {
+        true
+    }
+
+    fn saturates(&self, inputs: &[&Shape], outputs: &[&Shape]) -> bool {
+        self.main.saturates(&inputs[..3], outputs)
+    }
+
+    fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
+        let ([x, main, _, shortcut, _], dout) = ([0, 1, 2, 3, 4].map(|index| context.inputs[index]), context.of(0));
+        let input = graph.shape(x).clone();
+        let dmain = graph.masked_beside(dout, context.outputs[1])?;
+        let mut gradients = vec![None; 5];
+        for (first, window, dout) in [(3, SHORTCUT, dout), (1, Window::same(3), dmain)] {
+            if context.wanted[first] || context.wanted[first + 1] {
+                let found = graph.apply(ConvolutionWeightGradient { window, groups: 1, bias: true }, &[dout, x])?;
+                gradients[first..first + 2].copy_from_slice(&[Some(found[0]), Some(found[1])]);
+            }
+        }
+        if context.wanted[0] {
+            let op = ConvolutionInputGradient::of_residual(input);
+            gradients[0] = Some(graph.apply_one(op, &[dmain, main, dout, shortcut])?);
+        }
+        Ok(gradients)
+    }
+
+    fn operations(&self, inputs: &[&Shape], outputs: &[&Shape]) -> u64 {
+        [&self.main, &self.shortcut].iter().map(|op| op.operations(&inputs[..1], &outputs[..1])).sum()
+    }
+}
+
+/// The gradient of the inner ReLU's input where nothing else writes it in passing: `dout` where there is a bit, zero elsewhere.
+/// Inputs: `dout`, the bits.
+#[derive(Debug)]
+pub struct ResidualGradient;
+
+impl Op for ResidualGradient {
+    fn name(&self) -> &'static str {
+        "residual_gradient"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        match *inputs[1] == inputs[0].bits() {
+            true => Ok(vec![inputs[0].clone()]),
+            false => Err(Error::shape("residual_gradient", format!("{} has no bits of {}", inputs[0], inputs[1]))),
+        }
+    }
+}
+
+// ------------------------------------------------------------------ CPU
+
+/// Bits of the stored channels of a tensor's pixels, on the CPU.
+#[derive(Clone, Copy)]
+pub(super) struct BitsInput<'a, T> {
+    groups: &'a [T],
+    of_pixel: usize,
+}
+
+impl<'a, T: Real> BitsInput<'a, T> {
+    pub fn new(bits: Input<'a, T>, channels: usize) -> Self {
+        BitsInput { groups: bits.dense(), of_pixel: channels.div_ceil(CHANNEL_ALIGNMENT) }
+    }
+
+    /// Sets the channels of a pixel to zero that have no bit.
+    pub fn keep(&self, position: usize, pixel: &mut [T]) {
+        let groups = &self.groups[position * self.of_pixel..][..self.of_pixel];
+        for (values, group) in pixel.chunks_mut(CHANNEL_ALIGNMENT).zip(groups) {
+            let bits = group.to_f64() as u8;
+            values.iter_mut().enumerate().for_each(|(bit, value)| {
+                *value = if bits >> bit & 1 == 1 { *value } else { T::ZERO };
+            });
+        }
+    }
+}
+
+/// Writes where the channels of `out` are above zero, if that is wanted, and adds a bias to them.
+fn begin_sum<T: Real>(out: Output<T>, bits: Option<Output<T>>, bias: &[T]) {
+    let (groups, count) = (out.shape().bit_groups(), task_positions(out.channels()));
+    let add = |pixel: &mut [T]| pixel.iter_mut().zip(bias).for_each(|(value, &bias)| *value += bias);
+    let Some(bits) = bits else { return out.for_each_pixel(|_, pixel| add(pixel)) };
+    out.blocks(count).zip(bits.blocks(count * groups)).for_each(|(mut out, mut bits)| {
+        for (pixel, groups) in out.positions().zip(bits.dense().chunks_exact_mut(groups)) {
+            let pixel = out.pixel(pixel);
+            for (group, values) in groups.iter_mut().zip(pixel.chunks(CHANNEL_ALIGNMENT)) {
+                let bits = values.iter().enumerate().map(|(bit, &value)| u8::from(value > T::ZERO) << bit);
+                *group = T::from_f64(bits.sum::<u8>().into());
+            }
+            add(pixel);
+        }
+    });
+}
+
+impl<T: Real> OnCpu<T> for Residual {
+    fn workspace(&self, cpu: &Cpu<T>, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
+        let main = self.main.packed(cpu, [inputs[0], inputs[1]], outputs[0]);
+        main.max(self.shortcut.packed(cpu, [inputs[0], inputs[3]], outputs[0]))
+    }
+
+    fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
+        let [x, main, main_bias, shortcut, shortcut_bias] = [0, 1, 2, 3, 4].map(|index| call.input(index));
+        let (mut out, bits, workspace) = (call.output(0), self.positive.then(|| call.output(1)), call.workspace());
+        let relu = CpuEpilogue { relu: true, ..CpuEpilogue::default() };
+        self.main.compute(cpu, workspace, [x, main], out.lend(), Start::Bias(main_bias.dense()), relu);
+        begin_sum(out.lend(), bits, shortcut_bias.dense());
+        self.shortcut.compute(cpu, workspace, [x, shortcut], out, Start::Out, relu);
+    }
+}
+
+impl<T: Real> OnCpu<T> for ResidualGradient {
+    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+        let dout = call.input(0);
+        let positive = BitsInput::new(call.input(1), dout.channels());
+        call.output(0).for_each_pixel(|position, pixel| {
+            pixel.copy_from_slice(dout.pixel(position));
+            positive.keep(position, pixel);
+        });
+    }
+}
+
+// ------------------------------------------------------------------ CUDA
+
+/// Whether all channels come in eights that can be read and written by 16 bytes.
+fn in_eights(operands: &[Operand]) -> bool {
+    operands.iter().all(|operand| operand.is_aligned() && operand.channels().is_multiple_of(CHANNEL_ALIGNMENT))
+}
+
+/// The form that tensor cores do, of both convolutions.
+fn form(precision: Precision, x: &Shape, out: &Shape) -> Option<Form> {
+    tensor_form(precision, Window::same(3), 1, [x, out])
+}
+
+impl OnCuda for Residual {
+    fn workspace(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
+        if form(precision, inputs[0], outputs[0]).is_some() { 0 } else { outputs[0].elements() }
+    }
+
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let [x, main, main_bias, shortcut, shortcut_bias] = [0, 1, 2, 3, 4].map(|index| launcher.input(index));
+        let out = launcher.output(0);
+        let positive = self.positive.then(|| launcher.output(1).pointer);
+        if let Some(form) = form(launcher.precision(), x.shape, out.shape) {
+            let rectified = Some(Rectified { bias: shortcut_bias.pointer, positive });
+            let product = TensorProduct {
+                form,
+                target: out,
+                source: x,
+                weight: main.pointer,
+                bias: Some((main_bias.pointer, out.channels())),
+                shortcut: Some(Shortcut { source: x, weight: shortcut.pointer, rectified }),
+                epilogue: Epilogue { relu: true, ..Epilogue::default() },
+            };
+            return product.forward(launcher);
+        }
+        let pointer = launcher.workspace().holding(out.element());
+        let part = Operand { pointer, stride: out.channels(), ..out };
+        self.main.launch_untensored(launcher, out, [x, main], Some(main_bias.pointer))?;
+        self.shortcut.launch_untensored(launcher, part, [x, shortcut], Some(shortcut_bias.pointer))?;
+        let (pixels, channels) = (out.positions(), out.channels());
+        launcher
+            .kernel(RESIDUAL_FORWARD)
+            .pointers([out.pointer, positive.unwrap_or(out.pointer.unused(Element::Bits)), out.pointer, part.pointer])
+            .sizes([pixels, channels, out.stride, out.stride, part.stride])
+            .sizes([positive.map_or(0, |_| out.shape.bit_groups())])
+            .flag(in_eights(&[out, part]))
+            .launch(PixelGrid::eights(channels).over(pixels, 1))
+    }
+}
+
+impl OnCuda for ResidualGradient {
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let (dmain, dout, positive) = (launcher.output(0), launcher.input(0), launcher.input(1));
+        let (pixels, channels) = (dout.positions(), dout.channels());
+        launcher
+            .kernel(RESIDUAL_BACKWARD)
+            .pointers([dmain, dout, positive].map(|operand| operand.pointer))
+            .sizes([pixels, channels, dmain.stride, dout.stride, dout.shape.bit_groups()])
+            .flag(in_eights(&[dmain, dout]))
+            .launch(PixelGrid::eights(channels).over(pixels, 1))
+    }
+}
+
+// ------------------------------------------------------------------ cases
+
+/// A block of an image behind a ReLU, whose gradient is masked in passing.
+fn case(x: Shape, output: usize) -> Case {
+    let op = Residual::new(output, true);
+    let inputs = [std::slice::from_ref(&x), &op.parameter_shapes(&x.channels)].concat();
+    let case = Case::new("residual", inputs, move |graph, inputs| {
+        let y = graph.apply_one(Relu, &inputs[..1])?;
+        Ok(vec![graph.apply(op.clone(), &[&[y], &inputs[1..]].concat())?[0]])
+    });
+    case.rows(1, x.channels.clone()).rows(3, x.channels)
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (input, output) in [(3, 1), (8, 33), (40, 9), (33, 3), (16, 72)] {
+        cases.push(case(Shape::image(2, 5, 4, input), output));
+    }
+    // Channels and pixels enough for Winograd's way on the CPU.
+    cases.push(case(Shape::image(1, 5, 7, 17), 16));
+    // Without the bits, as in inference.
+    let (op, x) = (Residual::new(9, false), Shape::image(2, 4, 3, 16));
+    let inputs = [std::slice::from_ref(&x), &op.parameter_shapes(&x.channels)].concat();
+    cases.push(Case::new("residual", inputs, move |graph, inputs| graph.apply(op.clone(), inputs)).forward_only());
+    cases
+}
