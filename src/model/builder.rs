@@ -12,7 +12,6 @@ use crate::ops::channel_pool::ChannelPool;
 use crate::ops::convolution::Convolution;
 use crate::ops::dice_loss::DiceLoss;
 use crate::ops::fold::Fold;
-use crate::ops::max_pool::MaxPool;
 use crate::ops::pixel_pool::PixelPool;
 use crate::ops::residual::Residual;
 use crate::ops::robust_dice_loss::RobustDiceLoss;
@@ -152,9 +151,9 @@ impl Builder<'_> {
         for (level, &width) in widths[..levels - 1].iter().enumerate() {
             let name = format!("encoder.{level}");
             let out = self.block(&name, x, width, false)?;
-            let block = self.batch_norm(&format!("{name}.bn"), out.whole)?;
+            let [block, maxima] = self.pooled_batch_norm(&format!("{name}.bn"), out.whole)?;
             skips.push(self.skip(level, &out, block)?);
-            x = self.graph.apply_one(MaxPool { window: Window::square(2, 2, 0) }, &[block])?;
+            x = maxima;
         }
         let name = format!("encoder.{}", levels - 1);
         let deepest = self.block(&name, x, widths[levels - 1], false)?.whole;
@@ -286,11 +285,21 @@ impl Builder<'_> {
     }
 
     fn batch_norm(&mut self, name: &str, x: ValueId) -> Result<ValueId> {
+        Ok(self.apply_batch_norm(name, x, false)?[0])
+    }
+
+    /// A batch norm's result, and the maxima of its windows of 2x2 pixels.
+    fn pooled_batch_norm(&mut self, name: &str, x: ValueId) -> Result<[ValueId; 2]> {
+        let outputs = self.apply_batch_norm(name, x, true)?;
+        Ok([outputs[0], outputs[outputs.len() - 1]])
+    }
+
+    fn apply_batch_norm(&mut self, name: &str, x: ValueId, pooled: bool) -> Result<Vec<ValueId>> {
         let inputs = self.batch_norm_inputs(name, x);
         match self.mode {
-            Mode::Evaluate => self.graph.apply_one(BatchNormInference, &inputs),
+            Mode::Evaluate => self.graph.apply(BatchNormInference { pooled }, &inputs),
             Mode::Train | Mode::Statistics => {
-                Ok(self.graph.apply(BatchNorm, &[&inputs[..], &[self.momentum]].concat())?[0])
+                self.graph.apply(BatchNorm { pooled }, &[&inputs[..], &[self.momentum]].concat())
             }
         }
     }

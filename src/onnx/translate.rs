@@ -9,7 +9,6 @@ use crate::ops::channel_pool::ChannelPool;
 use crate::ops::concat::{Concat, Copy};
 use crate::ops::convolution::Convolution;
 use crate::ops::fold::Fold;
-use crate::ops::max_pool::MaxPool;
 use crate::ops::pixel_pool::PixelPool;
 use crate::ops::relu::Relu;
 use crate::ops::residual::Residual;
@@ -81,7 +80,7 @@ impl Translation {
             inputs[0] = normalised;
         }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        // Only the first output is ever used: others are for gradients.
+        // Of most ops only the first output is used: others are for gradients.
         let name = if output == self.output { OUTPUT.to_owned() } else { format!("value.{}", output.0) };
         if let Some(op) = op.downcast_ref::<Convolution>() {
             let attributes = convolution(op);
@@ -102,16 +101,19 @@ impl Translation {
         } else if let Some(op) = op.downcast_ref::<TransposedConvolution>() {
             let [_, kernel @ ..] = op.kernel.map(|length| length as i64);
             self.add("ConvTranspose", &inputs, &[&name], [ints("kernel_shape", &kernel), ints("strides", &kernel)]);
-        } else if op.is::<BatchNormInference>() {
+        } else if let Some(op) = op.downcast_ref::<BatchNormInference>() {
             self.add("BatchNormalization", &inputs, &[&name], [float("epsilon", EPSILON as f32)]);
+            if op.pooled {
+                let maxima = format!("{name}.maxima");
+                self.add("MaxPool", &[&name], &[&maxima], window(&Window::square(2, 2, 0)));
+                self.names.insert(node.outputs[1], maxima);
+            }
         } else if let Some(op) = op.downcast_ref::<Add>() {
             self.activated("Add", &inputs, &name, op.relu, []);
         } else if op.is::<Relu>() {
             self.add("Relu", &inputs, &[&name], []);
         } else if op.is::<Sigmoid>() {
             self.add("Sigmoid", &inputs, &[&name], []);
-        } else if let Some(op) = op.downcast_ref::<MaxPool>() {
-            self.add("MaxPool", &inputs, &[&name], window(&op.window));
         } else if op.is::<Concat>() {
             self.add("Concat", &inputs, &[&name], [int("axis", CHANNELS)]);
         } else if op.is::<Copy>() {

@@ -4,13 +4,12 @@
 //! |---|---|---|
 //! | [`convolution`] | convolution, with bias and ReLU | every block |
 //! | [`transposed_convolution`] | 2x2 convolution that doubles the size | decoder |
-//! | [`batch_norm`] | batch normalisation | every block |
+//! | [`batch_norm`] | batch normalisation, and max pooling of its result | every block, encoder |
 //! | [`fold`] | batch normalisation given to a linear layer | |
 //! | [`affine`] | a scale and an offset for each channel | |
 //! | [`relu`], [`sigmoid`] | activations | |
 //! | [`residual`] | a residual block's two convolutions and their sum | equation 1 |
 //! | [`add`] | sums of two tensors, of gradients above all | |
-//! | [`max_pool`] | max pooling | encoder |
 //! | [`concat`] | concatenation of channels | section 2.1 |
 //! | [`channel_pool`], [`pixel_pool`] | CBAM's mean and max over channels, over pixels | equations 2, 3 |
 //! | [`channel_gate`] | a tensor times its maps of pixels and of channels, the sigmoid of what the shared MLP gives | equations 3, 4 |
@@ -31,7 +30,6 @@ pub mod concat;
 pub mod convolution;
 pub mod dice_loss;
 pub mod fold;
-pub mod max_pool;
 pub mod pixel_pool;
 mod pooled_loss;
 pub mod relu;
@@ -167,7 +165,6 @@ pub fn cases() -> Vec<Case> {
         convolution::cases(),
         dice_loss::cases(),
         fold::cases(),
-        max_pool::cases(),
         pixel_pool::cases(),
         relu::cases(),
         residual::cases(),

@@ -166,7 +166,7 @@ fn batch_norm_gradients(
     let [mean, variance] = [0, count].map(|start| graph.state(vector.clone(), Region::Statistics, start));
     let momentum = graph.input(Shape::flat(1));
     let dout = graph.input(shape.clone());
-    let out = graph.apply(BatchNorm, &[whole, gamma, beta, mean, variance, momentum]).unwrap()[0];
+    let out = graph.apply(BatchNorm::default(), &[whole, gamma, beta, mean, variance, momentum]).unwrap()[0];
     let gradients: Vec<_> = graph.differentiate(&[(out, dout)], wrt).unwrap().into_iter().map(Option::unwrap).collect();
     let passes = graph.nodes().iter().filter(|node| node.op.name() == "relu_gradient").count();
     let counts: Vec<usize> = wrt.iter().map(|&value| graph.shape(value).elements()).collect();
@@ -265,7 +265,7 @@ fn a_folded_batch_norm_is_one_that_is_applied() {
             let layers = graph.apply(Fold, &[weight, bias, norm[0], norm[1], norm[2]]).unwrap();
             graph.apply_one(layer.clone(), &[x, layers[0], layers[1]]).unwrap()
         } else {
-            let y = graph.apply(BatchNorm, &operands).unwrap()[0];
+            let y = graph.apply(BatchNorm::default(), &operands).unwrap()[0];
             graph.apply_one(layer.clone(), &[y, weight, bias]).unwrap()
         };
         let wrt = [x, gamma, beta, weight, bias];

@@ -1,5 +1,6 @@
 //! Batch norm on the CPU.
 
+use super::pooled::write_maxima;
 use super::{
     BatchNorm, BatchNormGradient, BatchNormInference, BatchNormScale, BatchNormScaleGradient, BatchNormScaleInference,
     EPSILON,
@@ -83,7 +84,8 @@ impl<T: Real> OnCpu<T> for BatchNorm {
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
         let (x, gamma, beta) = (call.input(0), call.input(1).dense(), call.input(2).dense());
         let [mean, inverse] = statistics(&mut call, 1);
-        call.output(0).for_each_pixel(|position, out| {
+        let mut out = call.output(0);
+        out.lend().for_each_pixel(|position, out| {
             let statistics = mean.iter().zip(inverse).zip(gamma.iter().zip(beta));
             for ((out, &x), ((&mean, &inverse), (&gamma, &beta))) in
                 out.iter_mut().zip(x.pixel(position)).zip(statistics)
@@ -91,6 +93,9 @@ impl<T: Real> OnCpu<T> for BatchNorm {
                 *out = (x - mean) * (inverse * gamma) + beta;
             }
         });
+        if self.pooled {
+            write_maxima(out, call.output(5));
+        }
     }
 }
 
@@ -125,8 +130,54 @@ impl<T: Real> OnCpu<T> for BatchNormScaleGradient {
     }
 }
 
+/// What makes `dx` of `dout` and `x`, channel by channel:
+/// `dx = gamma / deviation * (dout - mean(dout) - x_hat mean(dout x_hat)) = gamma inverse dout + slope (x - mean) + offset`.
+pub(super) struct Slopes<'a, T> {
+    gamma: &'a [T],
+    mean: &'a [T],
+    inverse: &'a [T],
+    slopes: &'a [T],
+    offsets: &'a [T],
+}
+
+impl<'a, T: Real> Slopes<'a, T> {
+    /// Adds the sums of all chunks, in `workspace`, to `dgamma` and `dbeta`; keeps what follows from them in their place.
+    pub fn new(
+        workspace: &'a mut [T],
+        [gamma, mean, inverse]: [&'a [T]; 3],
+        [dgamma, dbeta]: [&mut [T]; 2],
+        positions: usize,
+    ) -> Self {
+        let (channels, count) = (gamma.len(), T::from_f64(positions as f64));
+        for channel in 0..channels {
+            let sum = |offset: usize| {
+                workspace.chunks_exact(2 * channels).map(|sums| sums[offset + channel].to_f64()).sum::<f64>()
+            };
+            dbeta[channel] = T::from_f64(sum(0));
+            dgamma[channel] = T::from_f64(sum(channels) * inverse[channel].to_f64());
+        }
+        let (slopes, offsets) = workspace[..2 * channels].split_at_mut(channels);
+        for channel in 0..channels {
+            let factor = gamma[channel] * inverse[channel];
+            slopes[channel] = -factor * inverse[channel] * dgamma[channel] / count;
+            offsets[channel] = -factor * dbeta[channel] / count;
+        }
+        Slopes { gamma, mean, inverse, slopes, offsets }
+    }
+
+    pub fn apply(&self, dout: &[T], x: &[T], dx: &mut [T]) {
+        let statistics = self.mean.iter().zip(self.inverse).zip(self.gamma);
+        let terms = self.slopes.iter().zip(self.offsets);
+        for (((dx, (&dout, &x)), ((&mean, &inverse), &gamma)), (&slope, &offset)) in
+            dx.iter_mut().zip(dout.iter().zip(x)).zip(statistics).zip(terms)
+        {
+            *dx = gamma * inverse * dout + slope * (x - mean) + offset;
+        }
+    }
+}
+
 /// Zero where `mask` is not above 0.
-fn mask<T: Real>(values: &mut [T], mask: &[T]) {
+pub(super) fn mask<T: Real>(values: &mut [T], mask: &[T]) {
     values.iter_mut().zip(mask).for_each(|(value, &mask)| *value = if mask > T::ZERO { *value } else { T::ZERO });
 }
 
@@ -136,8 +187,8 @@ impl<T: Real> OnCpu<T> for BatchNormGradient {
     }
 
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
-        let (dout, x, gamma) = (call.input(0), call.input(1), call.input(2));
-        let (mean, inverse) = (call.input(3).dense(), call.input(4).dense());
+        let (dout, x) = (call.input(0), call.input(1));
+        let [gamma, mean, inverse] = [2, 3, 4].map(|index| call.input(index).dense());
         let channels = x.channels();
         let workspace = call.workspace();
         workspace.par_chunks_mut(2 * channels).enumerate().for_each(|(index, sums)| {
@@ -151,35 +202,11 @@ impl<T: Real> OnCpu<T> for BatchNormGradient {
                 }
             }
         });
-        let (mut dgamma, mut dbeta) = (call.output(1), call.output(2));
-        let (dgamma, dbeta) = (dgamma.dense(), dbeta.dense());
-        for channel in 0..channels {
-            let sum = |offset: usize| {
-                workspace.chunks_exact(2 * channels).map(|sums| sums[offset + channel].to_f64()).sum::<f64>()
-            };
-            dbeta[channel] = T::from_f64(sum(0));
-            dgamma[channel] = T::from_f64(sum(channels) * inverse[channel].to_f64());
-        }
-        // dx = gamma / deviation * (dout - mean(dout) - x_hat mean(dout x_hat))
-        //    = factor * dout + slope * (x - mean) + offset
-        let count = T::from_f64(x.shape().positions() as f64);
-        let (slopes, offsets) = workspace[..2 * channels].split_at_mut(channels);
-        for channel in 0..channels {
-            let factor = gamma.dense()[channel] * inverse[channel];
-            slopes[channel] = -factor * inverse[channel] * dgamma[channel] / count;
-            offsets[channel] = -factor * dbeta[channel] / count;
-        }
-        let (slopes, offsets, gamma) = (&*slopes, &*offsets, gamma.dense());
+        let [dgamma, dbeta] = [1, 2].map(|index| call.output(index).into_dense());
+        let slopes = Slopes::new(workspace, [gamma, mean, inverse], [dgamma, dbeta], x.shape().positions());
         let masked = self.masked.start..self.masked.end.min(channels);
         let differentiate = |position, dx: &mut [T]| {
-            let pixels = dout.pixel(position).iter().zip(x.pixel(position));
-            let statistics = mean.iter().zip(inverse).zip(gamma);
-            let terms = slopes.iter().zip(offsets);
-            for (((dx, (&dout, &x)), ((&mean, &inverse), &gamma)), (&slope, &offset)) in
-                dx.iter_mut().zip(pixels).zip(statistics).zip(terms)
-            {
-                *dx = gamma * inverse * dout + slope * (x - mean) + offset;
-            }
+            slopes.apply(dout.pixel(position), x.pixel(position), dx);
             mask(&mut dx[masked.clone()], &x.pixel(position)[masked.clone()]);
         };
         call.output(0).for_each_pixel(differentiate);
@@ -218,10 +245,14 @@ impl<T: Real> OnCpu<T> for BatchNormInference {
         let (scale, shift) = call.workspace().split_at_mut(x.channels());
         running_scale([1, 2, 3, 4].map(|index| call.input(index).dense()), scale, shift);
         let (scale, shift) = (&*scale, &*shift);
-        call.output(0).for_each_pixel(|position, out| {
+        let mut out = call.output(0);
+        out.lend().for_each_pixel(|position, out| {
             for ((out, &x), (&scale, &shift)) in out.iter_mut().zip(x.pixel(position)).zip(scale.iter().zip(shift)) {
                 *out = x * scale + shift;
             }
         });
+        if self.pooled {
+            write_maxima(out, call.output(1));
+        }
     }
 }

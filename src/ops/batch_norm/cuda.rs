@@ -1,5 +1,6 @@
 //! Batch norm on CUDA.
 
+use super::pooled::normalise_and_pool;
 use super::{
     BatchNorm, BatchNormGradient, BatchNormInference, BatchNormScale, BatchNormScaleGradient, BatchNormScaleInference,
     EPSILON,
@@ -16,13 +17,13 @@ use crate::device::kernels::{
 use crate::tensor::Shape;
 
 /// Two numbers for each chunk and channel.
-fn chunk_elements(x: &Shape) -> usize {
+pub(super) fn chunk_elements(x: &Shape) -> usize {
     Chunks::most(x.positions(), 1) * 2 * x.channels.stored()
 }
 
 /// Chunks of the gradient's sums, at most: their kernel has registers for three blocks to a multiprocessor, and a second
 /// round of blocks would be mostly empty.
-const GRADIENT_CHUNKS: usize = 384;
+pub(super) const GRADIENT_CHUNKS: usize = 384;
 
 /// Launches the kernels that take the statistics of input 0 and write them, outputs `first` to `first + 3`; and `scale` and
 /// `shift`, if they are wanted.
@@ -63,6 +64,10 @@ impl OnCuda for BatchNorm {
         let [out, mean, inverse] = [0, 1, 2].map(|index| launcher.output(index));
         let (pixels, channels) = (x.positions(), x.channels());
         launch_statistics(launcher, 1, None)?;
+        if self.pooled {
+            let vectors = [gamma, beta, mean, inverse];
+            return normalise_and_pool(launcher, [out, launcher.output(5), x], vectors, None);
+        }
         let grid = PixelGrid::new(channels, [&x, &out, &gamma, &beta, &mean, &inverse]);
         launcher
             .kernel(BATCH_NORM_FORWARD)
@@ -157,6 +162,10 @@ impl OnCuda for BatchNormInference {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let [x, gamma, beta, mean, variance] = [0, 1, 2, 3, 4].map(|index| launcher.input(index));
         let out = launcher.output(0);
+        if self.pooled {
+            let vectors = [gamma, beta, mean, variance];
+            return normalise_and_pool(launcher, [out, launcher.output(1), x], vectors, Some(EPSILON as f32));
+        }
         let (pixels, channels) = (x.positions(), x.channels());
         let grid = PixelGrid::new(channels, [&out, &x, &gamma, &beta, &mean, &variance]);
         launcher

@@ -4,11 +4,13 @@
 //! batch's mean and unbiased variance; inference uses the running ones. With momentum 1/k in the k-th batch
 //! of a pass, the running statistics are the pass's plain mean.
 //!
-//! [`BatchNorm`] writes the normalised tensor. Where only a linear layer reads it, [`BatchNormScale`] says what scale and
+//! [`BatchNorm`] writes the normalised tensor, and the maxima of its windows of 2x2 pixels, if they are wanted: the end of
+//! an encoder's level. Where only a linear layer reads it, [`BatchNormScale`] says what scale and
 //! shift it would take, and [`Fold`](super::fold::Fold) gives them to the layer: the tensor is never written.
 
 mod cpu;
 mod cuda;
+mod pooled;
 
 use super::add::Add;
 use super::affine::Affine;
@@ -23,6 +25,7 @@ use super::{Gradient, Op, Rewritten};
 use crate::graph::{Graph, Region, ValueId};
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
+use pooled::PooledGradient;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -32,9 +35,13 @@ pub const EPSILON: f64 = 1e-5;
 /// `out = (x - mean) / sqrt(variance + epsilon) * gamma + beta` with the batch's statistics.
 ///
 /// Inputs: `x`, `gamma`, `beta`, running mean, running variance (both updated), momentum (a scalar).
-/// Outputs: `out`, the batch's mean, `1 / sqrt(variance + epsilon)`, and the updated running statistics.
-#[derive(Debug)]
-pub struct BatchNorm;
+/// Outputs: `out`, the batch's mean, `1 / sqrt(variance + epsilon)`, the updated running statistics, and the maxima if
+/// `pooled`.
+#[derive(Debug, Default)]
+pub struct BatchNorm {
+    /// Whether the maximum of each window of 2x2 pixels of `out` is wanted. Height and width must then be even.
+    pub pooled: bool,
+}
 
 impl Op for BatchNorm {
     fn name(&self) -> &'static str {
@@ -43,7 +50,9 @@ impl Op for BatchNorm {
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         let vector = channel_vectors(&inputs[..5])?;
-        Ok(vec![inputs[0].clone(), vector.clone(), vector.clone(), vector.clone(), vector])
+        let maxima = self.pooled.then(|| pooled::halved(inputs[0])).transpose()?;
+        let normalised = [inputs[0].clone(), vector.clone(), vector.clone(), vector.clone(), vector];
+        Ok(normalised.into_iter().chain(maxima).collect())
     }
 
     fn in_place(&self) -> &'static [(usize, usize)] {
@@ -53,8 +62,18 @@ impl Op for BatchNorm {
     fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
         let (x, gamma, mean, inverse_deviation) =
             (context.inputs[0], context.inputs[1], context.outputs[1], context.outputs[2]);
-        let op = BatchNormGradient { masked: 0..0, beside: false };
-        let gradients = graph.apply(op, &[context.of(0), x, gamma, mean, inverse_deviation])?;
+        let statistics = [x, gamma, mean, inverse_deviation];
+        let gradients = match context.gradients.get(5).copied().flatten() {
+            Some(dpooled) => {
+                let dout = context.gradients[0];
+                let inputs: Vec<ValueId> = [dpooled].into_iter().chain(statistics).chain(dout).collect();
+                graph.apply(PooledGradient { masked: 0..0 }, &inputs)?
+            }
+            None => {
+                let op = BatchNormGradient { masked: 0..0, beside: false };
+                graph.apply(op, &[&[context.of(0)], &statistics[..]].concat())?
+            }
+        };
         Ok(gradients.into_iter().map(Some).chain([None; 3]).collect())
     }
 }
@@ -157,9 +176,12 @@ impl Op for BatchNormScaleInference {
     }
 }
 
-/// As [`BatchNorm`], with the running statistics. Inputs: `x`, `gamma`, `beta`, running mean, running variance.
-#[derive(Debug)]
-pub struct BatchNormInference;
+/// As [`BatchNorm`], with the running statistics. Inputs: `x`, `gamma`, `beta`, running mean, running variance. Outputs: `out`,
+/// and the maxima if `pooled`.
+#[derive(Debug, Default)]
+pub struct BatchNormInference {
+    pub pooled: bool,
+}
 
 impl Op for BatchNormInference {
     fn name(&self) -> &'static str {
@@ -168,7 +190,8 @@ impl Op for BatchNormInference {
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         channel_vectors(inputs)?;
-        Ok(vec![inputs[0].clone()])
+        let maxima = self.pooled.then(|| pooled::halved(inputs[0])).transpose()?;
+        Ok(std::iter::once(inputs[0].clone()).chain(maxima).collect())
     }
 }
 
@@ -199,7 +222,8 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new("batch_norm", inputs, move |graph, inputs| {
             let [mean, variance] = running(graph, &shape);
             let momentum = graph.input(Shape::flat(1));
-            let outputs = graph.apply(BatchNorm, &[inputs[0], inputs[1], inputs[2], mean, variance, momentum])?;
+            let outputs =
+                graph.apply(BatchNorm::default(), &[inputs[0], inputs[1], inputs[2], mean, variance, momentum])?;
             Ok(vec![outputs[0]])
         }));
         // Behind a ReLU, whose gradient takes no pass of its own.
@@ -208,7 +232,7 @@ pub fn cases() -> Vec<Case> {
             let [mean, variance] = running(graph, &shape);
             let momentum = graph.input(Shape::flat(1));
             let sum = graph.apply_one(Add { relu: true }, &inputs[..2])?;
-            let outputs = graph.apply(BatchNorm, &[sum, inputs[2], inputs[3], mean, variance, momentum])?;
+            let outputs = graph.apply(BatchNorm::default(), &[sum, inputs[2], inputs[3], mean, variance, momentum])?;
             Ok(vec![outputs[0]])
         }));
         // Of a concatenation, one part of which ends in a ReLU.
@@ -220,7 +244,8 @@ pub fn cases() -> Vec<Case> {
             let momentum = graph.input(Shape::flat(1));
             let part = graph.apply_one(Relu, &inputs[1..2])?;
             let whole = graph.concat(&[inputs[0], part])?;
-            let outputs = graph.apply(BatchNorm, &[whole, inputs[2], inputs[3], mean, variance, momentum])?;
+            let outputs =
+                graph.apply(BatchNorm::default(), &[whole, inputs[2], inputs[3], mean, variance, momentum])?;
             Ok(vec![outputs[0]])
         }));
         let inputs = [(); 4].map(|()| vector.clone());
@@ -230,9 +255,11 @@ pub fn cases() -> Vec<Case> {
         cases.push(scale.fraction(3).forward_only());
         let inputs = [x, vector.clone(), vector.clone(), vector.clone(), vector];
         cases.push(
-            Case::new("batch_norm_inference", inputs, |graph, inputs| graph.apply(BatchNormInference, inputs))
-                .fraction(4)
-                .forward_only(),
+            Case::new("batch_norm_inference", inputs, |graph, inputs| {
+                graph.apply(BatchNormInference::default(), inputs)
+            })
+            .fraction(4)
+            .forward_only(),
         );
     }
     // Of a residual block, whose two ReLUs' gradients are written in one pass. (Of so many pixels that not all of a channel
@@ -247,11 +274,12 @@ pub fn cases() -> Vec<Case> {
             let [mean, variance] = running(graph, &out);
             let momentum = graph.input(Shape::flat(1));
             let sum = graph.apply(op.clone(), &inputs[..5])?[0];
-            let outputs = graph.apply(BatchNorm, &[sum, inputs[5], inputs[6], mean, variance, momentum])?;
+            let outputs = graph.apply(BatchNorm::default(), &[sum, inputs[5], inputs[6], mean, variance, momentum])?;
             Ok(vec![outputs[0]])
         });
         cases.push(residual.rows(1, x.channels.clone()).rows(3, x.channels));
     }
+    cases.extend(pooled::cases());
     for (batch, channels, out) in [(1, 1, 3), (2, 3, 3), (2, 33, 8), (1, 16, 24), (2, 72, 40)] {
         let layer = TransposedConvolution { kernel: [1, 2, 2], out: Channels::new(out) };
         let x = Shape::image(batch, 4, 5, channels);

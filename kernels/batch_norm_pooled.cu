@@ -1,0 +1,236 @@
+// Batch normalisation, and beside it the maximum of each window of 2x2 pixels of its result: an encoder level's end in one
+// pass, its gradient in two. A thread takes a window's pixels at once. Depth counts as images; height and width are even.
+
+#include "batch_norm.cuh"
+
+// The pixels of a window, counted row by row, of images of h x w pixels.
+struct Corner {
+  int first, width;
+
+  __device__ __forceinline__ Corner(int p, int h, int w) : width(w) {
+    const unsigned row = static_cast<unsigned>(p) / (w / 2);  // of all images
+    first = static_cast<int>(2 * row) * w + 2 * (p - static_cast<int>(row) * (w / 2));
+  }
+
+  __device__ __forceinline__ int pixel(int i) const { return first + i / 2 * width + i % 2; }
+};
+
+// ---- forward ----------------------------------------------------------------------------------------------------------
+
+template <int width>
+static __device__ void normalise(Element* out, Element* pooled, const Element* x, const Normalisation<width>& norm,
+                                 int windows, int out_stride, int pooled_stride, int x_stride, int h, int w) {
+  const int c = first_channel<width>();
+  for_each_pixel(windows, [&](int p) {
+    const Corner corner(p, h, w);
+    Stored<width, Element> loaded[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) loaded[i] = load_stored<width>(x + corner.pixel(i) * x_stride + c);
+    Group<width> maximum;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const Group<width> group = norm(floats(loaded[i]));
+      store(out + corner.pixel(i) * out_stride + c, group);
+#pragma unroll
+      for (int k = 0; k < width; ++k)
+        if (i == 0 || group[k] > maximum[k]) maximum[k] = group[k];
+    }
+    store(pooled + p * pooled_stride + c, maximum);
+  });
+}
+
+template <int width>
+static __device__ void normalise_by_batch(Element* out, Element* pooled, const Element* x, const float* gamma,
+                                          const float* beta, const float* mean, const float* inverse, int windows,
+                                          int channels, int out_stride, int pooled_stride, int x_stride, int h, int w) {
+  const int c = first_channel<width>();
+  if (c >= channels) return;
+  normalise(out, pooled, x, normalisation<width>(gamma, beta, mean, inverse, c), windows, out_stride, pooled_stride,
+            x_stride, h, w);
+}
+
+KERNEL_WITH_THREADS(batch_norm_forward_pooled, THREADS)(
+    Element* out,          // [images, h, w, channels], stride out_stride
+    Element* pooled,       // [images, h / 2, w / 2, channels], stride pooled_stride: `windows` in all
+    const Element* x,      // [images, h, w, channels], stride x_stride
+    const float* gamma,    // [channels]
+    const float* beta,     // [channels]
+    const float* mean,     // [channels]
+    const float* inverse,  // [channels]
+    int windows, int channels, int out_stride, int pooled_stride, int x_stride, int width, int h, int w) {
+  if (is_wide<Element>(width))
+    normalise_by_batch<WIDE<Element>>(out, pooled, x, gamma, beta, mean, inverse, windows, channels, out_stride,
+                                      pooled_stride, x_stride, h, w);
+  else
+    normalise_by_batch<1>(out, pooled, x, gamma, beta, mean, inverse, windows, channels, out_stride, pooled_stride,
+                          x_stride, h, w);
+}
+
+template <int width>
+static __device__ void infer(Element* out, Element* pooled, const Element* x, const float* gamma, const float* beta,
+                             const float* mean, const float* variance, int windows, int channels, int out_stride,
+                             int pooled_stride, int x_stride, int h, int w, float epsilon) {
+  const int c = first_channel<width>();
+  if (c >= channels) return;
+  normalise(out, pooled, x, running_normalisation<width>(gamma, beta, mean, variance, c, epsilon), windows, out_stride,
+            pooled_stride, x_stride, h, w);
+}
+
+KERNEL_WITH_THREADS(batch_norm_inference_pooled, THREADS)(
+    Element* out,           // [images, h, w, channels], stride out_stride
+    Element* pooled,        // [images, h / 2, w / 2, channels], stride pooled_stride: `windows` in all
+    const Element* x,       // [images, h, w, channels], stride x_stride
+    const float* gamma,     // [channels]
+    const float* beta,      // [channels]
+    const float* mean,      // [channels]: the running ones
+    const float* variance,  // [channels]
+    int windows, int channels, int out_stride, int pooled_stride, int x_stride, int width, int h, int w,
+    float epsilon) {
+  if (is_wide<Element>(width))
+    infer<WIDE<Element>>(out, pooled, x, gamma, beta, mean, variance, windows, channels, out_stride, pooled_stride,
+                         x_stride, h, w, epsilon);
+  else
+    infer<1>(out, pooled, x, gamma, beta, mean, variance, windows, channels, out_stride, pooled_stride, x_stride, h, w,
+             epsilon);
+}
+
+// ---- backward ---------------------------------------------------------------------------------------------------------
+// A pixel's gradient is dout, if there is one, and that of the window's maximum, if the pixel is its first. Which is, x says:
+// times gamma it is in the order of the results.
+
+template <int width> struct LoadedWindow {
+  Stored<width, Element> x[4], dout[4], dpooled;
+};
+
+// A window's pixels, and the gradients of what they were normalised to.
+template <int width> struct Window {
+  Group<width> x[4], gradient[4];
+};
+
+// The tensors that a gradient reads. Without dout its stride is 0.
+struct Given {
+  const Element *dpooled, *dout, *x;
+  int dpooled_stride, dout_stride, x_stride, h, w;
+
+  template <int width> __device__ __forceinline__ LoadedWindow<width> load(int p, int c) const {
+    const Corner corner(p, h, w);
+    LoadedWindow<width> loaded = {};
+    loaded.dpooled = load_stored<width>(dpooled + p * dpooled_stride + c);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      loaded.x[i] = load_stored<width>(x + corner.pixel(i) * x_stride + c);
+      if (dout_stride) loaded.dout[i] = load_stored<width>(dout + corner.pixel(i) * dout_stride + c);
+    }
+    return loaded;
+  }
+};
+
+template <int width>
+static __device__ __forceinline__ Window<width> window_of(const LoadedWindow<width>& loaded, const Group<width>& gamma) {
+  Window<width> window;
+  const Group<width> rest = floats(loaded.dpooled);
+  Group<width> maximum;
+  int first[width];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    window.x[i] = floats(loaded.x[i]);
+    window.gradient[i] = floats(loaded.dout[i]);
+#pragma unroll
+    for (int k = 0; k < width; ++k) {
+      const float value = gamma[k] * window.x[i][k];
+      if (i > 0 && !(value > maximum[k])) continue;
+      maximum[k] = value;
+      first[k] = i;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+#pragma unroll
+    for (int k = 0; k < width; ++k)
+      if (first[k] == i) window.gradient[i][k] += rest[k];
+  return window;
+}
+
+template <int width>
+static __device__ void chunk_sums(float* partial, const Given& given, const float* gamma, const float* mean, int windows,
+                                  int channels, int chunk_windows) {
+  const int c = first_channel<width>();
+  const Chunk chunk = chunk_of(blockIdx.x, windows, chunk_windows);
+  Sums<width> sums = {};
+  if (c < channels) {
+    const Group<width> center = load<width>(mean + c), gammas = load<width>(gamma + c);
+    for (int p = chunk.start + static_cast<int>(threadIdx.y); p < chunk.end; p += blockDim.y) {
+      const Window<width> window = window_of(given.load<width>(p, c), gammas);
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int k = 0; k < width; ++k) {
+          sums.first[k] += window.gradient[i][k];
+          sums.second[k] += window.gradient[i][k] * (window.x[i][k] - center[k]);
+        }
+    }
+  }
+  store_sums(partial, sums, c, channels);
+}
+
+// A block for each chunk (x).
+KERNEL_WITH_THREADS(batch_norm_backward_pooled_chunks, THREADS)(
+    float* partial,          // [chunks, 2, channels]: dbeta, dgamma times the deviation
+    const Element* dpooled,  // [images, h / 2, w / 2, channels], stride dpooled_stride: `windows` in all
+    const Element* dout,     // [images, h, w, channels], stride dout_stride; not read where that is 0
+    const Element* x,        // [images, h, w, channels], stride x_stride
+    const float* gamma,      // [channels]
+    const float* mean,       // [channels]
+    int windows, int channels, int dpooled_stride, int dout_stride, int x_stride, int chunk_windows, int width, int h,
+    int w) {
+  const Given given = {dpooled, dout, x, dpooled_stride, dout_stride, x_stride, h, w};
+  if (is_wide<Element>(width)) chunk_sums<WIDE<Element>>(partial, given, gamma, mean, windows, channels, chunk_windows);
+  else chunk_sums<1>(partial, given, gamma, mean, windows, channels, chunk_windows);
+}
+
+// dx is zero where x is, in the channels from `masked_start` up to `masked_end`.
+template <int width>
+static __device__ void differentiate(Element* dx, const Given& given, const float* gamma, const float* dgamma,
+                                     const float* dbeta, const float* mean, const float* inverse, int windows,
+                                     int channels, int dx_stride, int masked_start, int masked_end) {
+  const int c = first_channel<width>();
+  if (c >= channels) return;
+  const Slopes<width> slopes_of_c = slopes<width>(gamma, dgamma, dbeta, mean, inverse, 4 * windows, c);
+  const Group<width> gammas = load<width>(gamma + c);
+  const bool masked = masked_start <= c && c < masked_end;  // slices start at whole groups
+  for_each_pixel(windows, [&](int p) {
+    const Window<width> window = window_of(given.load<width>(p, c), gammas);
+    const Corner corner(p, given.h, given.w);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      Group<width> gradient;
+#pragma unroll
+      for (int k = 0; k < width; ++k) {
+        gradient[k] = slopes_of_c(window.gradient[i][k], window.x[i][k], k);
+        if (masked && !(window.x[i][k] > 0.0f)) gradient[k] = 0.0f;
+      }
+      store(dx + corner.pixel(i) * dx_stride + c, gradient);
+    }
+  });
+}
+
+KERNEL_WITH_THREADS(batch_norm_backward_pooled, THREADS)(
+    Element* dx,             // [images, h, w, channels], stride dx_stride
+    const Element* dpooled,  // [images, h / 2, w / 2, channels], stride dpooled_stride: `windows` in all
+    const Element* dout,     // [images, h, w, channels], stride dout_stride; not read where that is 0
+    const Element* x,        // [images, h, w, channels], stride x_stride
+    const float* gamma,      // [channels]
+    const float* dgamma,     // [channels]
+    const float* dbeta,      // [channels]
+    const float* mean,       // [channels]
+    const float* inverse,    // [channels]
+    int windows, int channels, int dx_stride, int dpooled_stride, int dout_stride, int x_stride, int width, int h, int w,
+    int masked_start, int masked_end) {
+  const Given given = {dpooled, dout, x, dpooled_stride, dout_stride, x_stride, h, w};
+  if (is_wide<Element>(width))
+    differentiate<WIDE<Element>>(dx, given, gamma, dgamma, dbeta, mean, inverse, windows, channels, dx_stride,
+                                 masked_start, masked_end);
+  else
+    differentiate<1>(dx, given, gamma, dgamma, dbeta, mean, inverse, windows, channels, dx_stride, masked_start,
+                     masked_end);
+}
