@@ -23,7 +23,7 @@ pub(super) fn chunk_elements(x: &Shape) -> usize {
 
 /// Chunks of the gradient's sums, at most: their kernel has registers for three blocks to a multiprocessor, and a second
 /// round of blocks would be mostly empty.
-pub(super) const GRADIENT_CHUNKS: usize = 384;
+const GRADIENT_CHUNKS: usize = 384;
 
 /// Launches the kernels that take the statistics of input 0 and write them, outputs `first` to `first + 3`; and `scale` and
 /// `shift`, if they are wanted.

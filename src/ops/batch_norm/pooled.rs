@@ -2,7 +2,7 @@
 //! and its gradient in two.
 
 use super::cpu::{Slopes, mask};
-use super::cuda::{GRADIENT_CHUNKS, chunk_elements};
+use super::cuda::chunk_elements;
 use super::{BatchNorm, BatchNormInference, channel_vectors, running};
 use crate::device::Precision;
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Output, Real};
@@ -196,6 +196,10 @@ pub(super) fn normalise_and_pool(
         .floats(epsilon)
         .launch(grid.over(windows, 1))
 }
+
+/// Chunks of the sums, at most: their kernel has registers for two blocks to a multiprocessor, and a second round of blocks
+/// would be mostly empty.
+const GRADIENT_CHUNKS: usize = 256;
 
 impl OnCuda for PooledGradient {
     fn workspace(&self, _: Precision, inputs: &[&Shape], _: &[&Shape]) -> usize {
