@@ -6,15 +6,21 @@
 constexpr int EIGHT = 8;
 
 template <bool is_aligned> static __device__ Group<EIGHT> load_eight(const Element* address, int count) {
-  if constexpr (is_aligned) return load<EIGHT>(address);
-  Group<EIGHT> group = {};
-  for (int k = 0; k < count; ++k) group[k] = to_float(address[k]);
-  return group;
+  if constexpr (is_aligned) {
+    return load<EIGHT>(address);
+  } else {
+    Group<EIGHT> group = {};
+    for (int k = 0; k < count; ++k) group[k] = to_float(address[k]);
+    return group;
+  }
 }
 
 template <bool is_aligned> static __device__ void store_eight(Element* address, const Group<EIGHT>& group, int count) {
-  if constexpr (is_aligned) return store(address, group);
-  for (int k = 0; k < count; ++k) address[k] = from_float<Element>(group[k]);
+  if constexpr (is_aligned) {
+    store(address, group);
+  } else {
+    for (int k = 0; k < count; ++k) address[k] = from_float<Element>(group[k]);
+  }
 }
 
 template <bool is_aligned>
