@@ -5,6 +5,7 @@
 mod checked;
 mod convolution;
 mod errors;
+mod pooling;
 mod rounding;
 mod timing;
 mod training;
