@@ -3,11 +3,11 @@
 
 #include "batch_norm.cuh"
 
-// The pixels of a window, counted row by row, of images of h x w pixels.
+// The pixels of a window, counted row by row, of images of w columns.
 struct Corner {
   int first, width;
 
-  __device__ __forceinline__ Corner(int p, int h, int w) : width(w) {
+  __device__ __forceinline__ Corner(int p, int w) : width(w) {
     const unsigned row = static_cast<unsigned>(p) / (w / 2);  // of all images
     first = static_cast<int>(2 * row) * w + 2 * (p - static_cast<int>(row) * (w / 2));
   }
@@ -19,10 +19,10 @@ struct Corner {
 
 template <int width>
 static __device__ void normalise(Element* out, Element* pooled, const Element* x, const Normalisation<width>& norm,
-                                 int windows, int out_stride, int pooled_stride, int x_stride, int h, int w) {
+                                 int windows, int out_stride, int pooled_stride, int x_stride, int w) {
   const int c = first_channel<width>();
   for_each_pixel(windows, [&](int p) {
-    const Corner corner(p, h, w);
+    const Corner corner(p, w);
     Stored<width, Element> loaded[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) loaded[i] = load_stored<width>(x + corner.pixel(i) * x_stride + c);
@@ -42,11 +42,11 @@ static __device__ void normalise(Element* out, Element* pooled, const Element* x
 template <int width>
 static __device__ void normalise_by_batch(Element* out, Element* pooled, const Element* x, const float* gamma,
                                           const float* beta, const float* mean, const float* inverse, int windows,
-                                          int channels, int out_stride, int pooled_stride, int x_stride, int h, int w) {
+                                          int channels, int out_stride, int pooled_stride, int x_stride, int w) {
   const int c = first_channel<width>();
   if (c >= channels) return;
   normalise(out, pooled, x, normalisation<width>(gamma, beta, mean, inverse, c), windows, out_stride, pooled_stride,
-            x_stride, h, w);
+            x_stride, w);
 }
 
 KERNEL_WITH_THREADS(batch_norm_forward_pooled, THREADS)(
@@ -57,23 +57,23 @@ KERNEL_WITH_THREADS(batch_norm_forward_pooled, THREADS)(
     const float* beta,     // [channels]
     const float* mean,     // [channels]
     const float* inverse,  // [channels]
-    int windows, int channels, int out_stride, int pooled_stride, int x_stride, int width, int h, int w) {
+    int windows, int channels, int out_stride, int pooled_stride, int x_stride, int width, int w) {
   if (is_wide<Element>(width))
     normalise_by_batch<WIDE<Element>>(out, pooled, x, gamma, beta, mean, inverse, windows, channels, out_stride,
-                                      pooled_stride, x_stride, h, w);
+                                      pooled_stride, x_stride, w);
   else
     normalise_by_batch<1>(out, pooled, x, gamma, beta, mean, inverse, windows, channels, out_stride, pooled_stride,
-                          x_stride, h, w);
+                          x_stride, w);
 }
 
 template <int width>
 static __device__ void infer(Element* out, Element* pooled, const Element* x, const float* gamma, const float* beta,
                              const float* mean, const float* variance, int windows, int channels, int out_stride,
-                             int pooled_stride, int x_stride, int h, int w, float epsilon) {
+                             int pooled_stride, int x_stride, int w, float epsilon) {
   const int c = first_channel<width>();
   if (c >= channels) return;
   normalise(out, pooled, x, running_normalisation<width>(gamma, beta, mean, variance, c, epsilon), windows, out_stride,
-            pooled_stride, x_stride, h, w);
+            pooled_stride, x_stride, w);
 }
 
 KERNEL_WITH_THREADS(batch_norm_inference_pooled, THREADS)(
@@ -84,13 +84,13 @@ KERNEL_WITH_THREADS(batch_norm_inference_pooled, THREADS)(
     const float* beta,      // [channels]
     const float* mean,      // [channels]: the running ones
     const float* variance,  // [channels]
-    int windows, int channels, int out_stride, int pooled_stride, int x_stride, int width, int h, int w,
+    int windows, int channels, int out_stride, int pooled_stride, int x_stride, int width, int w,
     float epsilon) {
   if (is_wide<Element>(width))
     infer<WIDE<Element>>(out, pooled, x, gamma, beta, mean, variance, windows, channels, out_stride, pooled_stride,
-                         x_stride, h, w, epsilon);
+                         x_stride, w, epsilon);
   else
-    infer<1>(out, pooled, x, gamma, beta, mean, variance, windows, channels, out_stride, pooled_stride, x_stride, h, w,
+    infer<1>(out, pooled, x, gamma, beta, mean, variance, windows, channels, out_stride, pooled_stride, x_stride, w,
              epsilon);
 }
 
@@ -110,10 +110,10 @@ template <int width> struct Window {
 // The tensors that a gradient reads. Without dout its stride is 0.
 struct Given {
   const Element *dpooled, *dout, *x;
-  int dpooled_stride, dout_stride, x_stride, h, w;
+  int dpooled_stride, dout_stride, x_stride, w;
 
   template <int width> __device__ __forceinline__ LoadedWindow<width> load(int p, int c) const {
-    const Corner corner(p, h, w);
+    const Corner corner(p, w);
     LoadedWindow<width> loaded = {};
     loaded.dpooled = load_stored<width>(dpooled + p * dpooled_stride + c);
 #pragma unroll
@@ -181,9 +181,8 @@ KERNEL_WITH_THREADS(batch_norm_backward_pooled_chunks, THREADS)(
     const Element* x,        // [images, h, w, channels], stride x_stride
     const float* gamma,      // [channels]
     const float* mean,       // [channels]
-    int windows, int channels, int dpooled_stride, int dout_stride, int x_stride, int chunk_windows, int width, int h,
-    int w) {
-  const Given given = {dpooled, dout, x, dpooled_stride, dout_stride, x_stride, h, w};
+    int windows, int channels, int dpooled_stride, int dout_stride, int x_stride, int chunk_windows, int width, int w) {
+  const Given given = {dpooled, dout, x, dpooled_stride, dout_stride, x_stride, w};
   if (is_wide<Element>(width)) chunk_sums<WIDE<Element>>(partial, given, gamma, mean, windows, channels, chunk_windows);
   else chunk_sums<1>(partial, given, gamma, mean, windows, channels, chunk_windows);
 }
@@ -200,7 +199,7 @@ static __device__ void differentiate(Element* dx, const Given& given, const floa
   const bool masked = masked_start <= c && c < masked_end;  // slices start at whole groups
   for_each_pixel(windows, [&](int p) {
     const Window<width> window = window_of(given.load<width>(p, c), gammas);
-    const Corner corner(p, given.h, given.w);
+    const Corner corner(p, given.w);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       Group<width> gradient;
@@ -224,9 +223,9 @@ KERNEL_WITH_THREADS(batch_norm_backward_pooled, THREADS)(
     const float* dbeta,      // [channels]
     const float* mean,       // [channels]
     const float* inverse,    // [channels]
-    int windows, int channels, int dx_stride, int dpooled_stride, int dout_stride, int x_stride, int width, int h, int w,
+    int windows, int channels, int dx_stride, int dpooled_stride, int dout_stride, int x_stride, int width, int w,
     int masked_start, int masked_end) {
-  const Given given = {dpooled, dout, x, dpooled_stride, dout_stride, x_stride, h, w};
+  const Given given = {dpooled, dout, x, dpooled_stride, dout_stride, x_stride, w};
   if (is_wide<Element>(width))
     differentiate<WIDE<Element>>(dx, given, gamma, dgamma, dbeta, mean, inverse, windows, channels, dx_stride,
                                  masked_start, masked_end);

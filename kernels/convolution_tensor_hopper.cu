@@ -65,6 +65,7 @@ struct GroupTile : TileSizes<kernel_, rows_, GROUP_WIDTH, GROUP_COLUMNS, depth_,
     for (int row = 0; row < T::rows; ++row)
 #pragma unroll
       for (int k = 0; k < 4; ++k) sums[row][k] = then(sums[row][k] + added[k / 2]);
+    wgmma_keep(sums);
   }
 
   // Stores the block's pixels.

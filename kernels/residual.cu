@@ -35,7 +35,8 @@ static __device__ void add(Element* out, Bits* positive, const Element* main, co
 #pragma unroll
     for (int k = 0; k < EIGHT; ++k) {
       bits |= static_cast<unsigned>(sum[k] > 0.0f) << k;
-      sum[k] = fmaxf(fmaxf(sum[k], 0.0f) + added[k], 0.0f);
+      const float total = (sum[k] < 0.0f ? 0.0f : sum[k]) + added[k];  // NaN stays
+      sum[k] = total < 0.0f ? 0.0f : total;
     }
     store_eight<is_aligned>(out + p * out_stride + c, sum, count);
     if (groups) positive[p * groups + c / EIGHT] = static_cast<Bits>(bits);

@@ -128,7 +128,7 @@ __device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&r)[4], const void* 
 // The products run on their own. wgmma_see_shared comes between the writes to shared memory of a thread, asynchronous
 // copies that it waited for among them, and the barrier before the products. wgmma_begin comes before some products,
 // whose registers are left alone from then on, and wgmma_end makes them a group; wgmma_wait<n> waits until at most n groups
-// are under way.
+// are under way. Where other code changed the sums since the last products, wgmma_keep makes the compiler finish it.
 #if HAVE_WARP_GROUPS
 
 template <class Element> constexpr bool is_bf16 = false;
@@ -165,6 +165,8 @@ __device__ __forceinline__ void wgmma_see_shared() { asm volatile("fence.proxy.a
 __device__ __forceinline__ void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
 __device__ __forceinline__ void wgmma_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+__device__ __forceinline__ void wgmma_keep(float (&sums)[16][4]) { asm volatile("" : SUMS_16(0)::"memory"); }
 
 template <int groups_left> __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(groups_left) : "memory");

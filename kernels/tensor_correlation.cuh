@@ -319,7 +319,7 @@ __device__ __forceinline__ void accumulate(typename T::Sums& sums, Element* shar
 }
 
 // A 1x1 kernel beside a 3x3 one; none without inputs. In the forward pass, where it reads the same tensor, the 3x3 kernel's
-// sums end in a ReLU before; where they are above zero is written, unless there are no `groups` of channels.
+// sums end in a ReLU before; where they, as an Element, are above zero is written, unless there are no `groups` of channels.
 struct Shortcut {
   Factors factors;
   const float* bias;
@@ -333,7 +333,7 @@ __device__ __forceinline__ void rectify(typename T::Sums& sums, Element* shared,
                                         const Shortcut& shortcut, const Pieces<T>& pieces, int first_column, int outputs) {
   T::add(
       sums, [&](int column) { return first_column + column < outputs ? bias[first_column + column] : 0.0f; },
-      [](float sum) { return fmaxf(sum, 0.0f); });
+      [](float sum) { return sum < 0.0f ? 0.0f : sum; });  // NaN stays
   if (!shortcut.groups) return;
   const Element* own = share_sums<T>(shared, sums);
 #pragma unroll 4

@@ -15,6 +15,10 @@ nvcc=${NVCC:-target/cuda/nvidia/cu13/bin/nvcc}
 cuobjdump=$(dirname "$nvcc")/cuobjdump
 out=target/kernel-report
 mkdir -p "$out"
+for cubin in "$out"/*.cubin; do  # of files that are there no more
+  name=$(basename "$cubin")
+  [ -e "kernels/${name%%.*}.cu" ] || rm -f "$cubin"
+done
 read -ra files <<<"${KERNELS:-$(echo kernels/*.cu)}"
 
 # What a kernel file is compiled for, as build.rs does it.

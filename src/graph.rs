@@ -222,7 +222,7 @@ impl Graph {
     }
 
     /// The gradient `dout` of what ends in a ReLU, zero where `out` is: by the op that computes `dout`, or what `dout` is a
-    /// slice of, if that can and it is its value's `alone`.
+    /// slice of, if that can and it is the gradient of nothing else: `alone`.
     fn masked(&mut self, dout: ValueId, out: ValueId, alone: impl Fn(ValueId, ValueId) -> bool) -> Result<ValueId> {
         if alone(dout, out) {
             if self.rewrite(dout, |op, inputs| op.masked(inputs, out)) {

@@ -146,6 +146,7 @@ inline void wgmma(float (&sums)[columns][4], const unsigned (&a)[4], unsigned lo
 inline void wgmma_see_shared() {}
 inline void wgmma_begin() {}
 inline void wgmma_end() {}
+inline void wgmma_keep(float (&)[16][4]) {}
 template <int groups_left> inline void wgmma_wait() {}
 
 inline void ldmatrix_x2(unsigned (&r)[2], const void* row) { emulator::load_matrices<2, false>("ldmatrix.x2", r, row); }

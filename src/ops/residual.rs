@@ -23,7 +23,7 @@ use rayon::prelude::*;
 /// `out = relu(relu(convolution(x, 3x3) + bias) + convolution(x, 1x1) + bias)`.
 ///
 /// Inputs: `x`, weight and bias of the 3x3 convolution, weight and bias of the 1x1 convolution. Outputs: `out`, and if wanted
-/// where the inner ReLU's output is above zero, in [`Shape::bits`] of `out`.
+/// where the inner ReLU's output, as it would be stored, is above zero, in [`Shape::bits`] of `out`.
 #[derive(Debug, Clone)]
 pub struct Residual {
     /// The 3x3 convolution, which ends in a ReLU.
@@ -55,8 +55,11 @@ impl Op for Residual {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        self.shortcut.outputs(&[inputs[0], inputs[3], inputs[4]])?;
+        let shortcut = self.shortcut.outputs(&[inputs[0], inputs[3], inputs[4]])?;
         let mut outputs = self.main.outputs(&inputs[..3])?;
+        if shortcut != outputs {
+            return Err(Error::shape("residual", format!("{} cannot be added to {}", shortcut[0], outputs[0])));
+        }
         outputs.extend(self.positive.then(|| outputs[0].bits()));
         Ok(outputs)
     }
@@ -72,7 +75,8 @@ impl Op for Residual {
     fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
         let ([x, main, _, shortcut, _], dout) = ([0, 1, 2, 3, 4].map(|index| context.inputs[index]), context.of(0));
         let input = graph.shape(x).clone();
-        let dmain = graph.masked_beside(dout, context.outputs[1])?;
+        let positive = context.outputs.get(1).ok_or_else(|| Error::shape("residual", "no gradient without bits"))?;
+        let dmain = graph.masked_beside(dout, *positive)?;
         let mut gradients = vec![None; 5];
         for (first, window, dout) in [(3, SHORTCUT, dout), (1, Window::same(3), dmain)] {
             if context.wanted[first] || context.wanted[first + 1] {
@@ -105,7 +109,7 @@ impl Op for ResidualGradient {
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         match *inputs[1] == inputs[0].bits() {
             true => Ok(vec![inputs[0].clone()]),
-            false => Err(Error::shape("residual_gradient", format!("{} has no bits of {}", inputs[0], inputs[1]))),
+            false => Err(Error::shape("residual_gradient", format!("{} is not the bits of {}", inputs[1], inputs[0]))),
         }
     }
 }

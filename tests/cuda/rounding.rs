@@ -63,7 +63,8 @@ fn what_a_gpu_stores_in_16_bits_is_rounded_and_nothing_else() {
         inputs.iter().for_each(|(value, data)| device.write(id, *value, data).unwrap());
         device.run(id).unwrap();
         let mut totals = BTreeMap::new();
-        for (&value, shape) in values.iter().zip(&shapes) {
+        let numbers = values.iter().zip(&shapes).filter(|(_, shape)| shape.storage != Storage::Bits);
+        for (&value, shape) in numbers {
             let mut data = vec![0.0; shape.values()];
             device.read(id, value, &mut data).unwrap();
             let total = totals.entry(shape.storage == Storage::Reduced).or_insert([0; 2]);
@@ -149,9 +150,9 @@ fn residual(mut device: Box<dyn Device<f32>>, x: &Shape) -> Vec<Vec<f32>> {
     let shapes = [x.clone(), main, shortcut, x.clone()];
     let mut graph = Graph::new();
     let inputs: Vec<ValueId> = shapes.iter().map(|shape| graph.input(shape.clone())).collect();
-    let bias = graph.input(bias);
+    let [bias, shortcut_bias] = [(); 2].map(|()| graph.input(bias.clone()));
     let y = graph.apply_one(Relu, &inputs[..1]).unwrap();
-    let out = graph.apply(op, &[y, inputs[1], bias, inputs[2], bias]).unwrap()[0];
+    let out = graph.apply(op, &[y, inputs[1], bias, inputs[2], shortcut_bias]).unwrap()[0];
     let gradients = graph.differentiate(&[(out, inputs[3])], &inputs[..3]).unwrap();
     let kept: Vec<ValueId> = std::iter::once(out).chain(gradients.into_iter().flatten()).collect();
     let counts: Vec<usize> = kept.iter().map(|&value| graph.shape(value).values()).collect();
@@ -161,6 +162,7 @@ fn residual(mut device: Box<dyn Device<f32>>, x: &Shape) -> Vec<Vec<f32>> {
         device.write(step, input, &eighths(shape.values(), seed)).unwrap();
     }
     device.write(step, bias, &eighths(40, 4)).unwrap();
+    device.write(step, shortcut_bias, &eighths(40, 5)).unwrap();
     device.run(step).unwrap();
     let read = |(&value, &count): (&ValueId, &usize)| {
         let mut data = vec![0.0; count];
@@ -168,6 +170,36 @@ fn residual(mut device: Box<dyn Device<f32>>, x: &Shape) -> Vec<Vec<f32>> {
         data
     };
     kept.iter().zip(&counts).map(read).collect()
+}
+
+/// What is no number in one of a residual block's branches is so in its sum.
+#[test]
+fn a_residual_sum_keeps_what_is_no_number() {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Fp16] {
+        for branch in [2, 4] {
+            let Some(mut device) = super::open_in(precision) else { return };
+            let op = Residual::new(40, true);
+            let x = Shape::image(2, 9, 13, 16);
+            let shapes = [std::slice::from_ref(&x), &op.parameter_shapes(&x.channels)].concat();
+            let mut graph = Graph::new();
+            let inputs: Vec<ValueId> = shapes.iter().map(|shape| graph.input(shape.clone())).collect();
+            let out = graph.apply(op, &inputs).unwrap()[0];
+            let count = graph.shape(out).values();
+            let step = device.load(graph, &[out]).unwrap();
+            for (index, (&input, shape)) in inputs.iter().zip(&shapes).enumerate() {
+                let mut data = eighths(shape.values(), index);
+                if index == branch {
+                    data[7] = f32::NAN;
+                }
+                device.write(step, input, &data).unwrap();
+            }
+            device.run(step).unwrap();
+            let mut found = vec![0.0; count];
+            device.read(step, out, &mut found).unwrap();
+            let wrong = found.iter().enumerate().filter(|(index, value)| value.is_nan() != (index % 40 == 7)).count();
+            assert_eq!(wrong, 0, "{precision}, bias {branch}");
+        }
+    }
 }
 
 /// Adam's first step changes a parameter by the learning rate: far less than 16 bits could show.

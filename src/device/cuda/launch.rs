@@ -404,7 +404,8 @@ impl<'a> Launch<'a> {
                     Kind::BitsOutput => pointer.element == Element::Bits && pointer.writable,
                     Kind::ElementInput | Kind::ElementOutput => {
                         let same = *found.get_or_insert(pointer.element) == pointer.element;
-                        same && (parameter.kind == Kind::ElementInput || pointer.writable)
+                        let number = pointer.element != Element::Bits;
+                        same && number && (parameter.kind == Kind::ElementInput || pointer.writable)
                     }
                     _ => false,
                 },

@@ -50,6 +50,9 @@ impl Op for PooledGradient {
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         let vector = channel_vectors(&inputs[1..5])?;
+        if *inputs[0] != halved(inputs[1])? || inputs.get(5).is_some_and(|&dout| dout != inputs[1]) {
+            return Err(Error::shape("batch_norm", format!("{} has no maxima of {}", inputs[1], inputs[0])));
+        }
         Ok(vec![inputs[1].clone(), vector.clone(), vector])
     }
 
@@ -192,7 +195,7 @@ pub(super) fn normalise_and_pool(
         .kernel(kernel)
         .pointers(operands.iter().chain(&vectors).map(|operand| operand.pointer))
         .sizes([windows, channels].into_iter().chain(operands.map(|operand| operand.stride)))
-        .sizes([grid.width, x.shape.spatial[1], x.shape.spatial[2]])
+        .sizes([grid.width, x.shape.spatial[2]])
         .floats(epsilon)
         .launch(grid.over(windows, 1))
 }
@@ -210,7 +213,7 @@ impl OnCuda for PooledGradient {
         let [dpooled, x, gamma, mean, inverse] = [0, 1, 2, 3, 4].map(|index| launcher.input(index));
         let dout = (launcher.inputs() > 5).then(|| launcher.input(5));
         let ([dx, dgamma, dbeta], partial) = ([0, 1, 2].map(|index| launcher.output(index)), launcher.workspace());
-        let (windows, channels, [_, height, width]) = (dpooled.positions(), x.channels(), x.shape.spatial);
+        let (windows, channels, [_, _, width]) = (dpooled.positions(), x.channels(), x.shape.spatial);
         let operands = [dx, dpooled, x, gamma, dgamma, dbeta, mean, inverse];
         let grid = PixelGrid::new(channels, operands.iter().chain(&dout));
         // Without dout the kernels get a pointer that they do not read, and a stride of 0.
@@ -219,7 +222,7 @@ impl OnCuda for PooledGradient {
         launcher
             .kernel(BATCH_NORM_BACKWARD_POOLED_CHUNKS)
             .pointers([partial, dpooled.pointer, dout, x.pointer, gamma.pointer, mean.pointer])
-            .sizes([windows, channels, dpooled.stride, dout_stride, x.stride, chunks.pixels, grid.width, height, width])
+            .sizes([windows, channels, dpooled.stride, dout_stride, x.stride, chunks.pixels, grid.width, width])
             .launch(grid.with_blocks(chunks.count, 1))?;
         launcher
             .kernel(BATCH_NORM_BACKWARD_PARAMETERS)
@@ -230,7 +233,7 @@ impl OnCuda for PooledGradient {
             .kernel(BATCH_NORM_BACKWARD_POOLED)
             .pointers([dx.pointer, dpooled.pointer, dout, x.pointer])
             .pointers([gamma, dgamma, dbeta, mean, inverse].map(|operand| operand.pointer))
-            .sizes([windows, channels, dx.stride, dpooled.stride, dout_stride, x.stride, grid.width, height, width])
+            .sizes([windows, channels, dx.stride, dpooled.stride, dout_stride, x.stride, grid.width, width])
             .sizes([self.masked.start, self.masked.end.min(channels)])
             .launch(grid.over(windows, 1))
     }
