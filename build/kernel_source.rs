@@ -206,11 +206,11 @@ fn parameter(text: &str) -> Result<Parameter, String> {
         type_name.split(|character| !is_identifier(character)).filter(|word| !word.is_empty()).collect();
     let scalar: Vec<&str> = words.iter().copied().filter(|word| *word != "const").collect();
     let kind = match (type_name.contains('*'), scalar.join(" ").as_str()) {
-        (true, kind) => match (kind.split(' ').next().unwrap_or_default(), words.first() == Some(&"const")) {
-            ("Element", true) => "ElementInput",
-            ("Element", false) => "ElementOutput",
-            ("Bits", true) => "BitsInput",
-            ("Bits", false) => "BitsOutput",
+        (true, _) => match (scalar.first(), words.first() == Some(&"const")) {
+            (Some(&"Element"), true) => "ElementInput",
+            (Some(&"Element"), false) => "ElementOutput",
+            (Some(&"Bits"), true) => "BitsInput",
+            (Some(&"Bits"), false) => "BitsOutput",
             (_, true) => "Input",
             (_, false) => "Output",
         },

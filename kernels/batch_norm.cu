@@ -102,21 +102,15 @@ KERNEL_WITH_THREADS(batch_norm_forward_statistics, THREADS)(
 
 // ---- forward: normalise -----------------------------------------------------------------------------------------------
 
-template <int width>
-static __device__ void normalise(Element* out, const Element* x, const Normalisation<width>& norm, int pixels,
+template <int width, class Statistics>
+static __device__ void normalise(Element* out, const Element* x, const Statistics& statistics, int pixels, int channels,
                                  int out_stride, int x_stride) {
   const int c = first_channel<width>();
+  if (c >= channels) return;
+  const Normalisation<width> norm = statistics.template at<width>(c);
   for_each_pixel(
       pixels, [&](int p) { return load_stored<width>(x + p * x_stride + c); },
       [&](int p, const Stored<width, Element>& stored) { store(out + p * out_stride + c, norm(floats(stored))); });
-}
-
-template <int width>
-static __device__ void normalise_by_batch(Element* out, const Element* x, const float* gamma, const float* beta,
-                                          const float* mean, const float* inverse, int pixels, int channels,
-                                          int out_stride, int x_stride) {
-  const int c = first_channel<width>();
-  if (c < channels) normalise(out, x, normalisation<width>(gamma, beta, mean, inverse, c), pixels, out_stride, x_stride);
 }
 
 KERNEL_WITH_THREADS(batch_norm_forward, THREADS)(
@@ -127,21 +121,12 @@ KERNEL_WITH_THREADS(batch_norm_forward, THREADS)(
     const float* mean,     // [channels]
     const float* inverse,  // [channels]
     int pixels, int channels, int out_stride, int x_stride, int width) {
-  if (is_wide<Element>(width))
-    normalise_by_batch<WIDE<Element>>(out, x, gamma, beta, mean, inverse, pixels, channels, out_stride, x_stride);
-  else normalise_by_batch<1>(out, x, gamma, beta, mean, inverse, pixels, channels, out_stride, x_stride);
+  const ByBatch statistics = {gamma, beta, mean, inverse};
+  if (is_wide<Element>(width)) normalise<WIDE<Element>>(out, x, statistics, pixels, channels, out_stride, x_stride);
+  else normalise<1>(out, x, statistics, pixels, channels, out_stride, x_stride);
 }
 
 // ---- inference --------------------------------------------------------------------------------------------------------
-
-template <int width>
-static __device__ void infer(Element* out, const Element* x, const float* gamma, const float* beta, const float* mean,
-                             const float* variance, int pixels, int channels, int out_stride, int x_stride,
-                             float epsilon) {
-  const int c = first_channel<width>();
-  if (c >= channels) return;
-  normalise(out, x, running_normalisation<width>(gamma, beta, mean, variance, c, epsilon), pixels, out_stride, x_stride);
-}
 
 KERNEL_WITH_THREADS(batch_norm_inference, THREADS)(
     Element* out,             // [pixels, channels], stride out_stride
@@ -152,8 +137,9 @@ KERNEL_WITH_THREADS(batch_norm_inference, THREADS)(
     const float* variance,  // [channels]
     int pixels, int channels, int out_stride, int x_stride, int width,
     float epsilon) {
-  if (is_wide<Element>(width)) infer<WIDE<Element>>(out, x, gamma, beta, mean, variance, pixels, channels, out_stride, x_stride, epsilon);
-  else infer<1>(out, x, gamma, beta, mean, variance, pixels, channels, out_stride, x_stride, epsilon);
+  const ByRunning statistics = {gamma, beta, mean, variance, epsilon};
+  if (is_wide<Element>(width)) normalise<WIDE<Element>>(out, x, statistics, pixels, channels, out_stride, x_stride);
+  else normalise<1>(out, x, statistics, pixels, channels, out_stride, x_stride);
 }
 
 // Grid: channels.
@@ -254,7 +240,7 @@ static __device__ void differentiate(Element* dx, const Element* dout, const Ele
                                      const Masks& masks) {
   const int c = first_channel<width>();
   if (c >= channels) return;
-  const Slopes<width> slopes_of_c = slopes<width>(gamma, dgamma, dbeta, mean, inverse, pixels, c);
+  const Slopes<width> dx_of = slopes<width>(gamma, dgamma, dbeta, mean, inverse, pixels, c);
   const bool masked = masks.start <= c && c < masks.end;  // slices start at whole groups
   struct Loaded {
     Stored<width, Element> dout, x;
@@ -264,7 +250,8 @@ static __device__ void differentiate(Element* dx, const Element* dout, const Ele
       pixels,
       [&](int p) {
         Loaded loaded = {load_stored<width>(dout + p * dout_stride + c), load_stored<width>(x + p * x_stride + c)};
-        if constexpr (has_beside) loaded.positive = masks.positive[p * masks.groups + c / 8] >> c % 8;
+        if constexpr (has_beside)
+          loaded.positive = masks.positive[p * masks.groups + c / CHANNELS_PER_BYTE] >> c % CHANNELS_PER_BYTE;
         return loaded;
       },
       [&](int p, const Loaded& loaded) {
@@ -272,14 +259,12 @@ static __device__ void differentiate(Element* dx, const Element* dout, const Ele
         const Group<width> value = floats(loaded.x);
 #pragma unroll
         for (int k = 0; k < width; ++k) {
-          gradient[k] = slopes_of_c(gradient[k], value[k], k);
+          gradient[k] = dx_of(gradient[k], value[k], k);
           if (masked && !(value[k] > 0.0f)) gradient[k] = 0.0f;
         }
         store(dx + p * dx_stride + c, gradient);
         if constexpr (has_beside) {
-#pragma unroll
-          for (int k = 0; k < width; ++k)
-            if (!(loaded.positive >> k & 1)) gradient[k] = 0.0f;
+          keep_positive<width>(gradient, loaded.positive);
           store(masks.beside + p * masks.beside_stride + c, gradient);
         }
       });

@@ -16,31 +16,35 @@ template <int width> struct Normalisation {
   }
 };
 
-// By the batch's statistics, of the channels from c on; inverse is 1 / sqrt(variance + epsilon).
-template <int width>
-__device__ __forceinline__ Normalisation<width> normalisation(const float* gamma, const float* beta, const float* mean,
-                                                              const float* inverse, int c) {
-  Normalisation<width> norm = {load<width>(mean + c), load<width>(gamma + c), load<width>(beta + c)};
-  const Group<width> inverses = load<width>(inverse + c);
+// By the batch's statistics; inverse is 1 / sqrt(variance + epsilon). `at` is of the channels from c on.
+struct ByBatch {
+  const float *gamma, *beta, *mean, *inverse;
+
+  template <int width> __device__ __forceinline__ Normalisation<width> at(int c) const {
+    Normalisation<width> norm = {load<width>(mean + c), load<width>(gamma + c), load<width>(beta + c)};
+    const Group<width> inverses = load<width>(inverse + c);
 #pragma unroll
-  for (int k = 0; k < width; ++k) norm.scale[k] *= inverses[k];
-  return norm;
-}
+    for (int k = 0; k < width; ++k) norm.scale[k] *= inverses[k];
+    return norm;
+  }
+};
 
 // By the running ones.
-template <int width>
-__device__ __forceinline__ Normalisation<width> running_normalisation(const float* gamma, const float* beta,
-                                                                      const float* mean, const float* variance, int c,
-                                                                      float epsilon) {
-  Normalisation<width> norm = {{}, load<width>(gamma + c), load<width>(beta + c)};
-  const Group<width> means = load<width>(mean + c), variances = load<width>(variance + c);
+struct ByRunning {
+  const float *gamma, *beta, *mean, *variance;
+  float epsilon;
+
+  template <int width> __device__ __forceinline__ Normalisation<width> at(int c) const {
+    Normalisation<width> norm = {{}, load<width>(gamma + c), load<width>(beta + c)};
+    const Group<width> means = load<width>(mean + c), variances = load<width>(variance + c);
 #pragma unroll
-  for (int k = 0; k < width; ++k) {
-    norm.scale[k] /= sqrtf(variances[k] + epsilon);
-    norm.shift[k] -= means[k] * norm.scale[k];
+    for (int k = 0; k < width; ++k) {
+      norm.scale[k] /= sqrtf(variances[k] + epsilon);
+      norm.shift[k] -= means[k] * norm.scale[k];
+    }
+    return norm;
   }
-  return norm;
-}
+};
 
 // ---- sums -------------------------------------------------------------------------------------------------------------
 

@@ -17,10 +17,12 @@ struct Corner {
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
 
-template <int width>
-static __device__ void normalise(Element* out, Element* pooled, const Element* x, const Normalisation<width>& norm,
-                                 int windows, int out_stride, int pooled_stride, int x_stride, int w) {
+template <int width, class Statistics>
+static __device__ void normalise(Element* out, Element* pooled, const Element* x, const Statistics& statistics,
+                                 int windows, int channels, int out_stride, int pooled_stride, int x_stride, int w) {
   const int c = first_channel<width>();
+  if (c >= channels) return;
+  const Normalisation<width> norm = statistics.template at<width>(c);
   for_each_pixel(windows, [&](int p) {
     const Corner corner(p, w);
     Stored<width, Element> loaded[4];
@@ -39,16 +41,6 @@ static __device__ void normalise(Element* out, Element* pooled, const Element* x
   });
 }
 
-template <int width>
-static __device__ void normalise_by_batch(Element* out, Element* pooled, const Element* x, const float* gamma,
-                                          const float* beta, const float* mean, const float* inverse, int windows,
-                                          int channels, int out_stride, int pooled_stride, int x_stride, int w) {
-  const int c = first_channel<width>();
-  if (c >= channels) return;
-  normalise(out, pooled, x, normalisation<width>(gamma, beta, mean, inverse, c), windows, out_stride, pooled_stride,
-            x_stride, w);
-}
-
 KERNEL_WITH_THREADS(batch_norm_forward_pooled, THREADS)(
     Element* out,          // [images, h, w, channels], stride out_stride
     Element* pooled,       // [images, h / 2, w / 2, channels], stride pooled_stride: `windows` in all
@@ -58,22 +50,10 @@ KERNEL_WITH_THREADS(batch_norm_forward_pooled, THREADS)(
     const float* mean,     // [channels]
     const float* inverse,  // [channels]
     int windows, int channels, int out_stride, int pooled_stride, int x_stride, int width, int w) {
+  const ByBatch statistics = {gamma, beta, mean, inverse};
   if (is_wide<Element>(width))
-    normalise_by_batch<WIDE<Element>>(out, pooled, x, gamma, beta, mean, inverse, windows, channels, out_stride,
-                                      pooled_stride, x_stride, w);
-  else
-    normalise_by_batch<1>(out, pooled, x, gamma, beta, mean, inverse, windows, channels, out_stride, pooled_stride,
-                          x_stride, w);
-}
-
-template <int width>
-static __device__ void infer(Element* out, Element* pooled, const Element* x, const float* gamma, const float* beta,
-                             const float* mean, const float* variance, int windows, int channels, int out_stride,
-                             int pooled_stride, int x_stride, int w, float epsilon) {
-  const int c = first_channel<width>();
-  if (c >= channels) return;
-  normalise(out, pooled, x, running_normalisation<width>(gamma, beta, mean, variance, c, epsilon), windows, out_stride,
-            pooled_stride, x_stride, w);
+    normalise<WIDE<Element>>(out, pooled, x, statistics, windows, channels, out_stride, pooled_stride, x_stride, w);
+  else normalise<1>(out, pooled, x, statistics, windows, channels, out_stride, pooled_stride, x_stride, w);
 }
 
 KERNEL_WITH_THREADS(batch_norm_inference_pooled, THREADS)(
@@ -86,12 +66,10 @@ KERNEL_WITH_THREADS(batch_norm_inference_pooled, THREADS)(
     const float* variance,  // [channels]
     int windows, int channels, int out_stride, int pooled_stride, int x_stride, int width, int w,
     float epsilon) {
+  const ByRunning statistics = {gamma, beta, mean, variance, epsilon};
   if (is_wide<Element>(width))
-    infer<WIDE<Element>>(out, pooled, x, gamma, beta, mean, variance, windows, channels, out_stride, pooled_stride,
-                         x_stride, w, epsilon);
-  else
-    infer<1>(out, pooled, x, gamma, beta, mean, variance, windows, channels, out_stride, pooled_stride, x_stride, w,
-             epsilon);
+    normalise<WIDE<Element>>(out, pooled, x, statistics, windows, channels, out_stride, pooled_stride, x_stride, w);
+  else normalise<1>(out, pooled, x, statistics, windows, channels, out_stride, pooled_stride, x_stride, w);
 }
 
 // ---- backward ---------------------------------------------------------------------------------------------------------
@@ -194,7 +172,7 @@ static __device__ void differentiate(Element* dx, const Given& given, const floa
                                      int channels, int dx_stride, int masked_start, int masked_end) {
   const int c = first_channel<width>();
   if (c >= channels) return;
-  const Slopes<width> slopes_of_c = slopes<width>(gamma, dgamma, dbeta, mean, inverse, 4 * windows, c);
+  const Slopes<width> dx_of = slopes<width>(gamma, dgamma, dbeta, mean, inverse, 4 * windows, c);
   const Group<width> gammas = load<width>(gamma + c);
   const bool masked = masked_start <= c && c < masked_end;  // slices start at whole groups
   for_each_pixel(windows, [&](int p) {
@@ -205,7 +183,7 @@ static __device__ void differentiate(Element* dx, const Given& given, const floa
       Group<width> gradient;
 #pragma unroll
       for (int k = 0; k < width; ++k) {
-        gradient[k] = slopes_of_c(window.gradient[i][k], window.x[i][k], k);
+        gradient[k] = dx_of(window.gradient[i][k], window.x[i][k], k);
         if (masked && !(window.x[i][k] > 0.0f)) gradient[k] = 0.0f;
       }
       store(dx + corner.pixel(i) * dx_stride + c, gradient);

@@ -44,8 +44,25 @@ template <> __device__ __forceinline__ float saturate<__half>(float value) {
   return value > most ? most : value < -most ? -most : value;
 }
 
+// ---- bits -------------------------------------------------------------------------------------------------------------
 // Of eight neighbouring channels, whether each is above zero: the first in the lowest bit.
+
 using Bits = unsigned char;
+constexpr int CHANNELS_PER_BYTE = 8;
+
+template <class Values> __device__ __forceinline__ Bits positive_bits(const Values& values) {
+  unsigned bits = 0;
+#pragma unroll
+  for (int k = 0; k < CHANNELS_PER_BYTE; ++k) bits |= static_cast<unsigned>(to_float(values[k]) > 0.0f) << k;
+  return static_cast<Bits>(bits);
+}
+
+// Makes those of the first `count` values zero that have no bit.
+template <int count, class Values> __device__ __forceinline__ void keep_positive(Values& values, unsigned bits) {
+#pragma unroll
+  for (int k = 0; k < count; ++k)
+    if (!(bits >> k & 1)) values[k] = 0.0f;
+}
 
 // ---- kernels ----------------------------------------------------------------------------------------------------------
 // KERNEL(name)(parameters) { body }. The build finds these declarations and makes a Rust constant of each name.

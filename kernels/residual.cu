@@ -3,19 +3,19 @@
 
 #include "pixels.cuh"
 
-constexpr int EIGHT = 8;
+using Eight = Group<CHANNELS_PER_BYTE>;
 
-template <bool is_aligned> static __device__ Group<EIGHT> load_eight(const Element* address, int count) {
+template <bool is_aligned> static __device__ Eight load_eight(const Element* address, int count) {
   if constexpr (is_aligned) {
-    return load<EIGHT>(address);
+    return load<CHANNELS_PER_BYTE>(address);
   } else {
-    Group<EIGHT> group = {};
+    Eight group = {};
     for (int k = 0; k < count; ++k) group[k] = to_float(address[k]);
     return group;
   }
 }
 
-template <bool is_aligned> static __device__ void store_eight(Element* address, const Group<EIGHT>& group, int count) {
+template <bool is_aligned> static __device__ void store_eight(Element* address, const Eight& group, int count) {
   if constexpr (is_aligned) {
     store(address, group);
   } else {
@@ -26,24 +26,22 @@ template <bool is_aligned> static __device__ void store_eight(Element* address, 
 template <bool is_aligned>
 static __device__ void add(Element* out, Bits* positive, const Element* main, const Element* shortcut, int pixels,
                            int channels, int out_stride, int main_stride, int shortcut_stride, int groups) {
-  const int c = first_channel<EIGHT>(), count = min(EIGHT, channels - c);
+  const int c = first_channel<CHANNELS_PER_BYTE>(), count = min(CHANNELS_PER_BYTE, channels - c);
   if (count <= 0) return;
   for_each_pixel(pixels, [&](int p) {
-    Group<EIGHT> sum = load_eight<is_aligned>(main + p * main_stride + c, count);
-    const Group<EIGHT> added = load_eight<is_aligned>(shortcut + p * shortcut_stride + c, count);
-    unsigned bits = 0;
+    Eight sum = load_eight<is_aligned>(main + p * main_stride + c, count);
+    const Eight added = load_eight<is_aligned>(shortcut + p * shortcut_stride + c, count);
+    if (groups) positive[p * groups + c / CHANNELS_PER_BYTE] = positive_bits(sum);
 #pragma unroll
-    for (int k = 0; k < EIGHT; ++k) {
-      bits |= static_cast<unsigned>(sum[k] > 0.0f) << k;
-      const float total = (sum[k] < 0.0f ? 0.0f : sum[k]) + added[k];  // NaN stays
-      sum[k] = total < 0.0f ? 0.0f : total;
+    for (int k = 0; k < CHANNELS_PER_BYTE; ++k) {
+      const float total = sum[k] + added[k];
+      sum[k] = total < 0.0f ? 0.0f : total;  // NaN stays
     }
     store_eight<is_aligned>(out + p * out_stride + c, sum, count);
-    if (groups) positive[p * groups + c / EIGHT] = static_cast<Bits>(bits);
   });
 }
 
-// max(max(main, 0) + shortcut, 0), and where main is above zero.
+// max(main + shortcut, 0), and where main, which ends in a ReLU, is above zero.
 KERNEL_WITH_THREADS(residual_forward, THREADS)(
     Element* out,             // [pixels, channels], stride out_stride; may be main
     Bits* positive,           // [pixels, groups]; not written where groups is 0
@@ -57,14 +55,11 @@ KERNEL_WITH_THREADS(residual_forward, THREADS)(
 template <bool is_aligned>
 static __device__ void mask(Element* dmain, const Element* dout, const Bits* positive, int pixels, int channels,
                             int dmain_stride, int dout_stride, int groups) {
-  const int c = first_channel<EIGHT>(), count = min(EIGHT, channels - c);
+  const int c = first_channel<CHANNELS_PER_BYTE>(), count = min(CHANNELS_PER_BYTE, channels - c);
   if (count <= 0) return;
   for_each_pixel(pixels, [&](int p) {
-    Group<EIGHT> gradient = load_eight<is_aligned>(dout + p * dout_stride + c, count);
-    const unsigned bits = positive[p * groups + c / EIGHT];
-#pragma unroll
-    for (int k = 0; k < EIGHT; ++k)
-      if (!(bits >> k & 1)) gradient[k] = 0.0f;
+    Eight gradient = load_eight<is_aligned>(dout + p * dout_stride + c, count);
+    keep_positive<CHANNELS_PER_BYTE>(gradient, positive[p * groups + c / CHANNELS_PER_BYTE]);
     store_eight<is_aligned>(dmain + p * dmain_stride + c, gradient, count);
   });
 }

@@ -335,16 +335,14 @@ __device__ __forceinline__ void rectify(typename T::Sums& sums, Element* shared,
       sums, [&](int column) { return first_column + column < outputs ? bias[first_column + column] : 0.0f; },
       [](float sum) { return sum < 0.0f ? 0.0f : sum; });  // NaN stays
   if (!shortcut.groups) return;
+  static_assert(PIECE == CHANNELS_PER_BYTE, "a piece's bits are a byte");
   const Element* own = share_sums<T>(shared, sums);
 #pragma unroll 4
   for (int i = 0; i < Pieces<T>::count; ++i) {
     const int place = pieces.place(i);
     if (place < 0) continue;
     const Vector16<Element> values = load16(own + pieces.pixel(i) * PITCH<T> + pieces.first_channel());
-    unsigned positive = 0;
-#pragma unroll
-    for (int k = 0; k < PIECE; ++k) positive |= static_cast<unsigned>(to_float(values[k]) > 0.0f) << k;
-    shortcut.positive[place * shortcut.groups + pieces.channel / PIECE] = static_cast<Bits>(positive);
+    shortcut.positive[place * shortcut.groups + pieces.channel / PIECE] = positive_bits(values);
   }
   __syncthreads();  // the shortcut's operands come where the sums are
 }

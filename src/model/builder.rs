@@ -211,9 +211,7 @@ impl Builder<'_> {
         let mut operands = vec![x];
         for (part, convolution) in [("conv", &op.main), ("shortcut", &op.shortcut)] {
             let kernel = convolution.window.kernel;
-            let name = format!("{name}.{part}");
-            operands.push(self.convolution_weight(&name, x, convolution, &kernel[1..]));
-            operands.push(self.vector(format!("{name}.bias"), &convolution.out, 0.0, Region::Parameters));
+            operands.extend(self.weight_and_bias(&format!("{name}.{part}"), x, convolution, &kernel[1..]));
         }
         let sum = self.graph.apply(op, &operands)?[0];
         self.batch_norm(&format!("{name}.bn"), sum)
@@ -240,11 +238,16 @@ impl Builder<'_> {
 
     /// A convolution whose weights' shape in a file ends in `kernel`: nothing, if the file has a linear layer.
     fn layer(&mut self, name: &str, x: ValueId, op: Convolution, bias: bool, kernel: &[usize]) -> Result<ValueId> {
-        let mut operands = vec![x, self.convolution_weight(name, x, &op, kernel)];
-        if bias {
-            operands.push(self.vector(format!("{name}.bias"), &op.out, 0.0, Region::Parameters));
-        }
-        self.graph.apply_one(op, &operands)
+        let parameters = match bias {
+            true => self.weight_and_bias(name, x, &op, kernel).to_vec(),
+            false => vec![self.convolution_weight(name, x, &op, kernel)],
+        };
+        self.graph.apply_one(op, &[&[x], &parameters[..]].concat())
+    }
+
+    fn weight_and_bias(&mut self, name: &str, x: ValueId, op: &Convolution, kernel: &[usize]) -> [ValueId; 2] {
+        let weight = self.convolution_weight(name, x, op, kernel);
+        [weight, self.vector(format!("{name}.bias"), &op.out, 0.0, Region::Parameters)]
     }
 
     fn convolution_weight(&mut self, name: &str, x: ValueId, op: &Convolution, kernel: &[usize]) -> ValueId {
@@ -259,8 +262,7 @@ impl Builder<'_> {
     /// To one channel.
     fn head(&mut self, features: Features) -> Result<ValueId> {
         let op = Convolution::new(Window::same(1), 1);
-        let weight = self.convolution_weight("head", features.x, &op, &[1, 1]);
-        let bias = self.vector("head.bias".into(), &op.out, 0.0, Region::Parameters);
+        let [weight, bias] = self.weight_and_bias("head", features.x, &op, &[1, 1]);
         self.linear(op, features, weight, bias)
     }
 

@@ -1,6 +1,6 @@
 //! Batch norm on the CPU.
 
-use super::pooled::write_maxima;
+use super::pooled::write_with_maxima;
 use super::{
     BatchNorm, BatchNormGradient, BatchNormInference, BatchNormScale, BatchNormScaleGradient, BatchNormScaleInference,
     EPSILON,
@@ -84,8 +84,8 @@ impl<T: Real> OnCpu<T> for BatchNorm {
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
         let (x, gamma, beta) = (call.input(0), call.input(1).dense(), call.input(2).dense());
         let [mean, inverse] = statistics(&mut call, 1);
-        let mut out = call.output(0);
-        out.lend().for_each_pixel(|position, out| {
+        let maxima = self.pooled.then(|| call.output(5));
+        write_with_maxima(call.output(0), maxima, |position, out| {
             let statistics = mean.iter().zip(inverse).zip(gamma.iter().zip(beta));
             for ((out, &x), ((&mean, &inverse), (&gamma, &beta))) in
                 out.iter_mut().zip(x.pixel(position)).zip(statistics)
@@ -93,9 +93,6 @@ impl<T: Real> OnCpu<T> for BatchNorm {
                 *out = (x - mean) * (inverse * gamma) + beta;
             }
         });
-        if self.pooled {
-            write_maxima(out, call.output(5));
-        }
     }
 }
 
@@ -127,6 +124,15 @@ impl<T: Real> OnCpu<T> for BatchNormScaleGradient {
             slope[channel] = factor * inverse[channel] * dgamma[channel];
             offset[channel] = factor * dshift[channel] - slope[channel] * mean[channel];
         }
+    }
+}
+
+/// Adds a pixel's `dout` and `dout * (x - mean)`, channel by channel.
+pub(super) fn add_pixel<T: Real>([dbeta, dgamma]: [&mut [T]; 2], dout: &[T], x: &[T], mean: &[T]) {
+    let pixel = dout.iter().zip(x).zip(mean);
+    for ((dbeta, dgamma), ((&dout, &x), &mean)) in dbeta.iter_mut().zip(dgamma).zip(pixel) {
+        *dbeta += dout;
+        *dgamma += dout * (x - mean);
     }
 }
 
@@ -195,11 +201,7 @@ impl<T: Real> OnCpu<T> for BatchNormGradient {
             sums.fill(T::ZERO);
             let (dbeta, dgamma) = sums.split_at_mut(channels);
             for position in chunk(index, x.shape()) {
-                let pixels = dout.pixel(position).iter().zip(x.pixel(position)).zip(mean);
-                for ((dbeta, dgamma), ((&dout, &x), &mean)) in dbeta.iter_mut().zip(dgamma.iter_mut()).zip(pixels) {
-                    *dbeta += dout;
-                    *dgamma += dout * (x - mean);
-                }
+                add_pixel([dbeta, dgamma], dout.pixel(position), x.pixel(position), mean);
             }
         });
         let [dgamma, dbeta] = [1, 2].map(|index| call.output(index).into_dense());
@@ -245,14 +247,11 @@ impl<T: Real> OnCpu<T> for BatchNormInference {
         let (scale, shift) = call.workspace().split_at_mut(x.channels());
         running_scale([1, 2, 3, 4].map(|index| call.input(index).dense()), scale, shift);
         let (scale, shift) = (&*scale, &*shift);
-        let mut out = call.output(0);
-        out.lend().for_each_pixel(|position, out| {
+        let maxima = self.pooled.then(|| call.output(1));
+        write_with_maxima(call.output(0), maxima, |position, out| {
             for ((out, &x), (&scale, &shift)) in out.iter_mut().zip(x.pixel(position)).zip(scale.iter().zip(shift)) {
                 *out = x * scale + shift;
             }
         });
-        if self.pooled {
-            write_maxima(out, call.output(1));
-        }
     }
 }

@@ -115,6 +115,21 @@ impl OnCuda for BatchNormScaleInference {
     }
 }
 
+/// Launches the kernel that adds the chunks' sums in the workspace to the parameters' gradients.
+pub(super) fn launch_parameters(
+    launcher: &mut Launcher,
+    [dgamma, dbeta]: [Operand; 2],
+    inverse: Operand,
+    chunks: Chunks,
+) -> Result<()> {
+    let (partial, channels) = (launcher.workspace(), dgamma.channels());
+    launcher
+        .kernel(BATCH_NORM_BACKWARD_PARAMETERS)
+        .pointers([dgamma.pointer, dbeta.pointer, partial, inverse.pointer])
+        .sizes([channels, chunks.count])
+        .launch(PixelGrid::merging(channels).with_blocks(1, 1))
+}
+
 impl OnCuda for BatchNormGradient {
     fn workspace(&self, _: Precision, inputs: &[&Shape], _: &[&Shape]) -> usize {
         chunk_elements(inputs[1])
@@ -131,11 +146,7 @@ impl OnCuda for BatchNormGradient {
             .pointers([partial, dout.pointer, x.pointer, mean.pointer])
             .sizes([pixels, channels, dout.stride, x.stride, chunks.pixels, grid.width])
             .launch(grid.with_blocks(chunks.count, 1))?;
-        launcher
-            .kernel(BATCH_NORM_BACKWARD_PARAMETERS)
-            .pointers([dgamma.pointer, dbeta.pointer, partial, inverse.pointer])
-            .sizes([channels, chunks.count])
-            .launch(PixelGrid::merging(channels).with_blocks(1, 1))?;
+        launch_parameters(launcher, [dgamma, dbeta], inverse, chunks)?;
         let vectors = [gamma, dgamma, dbeta, mean, inverse];
         let masked = [self.masked.start, self.masked.end.min(channels)];
         if self.beside {

@@ -1,15 +1,15 @@
 //! Batch norm with the maximum of each window of 2x2 pixels of its result beside it: an encoder level's end in one pass,
 //! and its gradient in two.
 
-use super::cpu::{Slopes, mask};
-use super::cuda::chunk_elements;
+use super::cpu::{Slopes, add_pixel, mask};
+use super::cuda::{chunk_elements, launch_parameters};
 use super::{BatchNorm, BatchNormInference, channel_vectors, running};
 use crate::device::Precision;
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Output, Real};
 use crate::device::cuda::{Chunks, Launcher, OnCuda, Operand, PixelGrid};
 use crate::device::kernels::{
-    BATCH_NORM_BACKWARD_PARAMETERS, BATCH_NORM_BACKWARD_POOLED, BATCH_NORM_BACKWARD_POOLED_CHUNKS,
-    BATCH_NORM_FORWARD_POOLED, BATCH_NORM_INFERENCE_POOLED,
+    BATCH_NORM_BACKWARD_POOLED, BATCH_NORM_BACKWARD_POOLED_CHUNKS, BATCH_NORM_FORWARD_POOLED,
+    BATCH_NORM_INFERENCE_POOLED,
 };
 use crate::graph::ValueId;
 use crate::ops::case::Case;
@@ -77,10 +77,17 @@ fn window_positions(window: usize, width: usize) -> [usize; 4] {
     [first, first + 1, first + width, first + width + 1]
 }
 
-/// Writes the maximum of each channel in each window of `out`.
-pub(super) fn write_maxima<T: Real>(out: Output<T>, maxima: Output<T>) {
+/// Calls `write(position, pixel)` for all pixels of `out`; and writes the maximum of each channel in each window, if they are
+/// wanted, while the window's rows are in the cache.
+pub(super) fn write_with_maxima<T: Real>(
+    out: Output<T>,
+    maxima: Option<Output<T>>,
+    write: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let Some(maxima) = maxima else { return out.for_each_pixel(write) };
     let width = out.shape().spatial[2];
     out.blocks(2 * width).zip(maxima.blocks(width / 2)).for_each(|(mut out, mut maxima)| {
+        out.positions().for_each(|position| write(position, out.pixel(position)));
         for window in maxima.positions() {
             let maximum = maxima.pixel(window);
             let [first, others @ ..] = window_positions(window, width);
@@ -149,11 +156,7 @@ impl<T: Real> OnCpu<T> for PooledGradient {
             cpu.with_scratch(2 * channels, |scratch| {
                 for window in chunk * CHUNK_WINDOWS..((chunk + 1) * CHUNK_WINDOWS).min(windows) {
                     given.for_each_pixel(window, scratch, |position, gradient| {
-                        let pixel = gradient.iter().zip(x.pixel(position)).zip(mean);
-                        for ((dbeta, dgamma), ((&dout, &x), &mean)) in dbeta.iter_mut().zip(&mut *dgamma).zip(pixel) {
-                            *dbeta += dout;
-                            *dgamma += dout * (x - mean);
-                        }
+                        add_pixel([&mut *dbeta, &mut *dgamma], gradient, x.pixel(position), mean);
                     });
                 }
             });
@@ -224,11 +227,7 @@ impl OnCuda for PooledGradient {
             .pointers([partial, dpooled.pointer, dout, x.pointer, gamma.pointer, mean.pointer])
             .sizes([windows, channels, dpooled.stride, dout_stride, x.stride, chunks.pixels, grid.width, width])
             .launch(grid.with_blocks(chunks.count, 1))?;
-        launcher
-            .kernel(BATCH_NORM_BACKWARD_PARAMETERS)
-            .pointers([dgamma.pointer, dbeta.pointer, partial, inverse.pointer])
-            .sizes([channels, chunks.count])
-            .launch(PixelGrid::merging(channels).with_blocks(1, 1))?;
+        launch_parameters(launcher, [dgamma, dbeta], inverse, chunks)?;
         launcher
             .kernel(BATCH_NORM_BACKWARD_POOLED)
             .pointers([dx.pointer, dpooled.pointer, dout, x.pointer])
