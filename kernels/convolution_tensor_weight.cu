@@ -5,6 +5,9 @@
 // for convolution_sum_parts, or to the gradient itself if there is one part. A warp has 16 input channels, or 32 of a wide
 // 1x1 kernel, and 32 output channels; where there are 32 output channels or fewer, two warps share the patch's pixels. The
 // input's pixels are read from shared memory once for all taps of a column of the kernel, as its rows pass by.
+//
+// A residual block's two convolutions have their gradients from one pass: dout is the 1x1 kernel's, which is one more product
+// with the input under the 3x3 kernel's center, and where it has no bit it is made zero for the 3x3 kernel.
 // Grid: input channels in tiles, for the 1x1 kernels for each tap of the window whose large image x is; output channels in
 // tiles; parts.
 
@@ -14,46 +17,72 @@ static_assert(sizeof(Element) == 2, "tensor cores' products here are of 16 bits"
 
 constexpr int WEIGHT_PATCH_ROWS = 8;
 
-template <int kernel_, int inputs_, int columns_> struct WeightTile {
+template <int kernel_, int inputs_, int columns_, bool residual_ = false> struct WeightTile {
   static constexpr int kernel = kernel_, inputs = inputs_, columns = columns_, taps = kernel * kernel;
+  static constexpr bool residual = residual_;
   static constexpr int border = kernel / 2, warp_inputs = inputs / 2, blocks = warp_inputs / 16;  // of 16 inputs each
   static constexpr int halves = 64 / columns;  // into which the patch's rows are divided among warps
   static constexpr int rows_per_warp = WEIGHT_PATCH_ROWS / halves;
   static constexpr int x_width = PATCH_WIDTH + kernel - 1, x_rows = WEIGHT_PATCH_ROWS + kernel - 1;
   static constexpr int x_pitch = inputs + PIECE, dout_pitch = columns + PIECE;
   static constexpr int x_elements = x_rows * x_width * x_pitch;
-  static constexpr int stage_elements = x_elements + WEIGHT_PATCH_ROWS * PATCH_WIDTH * dout_pitch;
-  static constexpr int dout_pieces = columns / PIECE;  // of a pixel
+  static constexpr int pixels = WEIGHT_PATCH_ROWS * PATCH_WIDTH, bits_at = x_elements + pixels * dout_pitch;
+  static constexpr int bits_pitch = columns / CHANNELS_PER_BYTE;
+  static constexpr int stage_elements = bits_at + (residual ? pixels * bits_pitch / static_cast<int>(sizeof(Element)) : 0);
+  static_assert(!residual || taps > 1);
 
-  // The last one is the bias's, whose input is 1 at every pixel.
-  static constexpr int products = taps * blocks, bias = products;
-  using Sums = float[products + 1][4][4];
+  // Of four times 8 output channels each; those of a residual block's 1x1 kernel are behind the 3x3 kernel's. The last one
+  // is the biases', see add_bias.
+  static constexpr int products = taps * blocks, all_products = products + (residual ? blocks : 0);
+  using Sums = float[all_products * 4 + 1][4];
 };
+
+// The tensors that the gradients are computed from.
+struct WeightFactors {
+  const Element *dout, *x;
+  const Bits* positive;
+  int inputs, outputs, dout_stride, x_stride, groups;
+};
+
+// The bits of a stage's patch.
+template <class T> __device__ __forceinline__ Bits* bits(Element* stage) {
+  return reinterpret_cast<Bits*>(stage + T::bits_at);
+}
+
+template <class T> __device__ __forceinline__ const Bits* bits(const Element* stage) {
+  return reinterpret_cast<const Bits*>(stage + T::bits_at);
+}
 
 // What a thread copies into shared memory, patch by patch: a column of pixels, or every second pixel of one.
 template <class T> struct WeightCopies {
   static constexpr int x_threads = T::x_width * (T::inputs / PIECE);
   static constexpr int dout_rows = TENSOR_THREADS / (T::columns / PIECE) / PATCH_WIDTH;  // that all threads copy at once
   static_assert(x_threads <= TENSOR_THREADS, "all columns at once");
-  const Element *dout, *x;
+  static_assert(!T::residual || T::pixels == TENSOR_THREADS, "a pixel's bits for each thread");
+  const WeightFactors& factors;
   const Image& size;
   const Window& window;
-  int dout_stride, x_stride;
+  const Element *dout, *x;
+  const Bits* positive;
   bool has_input, has_output;
   Patch patch;
 
-  __device__ __forceinline__ WeightCopies(const Element* dout, const Element* x, const Image& size, const Window& window,
-                                          int first_patch, int tap, int first_input, int inputs, int outputs,
-                                          int dout_stride, int x_stride)
-      : size(size), window(window), dout_stride(dout_stride), x_stride(x_stride),
-        patch(first_patch, WEIGHT_PATCH_ROWS, PATCH_WIDTH, size) {
-    const int thread = threadIdx.x;
+  __device__ __forceinline__ WeightCopies(const WeightFactors& factors, const Image& size, const Window& window,
+                                          int first_patch, int tap, int first_input)
+      : factors(factors), size(size), window(window), patch(first_patch, WEIGHT_PATCH_ROWS, PATCH_WIDTH, size) {
+    const int thread = threadIdx.x, first_output = blockIdx.y * T::columns;
     const int input = first_input + thread % (T::inputs / PIECE) * PIECE;
-    const int output = blockIdx.y * T::columns + thread % (T::columns / PIECE) * PIECE;
-    has_input = input < inputs;
-    has_output = output < outputs;
-    this->x = x + window_offset(size, window, tap) * x_stride + input;
-    this->dout = dout + output;
+    const int output = first_output + thread % (T::columns / PIECE) * PIECE;
+    has_input = input < factors.inputs;
+    has_output = output < factors.outputs;
+    x = factors.x + window_offset(size, window, tap) * factors.x_stride + input;
+    dout = factors.dout + output;
+    positive = factors.positive + first_output / CHANNELS_PER_BYTE;
+  }
+
+  // The place of a pixel of the patch, in a tensor whose pixels are `stride` apart.
+  __device__ __forceinline__ ptrdiff_t place(int y, int x, int stride) const {
+    return static_cast<ptrdiff_t>((patch.image * size.height + y) * size.width + x) * stride;
   }
 
   // Begins the copies of the next patch. Where there is nothing to copy, addresses mean nothing.
@@ -63,10 +92,10 @@ template <class T> struct WeightCopies {
       const int column = thread / (T::inputs / PIECE), at = patch.x + column - T::border;
       const int place = T::kernel == 1 ? large_pixel(size, window, patch.image, patch.y, at)
                                        : (patch.image * size.height + patch.y - T::border) * size.width + at;
-      const int step = (T::kernel == 1 ? window.height * size.width * window.width : size.width) * x_stride;
+      const int step = (T::kernel == 1 ? window.height * size.width * window.width : size.width) * factors.x_stride;
       const bool valid = has_input && is_inside(at, size.width);
       Element* to = stage + column * T::x_pitch + thread % (T::inputs / PIECE) * PIECE;
-      const Element* from = x + static_cast<ptrdiff_t>(place) * x_stride;
+      const Element* from = x + static_cast<ptrdiff_t>(place) * factors.x_stride;
 #pragma unroll
       for (int row = 0; row < T::x_rows; ++row) {
         cp_async_or_zero<16>(to + row * T::x_width * T::x_pitch, from,
@@ -77,12 +106,16 @@ template <class T> struct WeightCopies {
     const int pixel = thread / (T::columns / PIECE), at = patch.x + pixel % PATCH_WIDTH, y = patch.y + pixel / PATCH_WIDTH;
     const bool valid = has_output && at < size.width;
     Element* to = stage + T::x_elements + pixel * T::dout_pitch + thread % (T::columns / PIECE) * PIECE;
-    const Element* from =
-        dout + static_cast<ptrdiff_t>((patch.image * size.height + y) * size.width + at) * dout_stride;
+    const Element* from = dout + place(y, at, factors.dout_stride);
 #pragma unroll
     for (int row = 0; row < WEIGHT_PATCH_ROWS; row += dout_rows) {
       cp_async_or_zero<16>(to + row * PATCH_WIDTH * T::dout_pitch, from, valid && y + row < size.height);
-      from += dout_rows * size.width * dout_stride;
+      from += dout_rows * size.width * factors.dout_stride;
+    }
+    if constexpr (T::residual) {
+      const int y = patch.y + thread / PATCH_WIDTH, at = patch.x + thread % PATCH_WIDTH;
+      cp_async_or_zero<T::bits_pitch>(bits<T>(stage) + thread * T::bits_pitch, positive + place(y, at, factors.groups),
+                                      y < size.height && at < size.width);
     }
     patch.advance(WEIGHT_PATCH_ROWS, size);
   }
@@ -103,6 +136,37 @@ template <class T> struct WeightWarp {
   }
 };
 
+// Makes those of a row's output gradients zero that have no bit. `row` are the bits of its pixels, of the warp's channels.
+template <class T> __device__ __forceinline__ void keep_positive(unsigned (&b)[4][2], const Bits* row) {
+  const int lane = threadIdx.x % WARP_SIZE;
+  unsigned pixels[4];  // that the lane has elements of: their channel's bits are the highest of each byte
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int pixel = lane % 4 * 2 + i % 2 + i / 2 * 8;
+    pixels[i] = *reinterpret_cast<const unsigned*>(row + pixel * T::bits_pitch) << (CHANNELS_PER_BYTE - 1 - lane / 4);
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const unsigned low = pixels[2 * half], high = pixels[2 * half + 1];
+    b[0][half] &= sign_masks<0>(low, high);
+    b[1][half] &= sign_masks<1>(low, high);
+    b[2][half] &= sign_masks<2>(low, high);
+    b[3][half] &= sign_masks<3>(low, high);
+  }
+}
+
+// Adds up a row's output gradients, those of the nth 8 channels in column `first` + n of the sums: in row r those of channel
+// r in one half of the pixels, in row 8 + r those in the other.
+template <class T> __device__ __forceinline__ void add_bias(typename T::Sums& sums, const unsigned (&b)[4][2], int first) {
+  const int column = threadIdx.x % WARP_SIZE / 4;
+#pragma unroll
+  for (int n = 0; n < 4; n += 2) {
+    const unsigned a[4] = {b[n][0], b[n][1], b[n + 1][0], b[n + 1][1]};
+    const unsigned ones[2] = {column == first + n ? TWO_ONES : 0, column == first + n + 1 ? TWO_ONES : 0};
+    multiply(sums[T::all_products * 4], a, ones);
+  }
+}
+
 // Adds the products of a patch.
 template <class T>
 __device__ __forceinline__ void multiply_patch(typename T::Sums& sums, const Element* stage, const WeightWarp<T>& warp) {
@@ -112,15 +176,17 @@ __device__ __forceinline__ void multiply_patch(typename T::Sums& sums, const Ele
   const Element* dout = stage + T::x_elements + (first_row * PATCH_WIDTH + lane % 16) * T::dout_pitch + warp.output +
                         lane / 16 * PIECE;
   unsigned a[T::kernel][T::kernel][T::blocks][4];  // of the rows that the kernel covers now, for each of its columns
-#pragma unroll
-  for (int row = 0; row < T::rows_per_warp + T::kernel - 1; ++row) {
+  const auto load_row = [&](int row) {
 #pragma unroll
     for (int dx = 0; dx < T::kernel; ++dx)
 #pragma unroll
       for (int block = 0; block < T::blocks; ++block)
         ldmatrix_x4_trans(a[row % T::kernel][dx][block], x + (row * T::x_width + dx) * T::x_pitch + block * 16);
-    const int out_row = row - (T::kernel - 1);
-    if (out_row < 0) continue;
+  };
+#pragma unroll
+  for (int row = 0; row < T::kernel - 1; ++row) load_row(row);
+#pragma unroll
+  for (int out_row = 0; out_row < T::rows_per_warp; ++out_row) {
     unsigned b[4][2];
 #pragma unroll
     for (int n = 0; n < 4; n += 2) {
@@ -128,20 +194,26 @@ __device__ __forceinline__ void multiply_patch(typename T::Sums& sums, const Ele
       ldmatrix_x4_trans(pair, dout + out_row * PATCH_WIDTH * T::dout_pitch + n * 8);
       b[n][0] = pair[0], b[n][1] = pair[1], b[n + 1][0] = pair[2], b[n + 1][1] = pair[3];
     }
+    const auto add = [&](int product, int dy, int dx) {
 #pragma unroll
-    for (int dy = 0; dy < T::kernel; ++dy)
+      for (int block = 0; block < T::blocks; ++block)
 #pragma unroll
-      for (int dx = 0; dx < T::kernel; ++dx)
-#pragma unroll
-        for (int block = 0; block < T::blocks; ++block)
-#pragma unroll
-          for (int n = 0; n < 4; ++n)
-            multiply(sums[(dy * T::kernel + dx) * T::blocks + block][n], a[(out_row + dy) % T::kernel][dx][block], b[n]);
-    if (warp.sums_bias) {
-      const unsigned ones[4] = {TWO_ONES, TWO_ONES, TWO_ONES, TWO_ONES};
-#pragma unroll
-      for (int n = 0; n < 4; ++n) multiply(sums[T::bias][n], ones, b[n]);
+        for (int n = 0; n < 4; ++n)
+          multiply(sums[(product + block) * 4 + n], a[(out_row + dy) % T::kernel][dx][block], b[n]);
+    };
+    if constexpr (T::residual) {
+      add(T::products, T::border, T::border);
+      if (warp.sums_bias) add_bias<T>(sums, b, 4);
+      keep_positive<T>(b, bits<T>(stage) + (first_row + out_row) * PATCH_WIDTH * T::bits_pitch +
+                              warp.output / CHANNELS_PER_BYTE);
     }
+#pragma unroll
+    for (int dy = 0; dy < T::kernel; ++dy) {
+      if (dy == T::border) load_row(out_row + T::kernel - 1);  // late, in the registers of a row that is done with
+#pragma unroll
+      for (int dx = 0; dx < T::kernel; ++dx) add((dy * T::kernel + dx) * T::blocks, dy, dx);
+    }
+    if (warp.sums_bias) add_bias<T>(sums, b, 0);
   }
 }
 
@@ -155,8 +227,8 @@ __device__ __forceinline__ void add_halves(typename T::Sums& sums, Element* shar
   for (int pass = 0; pass < 2; ++pass) {
     if (warp.half != pass) {
 #pragma unroll
-      for (int i = 0; i < (T::products + 1) * 16; ++i) {
-        float& value = sums[i / 16][i / 4 % 4][i % 4];
+      for (int i = 0; i < (T::all_products * 4 + 1) * 4; ++i) {
+        float& value = sums[i / 4][i % 4];
         float* slot = own + i * (TENSOR_THREADS / 2);
         if (pass == 0) *slot = value;
         else value += *slot;
@@ -166,16 +238,38 @@ __device__ __forceinline__ void add_halves(typename T::Sums& sums, Element* shar
   }
 }
 
+// Where a block's sums go, of its part: those of a kernel [taps * inputs, outputs], of a bias [outputs].
+struct WeightSums {
+  float *weight, *bias, *shortcut, *shortcut_bias;
+};
+
+// Writes the products from `first` on, which are of the taps from `tap` on.
 template <class T>
-__device__ __forceinline__ void correlate_weights(float* parts, float* bias_parts, const Element* dout, const Element* x,
-                                                  const Image& size, const Window& window, int inputs, int outputs,
-                                                  int dout_stride, int x_stride, int patches, int part_patches,
-                                                  int has_bias) {
+__device__ __forceinline__ void write_products(float* out, const typename T::Sums& sums, int first, int count, int tap,
+                                               int input, int output, const WeightFactors& factors) {
+  const int lane = threadIdx.x % WARP_SIZE;
+#pragma unroll
+  for (int i = 0; i < count; ++i)
+#pragma unroll
+    for (int n = 0; n < 4; ++n)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = input + i % T::blocks * 16 + half * 8 + lane / 4, column = output + n * 8 + lane % 4 * 2;
+        if (row >= factors.inputs || column >= factors.outputs) continue;
+        const float(&sum)[4] = sums[(first + i) * 4 + n];
+        *reinterpret_cast<float2*>(out + ((tap + i / T::blocks) * factors.inputs + row) * factors.outputs + column) =
+            make_float2(sum[2 * half], sum[2 * half + 1]);
+      }
+}
+
+template <class T>
+__device__ __forceinline__ void correlate_weights(const WeightSums& parts, const WeightFactors& factors, const Image& size,
+                                                  const Window& window, int patches, int part_patches, int has_bias) {
   DYNAMIC_SHARED(Element, shared);
-  const int input_tiles = (inputs + T::inputs - 1) / T::inputs, first_tap = blockIdx.x / input_tiles;
+  const int input_tiles = (factors.inputs + T::inputs - 1) / T::inputs, first_tap = blockIdx.x / input_tiles;
   const int first_input = (blockIdx.x - first_tap * input_tiles) * T::inputs;
   const int begin = blockIdx.z * part_patches, end = min(begin + part_patches, patches);
-  WeightCopies<T> copy(dout, x, size, window, begin, first_tap, first_input, inputs, outputs, dout_stride, x_stride);
+  WeightCopies<T> copy(factors, size, window, begin, first_tap, first_input);
   const WeightWarp<T> warp(has_bias && blockIdx.x == 0);  // one of the blocks that have these output channels
   typename T::Sums sums = {};
   copy(shared);
@@ -187,32 +281,24 @@ __device__ __forceinline__ void correlate_weights(float* parts, float* bias_part
     cp_async_commit();
     multiply_patch<T>(sums, shared + (patch - begin) % 2 * T::stage_elements, warp);
   }
-  const int first_output = blockIdx.y * T::columns;
   if constexpr (T::halves == 2) {
     add_halves<T>(sums, shared, warp);
     if (warp.half == 1) return;
   }
-  const int lane = threadIdx.x % WARP_SIZE, output = first_output + warp.output + lane % 4 * 2;
-  const int taps = T::kernel == 1 ? window.height * window.width : T::taps;
+  const int input = first_input + warp.input, output = blockIdx.y * T::columns + warp.output, part = blockIdx.z;
+  const int matrix = factors.inputs * factors.outputs, taps = T::kernel == 1 ? window.height * window.width : T::taps;
+  write_products<T>(parts.weight + part * taps * matrix, sums, 0, T::products, first_tap, input, output, factors);
+  if constexpr (T::residual)
+    write_products<T>(parts.shortcut + part * matrix, sums, T::products, T::blocks, 0, input, output, factors);
+  if (!warp.sums_bias) return;
+  const int lane = threadIdx.x % WARP_SIZE, column = output + lane % 2 * 16 + lane / 4;
+  float* bias = lane % 4 < 2 ? parts.bias : T::residual ? parts.shortcut_bias : nullptr;
+  if (bias == nullptr) return;
 #pragma unroll
-  for (int sum = 0; sum < T::products; ++sum)
-#pragma unroll
-    for (int n = 0; n < 4; ++n)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int tap = sum / T::blocks;
-        const int input = first_input + warp.input + sum % T::blocks * 16 + half * 8 + lane / 4;
-        if (input >= inputs || output + n * 8 >= outputs) continue;
-        float* to = parts + ((blockIdx.z * taps + first_tap + tap) * inputs + input) * outputs + output + n * 8;
-        *reinterpret_cast<float2*>(to) = make_float2(sums[sum][n][2 * half], sums[sum][n][2 * half + 1]);
-      }
-  if (!warp.sums_bias || lane >= 4) return;  // all rows are the same
-#pragma unroll
-  for (int n = 0; n < 4; ++n)
-    if (output + n * 8 < outputs) {
-      float* to = bias_parts + blockIdx.z * outputs + output + n * 8;
-      *reinterpret_cast<float2*>(to) = make_float2(sums[T::bias][n][0], sums[T::bias][n][1]);
-    }
+  for (int n = 0; n < 2; ++n) {
+    const float(&halves)[4] = sums[T::all_products * 4];
+    if (column + n * 8 < factors.outputs) bias[part * factors.outputs + column + n * 8] = halves[n] + halves[2 + n];
+  }
 }
 
 #define BACKWARD_WEIGHT_PARAMETERS                                                                             \
@@ -224,8 +310,8 @@ __device__ __forceinline__ void correlate_weights(float* parts, float* bias_part
       int x_stride, int patches, int part_patches, int has_bias
 
 #define BACKWARD_WEIGHT_ARGUMENTS                                                                                 \
-  parts, bias_parts, dout, x, {height, width}, {window_height, window_width}, inputs, outputs, dout_stride,       \
-      x_stride, patches, part_patches, has_bias
+  {parts, bias_parts}, {dout, x, nullptr, inputs, outputs, dout_stride, x_stride, 0}, {height, width},              \
+      {window_height, window_width}, patches, part_patches, has_bias
 
 KERNEL_WITH_THREADS(convolution_backward_weight_3x3_32x64, TENSOR_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
   correlate_weights<WeightTile<3, 32, 64>>(BACKWARD_WEIGHT_ARGUMENTS);
@@ -241,4 +327,36 @@ KERNEL_WITH_THREADS(convolution_backward_weight_1x1_64x64, TENSOR_THREADS)(BACKW
 
 KERNEL_WITH_THREADS(convolution_backward_weight_1x1_32x32, TENSOR_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
   correlate_weights<WeightTile<1, 32, 32>>(BACKWARD_WEIGHT_ARGUMENTS);
+}
+
+// On sm_75, whose products take more registers, there are none left for the second kernel's sums: the host does without.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define CORRELATE_RESIDUAL_WEIGHTS(columns, ...) __trap()
+#else
+#define CORRELATE_RESIDUAL_WEIGHTS(columns, ...) correlate_weights<WeightTile<3, 32, columns, true>>(__VA_ARGS__)
+#endif
+
+// Output channels come in 32s.
+#define RESIDUAL_BACKWARD_WEIGHT_PARAMETERS                                                                    \
+  float* __restrict__ parts,                   /* [parts, 9 * inputs, outputs] */                              \
+      float* __restrict__ bias_parts,          /* [parts, outputs] */                                          \
+      float* __restrict__ shortcut_parts,      /* [parts, inputs, outputs] */                                  \
+      float* __restrict__ shortcut_bias_parts, /* [parts, outputs] */                                          \
+      const Element* __restrict__ dout,        /* [n * height * width, outputs], stride dout_stride */         \
+      const Element* __restrict__ x,           /* [n * height * width, inputs], stride x_stride */             \
+      const Bits* __restrict__ positive,       /* [n * height * width, groups] */                              \
+      int height, int width, int inputs, int outputs, int dout_stride, int x_stride, int groups, int patches,  \
+      int part_patches
+
+#define RESIDUAL_BACKWARD_WEIGHT_ARGUMENTS                                                                     \
+  {parts, bias_parts, shortcut_parts, shortcut_bias_parts},                                                     \
+      {dout, x, positive, inputs, outputs, dout_stride, x_stride, groups}, {height, width}, {1, 1}, patches,      \
+      part_patches, true
+
+KERNEL_WITH_THREADS(residual_backward_weight_3x3_32x64, TENSOR_THREADS)(RESIDUAL_BACKWARD_WEIGHT_PARAMETERS) {
+  CORRELATE_RESIDUAL_WEIGHTS(64, RESIDUAL_BACKWARD_WEIGHT_ARGUMENTS);
+}
+
+KERNEL_WITH_THREADS(residual_backward_weight_3x3_32x32, TENSOR_THREADS)(RESIDUAL_BACKWARD_WEIGHT_PARAMETERS) {
+  CORRELATE_RESIDUAL_WEIGHTS(32, RESIDUAL_BACKWARD_WEIGHT_ARGUMENTS);
 }

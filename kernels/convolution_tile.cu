@@ -164,19 +164,29 @@ __device__ __forceinline__ Quad sum_quads(const float* parts, int elements, int 
   return sum;
 }
 
-// out[i] = the sum of parts[part][i], of the weights and, in the blocks behind theirs, of the bias. `rows` threads, a
-// power of two, share the parts of four elements. Grid: elements by 4 * SUM_THREADS / rows.
+// out[i] = the sum of parts[part][i], of up to four gradients, whose parts lie one behind the other, as their blocks do. `rows`
+// threads, a power of two, share the parts of four elements. Grid: elements by 4 * SUM_THREADS / rows.
 KERNEL_WITH_THREADS(convolution_sum_parts, SUM_THREADS)(
-    float* __restrict__ out,               // [count]
-    float* __restrict__ bias_out,          // [bias_count]
-    const float* __restrict__ parts,       // [part_count, count]
-    const float* __restrict__ bias_parts,  // [part_count, bias_count]
-    int count, int bias_count, int part_count, int rows) {
+    float* __restrict__ out0,         // [count0]
+    float* __restrict__ out1,         // [count1]; not written where count1 is 0, and so on
+    float* __restrict__ out2,         // [count2]
+    float* __restrict__ out3,         // [count3]
+    const float* __restrict__ parts,  // [part_count, count0], [part_count, count1], ...
+    int count0, int count1, int count2, int count3, int part_count, int rows) {
   __shared__ Quad shared[SUM_THREADS];
-  const int quads = SUM_THREADS / rows, row = threadIdx.x / quads, weight_blocks = divide_up(count, 4 * quads);
-  const bool is_bias = static_cast<int>(blockIdx.x) >= weight_blocks;
-  const int block = is_bias ? blockIdx.x - weight_blocks : blockIdx.x;
-  if (is_bias) out = bias_out, parts = bias_parts, count = bias_count;
+  const int quads = SUM_THREADS / rows, row = threadIdx.x / quads;
+  float* const outs[] = {out0, out1, out2, out3};
+  const int counts[] = {count0, count1, count2, count3};
+  float* out = out0;
+  int count = count0, block = blockIdx.x;
+#pragma unroll
+  for (int i = 1; i < 4; ++i) {
+    const int blocks = divide_up(count, 4 * quads);
+    if (block < blocks) break;
+    block -= blocks;
+    parts += part_count * count;
+    out = outs[i], count = counts[i];
+  }
   const int element = (block * quads + threadIdx.x % quads) * 4, elements = count - element;
   const bool aligned = count % 4 == 0 && is_aligned16(out) && is_aligned16(parts);
   Quad sum = zero_quad();

@@ -13,6 +13,8 @@
 // On an older device than a function needs it traps: the host chooses another kernel there.
 #pragma once
 
+#include <type_traits>
+
 #include "common.cuh"
 
 // Whether there are warp groups' products; a file for these is compiled for all targets, but has code for such alone.
@@ -82,6 +84,18 @@ __device__ __forceinline__ unsigned float_to_tf32(float value) {
   __trap();
 #endif
   return bits;
+}
+
+// ---- bits --------------------------------------------------------------------------------------------------------------
+
+// A mask of 16 bits of `low`, and above it one of `high`: all ones where the highest bit of this byte is set.
+template <int byte> __device__ __forceinline__ unsigned sign_masks(unsigned low, unsigned high) {
+  constexpr unsigned replicate = 8, of_high = 4;  // prmt's selectors, one for each byte of the result
+  unsigned masks;
+  asm("prmt.b32 %0, %1, %2, %3;"
+      : "=r"(masks)
+      : "r"(low), "r"(high), "n"((replicate | byte) * 0x11 | (replicate | of_high | byte) * 0x1100));
+  return masks;
 }
 
 // ---- loading operands from shared memory ------------------------------------------------------------------------------
@@ -192,8 +206,8 @@ template <int bytes> __device__ __forceinline__ void cp_async_or_zero(void* shar
                  "n"(bytes), "r"(read)
                  : "memory");
 #else
-  for (int word = 0; word < bytes / 4; ++word)
-    static_cast<unsigned*>(shared)[word] = valid ? static_cast<const unsigned*>(global)[word] : 0u;
+  using Copied = std::conditional_t<bytes == 16, uint4, std::conditional_t<bytes == 8, uint2, unsigned>>;
+  *static_cast<Copied*>(shared) = valid ? *static_cast<const Copied*>(global) : Copied();
 #endif
 }
 

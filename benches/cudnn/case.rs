@@ -49,6 +49,9 @@ impl Case {
                 let taps = inputs[1].positions() / outputs[0].channels.stored();
                 (DIRECTIONS[1], Primitive::BackwardData, Window::same(taps.isqrt()), outputs[0], inputs[0])
             }
+            "residual_weight_gradient" => {
+                (DIRECTIONS[2], Primitive::BackwardFilter, Window::same(3), inputs[2], inputs[1])
+            }
             "convolution_weight_gradient" => {
                 let window = any.downcast_ref::<ConvolutionWeightGradient>()?.window;
                 (DIRECTIONS[2], Primitive::BackwardFilter, window, inputs[1], inputs[0])

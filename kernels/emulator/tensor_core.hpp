@@ -118,6 +118,11 @@ inline unsigned float_to_tf32(float value) {  // to nearest, ties away from zero
   return bits & 0xFFFFE000;
 }
 
+template <int byte> inline unsigned sign_masks(unsigned low, unsigned high) {
+  const auto mask = [](unsigned value) { return value >> (8 * byte + 7) & 1 ? 0xffffu : 0u; };
+  return mask(high) << 16 | mask(low);
+}
+
 // b's address is counted from the beginning of the block's dynamic shared memory, where a GPU counts from that of all
 // shared memory. A warp's rows of the product need nothing of the other warps. The products are done at once.
 inline unsigned long long shared_matrix(const void* shared, int inner_bytes, int column_bytes) {

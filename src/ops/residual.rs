@@ -4,7 +4,7 @@
 use super::case::Case;
 use super::convolution::{
     Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, CpuEpilogue, Epilogue, Form, Rectified, SHORTCUT,
-    Shortcut, TensorProduct, tensor_form,
+    Shortcut, Sums, TensorProduct, TensorWeights, tensor_form,
 };
 use super::relu::Relu;
 use super::window::Window;
@@ -78,11 +78,9 @@ impl Op for Residual {
         let positive = context.outputs.get(1).ok_or_else(|| Error::shape("residual", "no gradient without bits"))?;
         let dmain = graph.masked_beside(dout, *positive)?;
         let mut gradients = vec![None; 5];
-        for (first, window, dout) in [(3, SHORTCUT, dout), (1, Window::same(3), dmain)] {
-            if context.wanted[first] || context.wanted[first + 1] {
-                let found = graph.apply(ConvolutionWeightGradient { window, groups: 1, bias: true }, &[dout, x])?;
-                gradients[first..first + 2].copy_from_slice(&[Some(found[0]), Some(found[1])]);
-            }
+        if context.wanted[1..].contains(&true) {
+            let found = graph.apply(ResidualWeightGradient, &[dmain, dout, x, *positive])?;
+            gradients.iter_mut().skip(1).zip(found).for_each(|(gradient, found)| *gradient = Some(found));
         }
         if context.wanted[0] {
             let op = ConvolutionInputGradient::of_residual(input);
@@ -111,6 +109,39 @@ impl Op for ResidualGradient {
             true => Ok(vec![inputs[0].clone()]),
             false => Err(Error::shape("residual_gradient", format!("{} is not the bits of {}", inputs[1], inputs[0]))),
         }
+    }
+}
+
+/// The gradients of both convolutions' weights and biases, in the order of [`Residual`]'s inputs.
+///
+/// Inputs: the gradient of the inner ReLU's input, which is `dout` where there is a bit, `dout`, `x`, the bits.
+#[derive(Debug)]
+pub struct ResidualWeightGradient;
+
+impl ResidualWeightGradient {
+    /// Those of the 3x3 convolution, and of the 1x1 one.
+    const PARTS: [ConvolutionWeightGradient; 2] = [
+        ConvolutionWeightGradient { window: Window::same(3), groups: 1, bias: true },
+        ConvolutionWeightGradient { window: SHORTCUT, groups: 1, bias: true },
+    ];
+}
+
+impl Op for ResidualWeightGradient {
+    fn name(&self) -> &'static str {
+        "residual_weight_gradient"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        if inputs[0] != inputs[1] || *inputs[3] != inputs[1].bits() {
+            let message = format!("{} and {} do not go with {}", inputs[0], inputs[3], inputs[1]);
+            return Err(Error::shape("residual_weight_gradient", message));
+        }
+        let outputs = Self::PARTS.iter().map(|part| part.outputs(&inputs[1..3])).collect::<Result<Vec<_>>>()?;
+        Ok(outputs.concat())
+    }
+
+    fn operations(&self, inputs: &[&Shape], outputs: &[&Shape]) -> u64 {
+        Self::PARTS.iter().map(|part| part.operations(&inputs[1..3], outputs)).sum()
     }
 }
 
@@ -184,6 +215,21 @@ impl<T: Real> OnCpu<T> for ResidualGradient {
     }
 }
 
+impl<T: Real> OnCpu<T> for ResidualWeightGradient {
+    fn workspace(&self, cpu: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
+        let parts = Self::PARTS.iter().map(|part| part.cpu_workspace(cpu, [inputs[1], inputs[2]]));
+        parts.max().unwrap_or(0)
+    }
+
+    fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
+        let (x, workspace) = (call.input(2), call.workspace());
+        for (index, part) in Self::PARTS.iter().enumerate() {
+            let (dout, dweight, dbias) = (call.input(index), call.output(2 * index), call.output(2 * index + 1));
+            part.compute(cpu, workspace, [dout, x], dweight, Some(dbias));
+        }
+    }
+}
+
 // ------------------------------------------------------------------ CUDA
 
 /// Whether all channels come in eights that can be read and written by 16 bytes.
@@ -246,6 +292,32 @@ impl OnCuda for ResidualGradient {
     }
 }
 
+impl OnCuda for ResidualWeightGradient {
+    fn workspace(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
+        // Together there are as many parts as of the 3x3 convolution's alone.
+        let gradients = [outputs, &outputs[2..]];
+        let parts = Self::PARTS.iter().zip(gradients);
+        let parts = parts.map(|(part, gradients)| part.cuda_workspace(precision, [inputs[1], inputs[2]], gradients));
+        parts.max().unwrap_or(0)
+    }
+
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let [dmain, dout, x, positive] = [0, 1, 2, 3].map(|index| launcher.input(index));
+        let gradients = [0, 1, 2, 3].map(|index| launcher.output(index));
+        if let Some(form) = form(launcher.precision(), x.shape, dout.shape) {
+            let weights = TensorWeights::new(form, dout.shape, x.shape);
+            let sums = Sums::new(launcher, &gradients, weights.parts);
+            if weights.launch_residual(launcher, &sums, [dout, x, positive])? {
+                return sums.launch(launcher);
+            }
+        }
+        for (index, (part, dout)) in Self::PARTS.iter().zip([dmain, dout]).enumerate() {
+            part.launch_from(launcher, [dout, x], &gradients[2 * index..2 * index + 2])?;
+        }
+        Ok(())
+    }
+}
+
 // ------------------------------------------------------------------ cases
 
 /// A block of an image behind a ReLU, whose gradient is masked in passing.
@@ -263,6 +335,10 @@ pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (input, output) in [(3, 1), (8, 33), (40, 9), (33, 3), (16, 72)] {
         cases.push(case(Shape::image(2, 5, 4, input), output));
+    }
+    // Output channels in 32s, whose weight gradients tensor cores compute in one pass; and some patches of pixels.
+    for (size, input, output) in [([5, 4], 17, 32), ([5, 4], 8, 64), ([9, 17], 9, 96)] {
+        cases.push(case(Shape::image(2, size[0], size[1], input), output));
     }
     // Channels and pixels enough for Winograd's way on the CPU.
     cases.push(case(Shape::image(1, 5, 7, 17), 16));

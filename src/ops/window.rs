@@ -11,12 +11,12 @@ pub struct Window {
 
 impl Window {
     /// A square 2D window.
-    pub fn square(kernel: usize, stride: usize, padding: usize) -> Self {
+    pub const fn square(kernel: usize, stride: usize, padding: usize) -> Self {
         Window { kernel: [1, kernel, kernel], stride: [1, stride, stride], padding: [0, padding, padding] }
     }
 
     /// A square 2D window of odd size that keeps the size of what it moves over.
-    pub fn same(kernel: usize) -> Self {
+    pub const fn same(kernel: usize) -> Self {
         Window::square(kernel, 1, kernel / 2)
     }
 

@@ -181,6 +181,11 @@ impl<'a> Launcher<'a> {
         self.node.inputs.len()
     }
 
+    /// How many outputs there are.
+    pub fn outputs(&self) -> usize {
+        self.node.outputs.len()
+    }
+
     /// Input `index`. An output that updates it in place has the same address.
     pub fn input(&self, index: usize) -> Operand<'a> {
         self.operand(self.node.inputs[index], false)

@@ -142,7 +142,8 @@ pub(super) fn bias_workspace(dout: &Shape, kernel: [usize; 3]) -> usize {
 pub(super) fn launch_bias(launcher: &mut Launcher, dbias: Operand, dout: Operand, kernel: [usize; 3]) -> Result<()> {
     let BiasDivision { size, windows, part, parts } = BiasDivision::new(dout.shape, kernel);
     let taps = kernel.iter().product();
-    let sums = Sums::new(launcher, dbias, parts, 0);
+    let gradients = [dbias];
+    let sums = Sums::new(launcher, &gradients, parts);
     let (code, grid) = if dout.is_aligned() && dout.channels() <= MOST_CHANNELS {
         (CONVOLUTION_BACKWARD_BIAS_ALIGNED, Grid::new([parts, taps, 1], ONE_CHANNEL_THREADS))
     } else {
@@ -150,13 +151,13 @@ pub(super) fn launch_bias(launcher: &mut Launcher, dbias: Operand, dout: Operand
     };
     launcher
         .kernel(code)
-        .pointers([sums.parts, dout.pointer])
+        .pointers([sums.parts(0), dout.pointer])
         .sizes([windows])
         .sizes(size)
         .sizes(kernel)
         .sizes([dout.channels(), dout.stride, part])
         .launch(grid)?;
-    sums.launch(launcher, None)
+    sums.launch(launcher)
 }
 
 impl OnCuda for BiasGradient {

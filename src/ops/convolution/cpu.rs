@@ -532,23 +532,42 @@ impl<'a> Overlap<'a> {
 
 impl<T: Real> OnCpu<T> for ConvolutionWeightGradient {
     fn workspace(&self, cpu: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
-        let sums = if self.is_winograd(cpu, inputs[0], inputs[1]) {
-            Self::winograd_workspace::<T>(inputs[0], inputs[1])
-        } else {
-            let Division { chunks, tiles, tile, .. } = self.division(cpu, inputs[0], inputs[1]);
-            chunks * tiles * tile * self.window.taps() * inputs[0].channels.stored()
-        };
-        sums.max(if self.bias { bias_sums(inputs[0], [1; 3]) } else { 0 })
+        self.cpu_workspace(cpu, [inputs[0], inputs[1]])
     }
 
     fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
-        let (dout, x) = (call.input(0), call.input(1));
-        let workspace = call.workspace();
-        if self.bias {
-            sum_bias(dout, [1; 3], workspace, call.output(1));
+        let (inputs, workspace) = ([call.input(0), call.input(1)], call.workspace());
+        let (dweight, dbias) = (call.output(0), self.bias.then(|| call.output(1)));
+        self.compute(cpu, workspace, inputs, dweight, dbias);
+    }
+}
+
+impl ConvolutionWeightGradient {
+    /// Elements of workspace.
+    pub(in crate::ops) fn cpu_workspace<T: Real>(&self, cpu: &Cpu<T>, [dout, x]: [&Shape; 2]) -> usize {
+        let sums = if self.is_winograd(cpu, dout, x) {
+            Self::winograd_workspace::<T>(dout, x)
+        } else {
+            let Division { chunks, tiles, tile, .. } = self.division(cpu, dout, x);
+            chunks * tiles * tile * self.window.taps() * dout.channels.stored()
+        };
+        sums.max(if self.bias { bias_sums(dout, [1; 3]) } else { 0 })
+    }
+
+    /// Computes the gradients of the weights and, if there is one, of the bias.
+    pub(in crate::ops) fn compute<T: Real>(
+        &self,
+        cpu: &Cpu<T>,
+        workspace: &mut [T],
+        [dout, x]: [Input<T>; 2],
+        dweight: Output<T>,
+        dbias: Option<Output<T>>,
+    ) {
+        if let Some(dbias) = dbias {
+            sum_bias(dout, [1; 3], workspace, dbias);
         }
         if self.is_winograd(cpu, dout.shape(), x.shape()) {
-            return Self::run_winograd(cpu, call, workspace);
+            return Self::run_winograd(cpu, workspace, [dout, x], dweight);
         }
         let division = self.division(cpu, dout.shape(), x.shape());
         let Division { rows_per_chunk, rows_per_pass, tile, tiles, tiles_per_task, .. } = division;
@@ -568,9 +587,9 @@ impl<T: Real> OnCpu<T> for ConvolutionWeightGradient {
             });
         });
         let inputs = group_inputs(x.shape(), self.groups);
-        let matrix_rows = call.rows(0) / taps;
+        let matrix_rows = dweight.shape().positions() / taps;
         let sums = &*sums;
-        call.output(0).for_each_pixel(|row, out| {
+        dweight.for_each_pixel(|row, out| {
             let (tap, input) = (row / matrix_rows, row % matrix_rows);
             out.fill(T::ZERO);
             // Taps that only ever met padding were never written.

@@ -505,9 +505,14 @@ impl Division {
     }
 }
 
-impl OnCuda for ConvolutionWeightGradient {
-    fn workspace(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
-        let (dout, x) = (inputs[0], inputs[1]);
+impl ConvolutionWeightGradient {
+    /// Elements of workspace for gradients of so many.
+    pub(in crate::ops) fn cuda_workspace(
+        &self,
+        precision: Precision,
+        [dout, x]: [&Shape; 2],
+        gradients: &[&Shape],
+    ) -> usize {
         let parts = match tensor_form(precision, self.window, self.groups, [dout, x]) {
             Some(form) => TensorWeights::new(form, dout, x).parts,
             None => {
@@ -515,32 +520,34 @@ impl OnCuda for ConvolutionWeightGradient {
                 SpecialWeights::of(self, dout, x).map_or(parts, |special| parts.max(special.parts))
             }
         };
-        let elements = outputs.iter().map(|output| output.elements()).sum::<usize>();
-        let bias = if self.bias { bias_workspace(inputs[0], [1; 3]) } else { 0 };
+        let elements = gradients.iter().map(|gradient| gradient.elements()).sum::<usize>();
+        let bias = if self.bias { bias_workspace(dout, [1; 3]) } else { 0 };
         bias.max(if parts == 1 { 0 } else { parts * elements })
     }
 
-    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
-        let (dweight, dout, x) = (launcher.output(0), launcher.input(0), launcher.input(1));
-        let dbias = self.bias.then(|| launcher.output(1));
+    /// Computes the gradients of the weights and, if there is one, of the bias.
+    pub(in crate::ops) fn launch_from(
+        &self,
+        launcher: &mut Launcher,
+        [dout, x]: [Operand; 2],
+        gradients: &[Operand],
+    ) -> Result<()> {
         if let Some(form) = tensor_form(launcher.precision(), self.window, self.groups, [dout.shape, x.shape]) {
             let weights = TensorWeights::new(form, dout.shape, x.shape);
-            let sums = Sums::new(launcher, dweight, weights.parts, 0);
-            let bias = dbias.map(|dbias| Sums::new(launcher, dbias, weights.parts, weights.parts * sums.count));
-            weights.launch(launcher, sums.parts, bias.as_ref().map(|bias| bias.parts), dout, x)?;
-            return sums.launch(launcher, bias);
+            let sums = Sums::new(launcher, gradients, weights.parts);
+            weights.launch(launcher, &sums, dout, x)?;
+            return sums.launch(launcher);
         }
         let special = SpecialWeights::of(self, dout.shape, x.shape).filter(|special| special.takes(dout, x));
         if let Some(special) = special {
-            let sums = Sums::new(launcher, dweight, special.parts, 0);
-            let bias = dbias.map(|dbias| Sums::new(launcher, dbias, special.parts, special.parts * sums.count));
-            special.launch(launcher, sums.parts, bias.as_ref().map(|bias| bias.parts), dout, x)?;
-            return sums.launch(launcher, bias);
+            let sums = Sums::new(launcher, gradients, special.parts);
+            special.launch(launcher, &sums, dout, x)?;
+            return sums.launch(launcher);
         }
         let Division { rows, columns, few, tile, parts, part_rows } = Division::new(self, dout.shape, x.shape);
-        let sums = Sums::new(launcher, dweight, parts, 0);
+        let sums = Sums::new(launcher, &gradients[..1], parts);
         let inputs = rows / self.window.taps();
-        let aligned = dout.is_aligned() && x.is_aligned() && sums.parts.is_aligned();
+        let aligned = dout.is_aligned() && x.is_aligned() && sums.parts(0).is_aligned();
         let full = dout.element() == Element::F32 && x.element() == Element::F32;
         let aligned = full && aligned && inputs.is_multiple_of(4) && columns.is_multiple_of(4);
         let (kernel, grid) = if few {
@@ -565,13 +572,25 @@ impl OnCuda for ConvolutionWeightGradient {
         };
         launcher
             .kernel(kernel)
-            .pointers([sums.parts, dout.pointer, x.pointer])
+            .pointers([sums.parts(0), dout.pointer, x.pointer])
             .sizes(Geometry::forward(self.window, x.shape, dout.shape).sizes())
             .sizes([self.groups, inputs, columns, dout.stride, x.stride, part_rows])
             .launch(grid)?;
-        sums.launch(launcher, None)?;
+        sums.launch(launcher)?;
         // The weights' sums are done with, and so its own may lie where they were.
-        dbias.map_or(Ok(()), |dbias| launch_bias(launcher, dbias, dout, [1; 3]))
+        gradients.get(1).map_or(Ok(()), |&dbias| launch_bias(launcher, dbias, dout, [1; 3]))
+    }
+}
+
+impl OnCuda for ConvolutionWeightGradient {
+    fn workspace(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
+        self.cuda_workspace(precision, [inputs[0], inputs[1]], outputs)
+    }
+
+    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
+        let [dout, x] = [0, 1].map(|index| launcher.input(index));
+        let gradients: Vec<Operand> = (0..launcher.outputs()).map(|index| launcher.output(index)).collect();
+        self.launch_from(launcher, [dout, x], &gradients)
     }
 }
 
@@ -580,38 +599,61 @@ impl OnCuda for ConvolutionWeightGradient {
 /// Threads at most that share the parts of a few elements.
 const MOST_SUM_ROWS: usize = 64;
 
-/// A gradient that is summed in parts: in the workspace, or in place if there is one part.
-pub(super) struct Sums {
-    out: Pointer,
-    pub parts: Pointer,
-    count: usize,
+/// Gradients that are summed in as many parts, one behind the other in the workspace, or in place if there is one part.
+pub(in crate::ops) struct Sums<'a> {
+    gradients: &'a [Operand<'a>],
+    parts: Vec<Pointer>,
     part_count: usize,
 }
 
-impl Sums {
-    /// The parts lie in the workspace from element `start` on.
-    pub fn new(launcher: &Launcher, out: Operand, part_count: usize, start: usize) -> Self {
-        assert!(out.is_dense(), "gradients of parameters are stored densely");
-        let count = out.shape.elements();
-        let place = start..start + part_count * count;
-        let parts = if part_count == 1 { out.pointer } else { launcher.workspace().part(place) };
-        Sums { out: out.pointer, parts, count, part_count }
+impl<'a> Sums<'a> {
+    /// Up to four gradients.
+    pub fn new(launcher: &Launcher, gradients: &'a [Operand<'a>], part_count: usize) -> Self {
+        let mut start = 0;
+        let parts = gradients.iter().map(|gradient| {
+            assert!(gradient.is_dense(), "gradients of parameters are stored densely");
+            let place = start..start + part_count * gradient.shape.elements();
+            start = place.end;
+            if part_count == 1 { gradient.pointer } else { launcher.workspace().part(place) }
+        });
+        Sums { gradients, parts: parts.collect(), part_count }
     }
 
-    /// Adds the parts, and those of the bias, of which there are as many.
-    pub fn launch(&self, launcher: &mut Launcher, bias: Option<Sums>) -> Result<()> {
+    /// Where the parts of a gradient go.
+    pub fn parts(&self, index: usize) -> Pointer {
+        self.parts[index]
+    }
+
+    /// Where those of a gradient go that there may not be.
+    pub fn parts_if_any(&self, index: usize) -> Pointer {
+        self.parts.get(index).copied().unwrap_or(self.parts[0].unused(Element::F32))
+    }
+
+    /// How many gradients there are.
+    pub fn count(&self) -> usize {
+        self.gradients.len()
+    }
+
+    /// Adds the parts.
+    pub fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         if self.part_count == 1 {
             return Ok(());
         }
         let rows = self.part_count.div_ceil(SUM_AT_ONCE).next_power_of_two().min(MOST_SUM_ROWS);
-        let none =
-            Sums { out: self.out.unused(Element::F32), parts: self.parts.unused(Element::F32), count: 0, ..*self };
-        let bias = bias.unwrap_or(none);
-        let blocks = [self.count, bias.count].map(|count| count.div_ceil(4 * SUM_THREADS / rows));
+        let gradient = |index: usize| self.gradients.get(index);
+        let none = self.gradients[0].pointer.unused(Element::F32);
+        let counts = [0, 1, 2, 3].map(|index| gradient(index).map_or(0, |gradient| gradient.shape.elements()));
+        let all: usize = counts.iter().sum();
+        let parts = launcher.workspace().part(0..self.part_count * all);
         launcher
             .kernel(CONVOLUTION_SUM_PARTS)
-            .pointers([self.out, bias.out, self.parts, bias.parts])
-            .sizes([self.count, bias.count, self.part_count, rows])
-            .launch(Grid::new([blocks.iter().sum(), 1, 1], SUM_THREADS))
+            .pointers([0, 1, 2, 3].map(|index| gradient(index).map_or(none, |gradient| gradient.pointer)))
+            .pointers([parts])
+            .sizes(counts)
+            .sizes([self.part_count, rows])
+            .launch(Grid::new(
+                [counts.map(|count| count.div_ceil(4 * SUM_THREADS / rows)).iter().sum(), 1, 1],
+                SUM_THREADS,
+            ))
     }
 }

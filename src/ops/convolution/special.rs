@@ -1,10 +1,11 @@
 //! Convolutions that have kernels of their own on CUDA: those of a few vectors, those between one channel and many (the
 //! first layer, the head), and CBAM's spatial attention.
 
+use super::cuda::Sums;
 use super::cuda::{MOST_VECTORS, PART_BLOCKS, PART_PIXELS};
 use super::{ConvolutionWeightGradient, Window};
 use crate::Result;
-use crate::device::cuda::{Grid, Launcher, Operand, Pointer};
+use crate::device::cuda::{Grid, Launcher, Operand};
 use crate::device::kernels::convolution_7x7::{
     ATTENTION_CHANNELS, ATTENTION_ROWS, ATTENTION_THREADS, ATTENTION_WEIGHT_ROWS, ATTENTION_WIDTH,
 };
@@ -151,14 +152,7 @@ impl SpecialWeights {
     }
 
     /// Launches the kernel that writes each part's sums, of the bias's gradient, too, if there is one.
-    pub(super) fn launch(
-        &self,
-        launcher: &mut Launcher,
-        parts: Pointer,
-        bias_parts: Option<Pointer>,
-        dout: Operand,
-        x: Operand,
-    ) -> Result<()> {
+    pub(super) fn launch(&self, launcher: &mut Launcher, sums: &Sums, dout: Operand, x: Operand) -> Result<()> {
         let (inputs, outputs, strides) = (x.channels(), dout.channels(), [dout.stride, x.stride]);
         let [rows, height, width] = sides(dout.shape);
         let (kernel, blocks, threads) = match self.kind {
@@ -170,12 +164,8 @@ impl SpecialWeights {
             Kind::OneOutput => (CONVOLUTION_BACKWARD_WEIGHT_ONE_OUTPUT, self.parts, ONE_CHANNEL_THREADS),
             Kind::Attention => (CONVOLUTION_BACKWARD_WEIGHT_7X7, self.parts, ATTENTION_THREADS),
         };
-        let launch = launcher.kernel(kernel).pointers([
-            parts,
-            bias_parts.unwrap_or(parts.unused(Element::F32)),
-            dout.pointer,
-            x.pointer,
-        ]);
+        let pointers = [sums.parts(0), sums.parts_if_any(1), dout.pointer, x.pointer];
+        let launch = launcher.kernel(kernel).pointers(pointers);
         let launch = match self.kind {
             Kind::Vectors => launch.sizes([dout.positions(), inputs, outputs]).sizes(strides),
             Kind::OneInput => launch.sizes([rows, height, width, outputs]).sizes(strides).sizes([self.part]),

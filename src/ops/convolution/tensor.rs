@@ -1,7 +1,7 @@
 //! Convolution on tensor cores: which kernel of `kernels/convolution_tensor*.cu` a shape gets, and with how many blocks.
 
 use super::Window;
-use super::cuda::Epilogue;
+use super::cuda::{Epilogue, Sums};
 use crate::Result;
 use crate::device::cuda::{Grid, Launcher, Operand, Pointer};
 use crate::device::kernels::convolution_tensor::TRANSPOSED;
@@ -9,7 +9,7 @@ use crate::device::kernels::convolution_tensor_hopper::{GROUP_COLUMNS, GROUP_WID
 use crate::device::kernels::convolution_tensor_weight::WEIGHT_PATCH_ROWS;
 use crate::device::kernels::patch::{PATCH_WIDTH, PIECE, TENSOR_THREADS};
 use crate::device::kernels::*;
-use crate::tensor::{Shape, Storage};
+use crate::tensor::{CHANNEL_ALIGNMENT, Shape, Storage};
 
 /// Fewer blocks leave multiprocessors of large GPUs idle: smaller tiles are better then.
 const ENOUGH_BLOCKS: usize = 128;
@@ -325,25 +325,39 @@ impl TensorProduct<'_> {
 const PART_BLOCKS: usize = 264;
 /// Patches of a part at least, which pay for writing and adding its sums.
 const PART_PATCHES: usize = 4;
+/// A residual block's output channels have to come in so many: their bits are copied by 4 bytes.
+const RESIDUAL_CHANNELS: usize = 32;
 /// All parts' sums together have at most this many elements, 64 MiB, if there are several.
 const PART_ELEMENTS: usize = 1 << 24;
 
 /// A block's input and output channels: `WeightTile` in the kernels.
 struct WeightTile {
     kernel: Kernel,
+    /// The kernel of a residual block's two convolutions.
+    residual: Option<Kernel>,
     size: usize,
     inputs: usize,
     columns: usize,
 }
 
-const SAME_32X64: WeightTile =
-    WeightTile { kernel: CONVOLUTION_BACKWARD_WEIGHT_3X3_32X64, size: 3, inputs: 32, columns: 64 };
-const SAME_32X32: WeightTile =
-    WeightTile { kernel: CONVOLUTION_BACKWARD_WEIGHT_3X3_32X32, size: 3, inputs: 32, columns: 32 };
+const SAME_32X64: WeightTile = WeightTile {
+    kernel: CONVOLUTION_BACKWARD_WEIGHT_3X3_32X64,
+    residual: Some(RESIDUAL_BACKWARD_WEIGHT_3X3_32X64),
+    size: 3,
+    inputs: 32,
+    columns: 64,
+};
+const SAME_32X32: WeightTile = WeightTile {
+    kernel: CONVOLUTION_BACKWARD_WEIGHT_3X3_32X32,
+    residual: Some(RESIDUAL_BACKWARD_WEIGHT_3X3_32X32),
+    size: 3,
+    inputs: 32,
+    columns: 32,
+};
 const PATCHES_64X64: WeightTile =
-    WeightTile { kernel: CONVOLUTION_BACKWARD_WEIGHT_1X1_64X64, size: 1, inputs: 64, columns: 64 };
+    WeightTile { kernel: CONVOLUTION_BACKWARD_WEIGHT_1X1_64X64, residual: None, size: 1, inputs: 64, columns: 64 };
 const PATCHES_32X32: WeightTile =
-    WeightTile { kernel: CONVOLUTION_BACKWARD_WEIGHT_1X1_32X32, size: 1, inputs: 32, columns: 32 };
+    WeightTile { kernel: CONVOLUTION_BACKWARD_WEIGHT_1X1_32X32, residual: None, size: 1, inputs: 32, columns: 32 };
 
 impl WeightTile {
     fn choose(form: Form, narrow: bool) -> &'static WeightTile {
@@ -362,10 +376,11 @@ impl WeightTile {
     }
 
     /// Bytes of shared memory of a block.
-    fn shared(&self) -> usize {
-        let pixels = (WEIGHT_PATCH_ROWS + self.size - 1) * (PATCH_WIDTH + self.size - 1);
-        let operands = pixels * (self.inputs + PIECE) + WEIGHT_PATCH_ROWS * PATCH_WIDTH * (self.columns + PIECE);
-        2 * operands * ELEMENT
+    fn shared(&self, has_bits: bool) -> usize {
+        let x_pixels = (WEIGHT_PATCH_ROWS + self.size - 1) * (PATCH_WIDTH + self.size - 1);
+        let pixels = WEIGHT_PATCH_ROWS * PATCH_WIDTH;
+        let operands = x_pixels * (self.inputs + PIECE) + pixels * (self.columns + PIECE);
+        2 * (operands * ELEMENT + if has_bits { pixels * self.columns / CHANNEL_ALIGNMENT } else { 0 })
     }
 }
 
@@ -392,27 +407,50 @@ impl TensorWeights {
         TensorWeights { form, narrow, patches, part_patches, parts: patches.div_ceil(part_patches) }
     }
 
-    /// Launches the kernel that writes each part's sums, of the bias's gradient, too, if there is one.
-    pub(in crate::ops) fn launch(
-        &self,
-        launcher: &mut Launcher,
-        parts: Pointer,
-        bias_parts: Option<Pointer>,
-        dout: Operand,
-        x: Operand,
-    ) -> Result<()> {
-        // On sm_75 a block has not enough shared memory for the wide tiles.
-        let tile = WeightTile::choose(self.form, self.narrow || launcher.capability() < AMPERE);
-        let [input_tiles, output_tiles] = tile.tiles(self.form, x.channels(), dout.channels());
-        let [_, height, width] = dout.shape.spatial;
+    /// Launches the kernel that writes each part's sums: of the weights, and of the bias, if there is one.
+    pub(in crate::ops) fn launch(&self, launcher: &mut Launcher, sums: &Sums, dout: Operand, x: Operand) -> Result<()> {
+        let tile = self.tile(launcher);
         launcher
             .kernel(tile.kernel)
-            .pointers([parts, bias_parts.unwrap_or(parts.unused(Element::F32)), dout.pointer, x.pointer])
-            .sizes([height, width])
+            .pointers([sums.parts(0), sums.parts_if_any(1), dout.pointer, x.pointer])
+            .sizes(dout.shape.spatial[1..].iter().copied())
             .sizes(self.form.window())
             .sizes([x.channels(), dout.channels(), dout.stride, x.stride, self.patches, self.part_patches])
-            .flag(bias_parts.is_some())
-            .shared(tile.shared())
-            .launch(Grid::new([input_tiles, output_tiles, self.parts], TENSOR_THREADS))
+            .flag(sums.count() > 1)
+            .shared(tile.shared(false))
+            .launch(self.grid(tile, dout, x))
+    }
+
+    /// Launches that of a residual block, if there is one: `dout` is the 1x1 convolution's, and where `positive` has a bit the
+    /// 3x3 convolution's. Returns whether there is.
+    pub(in crate::ops) fn launch_residual(
+        &self,
+        launcher: &mut Launcher,
+        sums: &Sums,
+        [dout, x, positive]: [Operand; 3],
+    ) -> Result<bool> {
+        let tile = self.tile(launcher);
+        let whole = dout.channels().is_multiple_of(RESIDUAL_CHANNELS);
+        let Some(kernel) = tile.residual.filter(|_| whole && launcher.capability() >= AMPERE) else { return Ok(false) };
+        launcher
+            .kernel(kernel)
+            .pointers([0, 1, 2, 3].map(|index| sums.parts(index)))
+            .pointers([dout, x, positive].map(|operand| operand.pointer))
+            .sizes(dout.shape.spatial[1..].iter().copied())
+            .sizes([x.channels(), dout.channels(), dout.stride, x.stride, dout.shape.bit_groups()])
+            .sizes([self.patches, self.part_patches])
+            .shared(tile.shared(true))
+            .launch(self.grid(tile, dout, x))?;
+        Ok(true)
+    }
+
+    fn tile(&self, launcher: &Launcher) -> &'static WeightTile {
+        // On sm_75 a block has not enough shared memory for the wide tiles.
+        WeightTile::choose(self.form, self.narrow || launcher.capability() < AMPERE)
+    }
+
+    fn grid(&self, tile: &WeightTile, dout: Operand, x: Operand) -> Grid {
+        let [input_tiles, output_tiles] = tile.tiles(self.form, x.channels(), dout.channels());
+        Grid::new([input_tiles, output_tiles, self.parts], TENSOR_THREADS)
     }
 }

@@ -10,7 +10,7 @@ use super::{Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, Wi
 use crate::device::cpu::operand::{Span, SpanMut};
 use crate::device::cpu::tile::{Product, Start};
 use crate::device::cpu::winograd::{OUTPUTS, POINTS, Square, Transform, Transformation};
-use crate::device::cpu::{Call, Cpu, Input, Output, Real};
+use crate::device::cpu::{Cpu, Input, Output, Real};
 use crate::tensor::Shape;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -355,8 +355,12 @@ impl ConvolutionWeightGradient {
         division.chunks * division.chunk_elements()
     }
 
-    pub(super) fn run_winograd<T: Real>(cpu: &Cpu<T>, mut call: Call<T>, workspace: &mut [T]) {
-        let (dout, x) = (call.input(0), call.input(1));
+    pub(super) fn run_winograd<T: Real>(
+        cpu: &Cpu<T>,
+        workspace: &mut [T],
+        [dout, x]: [Input<T>; 2],
+        dweight: Output<T>,
+    ) {
         let division = Division::new::<T>(dout.shape(), x.shape());
         let (elements, row) = (division.chunk_elements(), POINTS * division.outputs);
         let sums = &mut workspace[..division.chunks * elements];
@@ -378,9 +382,9 @@ impl ConvolutionWeightGradient {
                 sums[..9 * outputs].copy_from_slice(scratch);
             });
         });
-        let (rows, used) = (call.rows(0) / 9, x.shape().channels.used());
+        let (rows, used) = (dweight.shape().positions() / 9, x.shape().channels.used());
         let sums = &*sums;
-        call.output(0).for_each_pixel(|position, out| {
+        dweight.for_each_pixel(|position, out| {
             let (tap, input) = (position / rows, position % rows);
             match input < used {
                 true => out.copy_from_slice(&sums[input * row + tap * outputs..][..outputs]),
