@@ -1,8 +1,9 @@
 // The weight gradients of the convolutions in convolution_tensor.cu, and of their biases.
 //
 // Rows are input channels, columns output channels, a product for each tap; the inner dimension is the pixels, of which
-// an mma takes a row of 16. A block goes over the patches of its part, and each part's sums go to a matrix of their own,
-// for convolution_sum_parts, or to the gradient itself if there is one part. A warp has 16 input channels, or 32 of a wide
+// an mma takes a row of 16. A group of four warps goes over the patches of its share, in its own shared memory. A block has
+// one group, or two where there is shared memory for them, and adds what they have; its sums, those of a part, go to a matrix
+// of their own, for convolution_sum_parts, or to the gradient itself if there is one part. A warp has 16 input channels, or 32 of a wide
 // 1x1 kernel, and 32 output channels; where there are 32 output channels or fewer, two warps share the patch's pixels. The
 // input's pixels are read from shared memory once for all taps of a column of the kernel, as its rows pass by.
 //
@@ -16,6 +17,9 @@
 static_assert(sizeof(Element) == 2, "tensor cores' products here are of 16 bits");
 
 constexpr int WEIGHT_PATCH_ROWS = 8;
+constexpr int MOST_GROUPS = 2;  // of a 3x3 kernel's blocks; those of 1x1 kernels have one
+
+__device__ __forceinline__ int group_thread() { return threadIdx.x % TENSOR_THREADS; }
 
 template <int kernel_, int inputs_, int columns_, bool residual_ = false> struct WeightTile {
   static constexpr int kernel = kernel_, inputs = inputs_, columns = columns_, taps = kernel * kernel;
@@ -30,6 +34,7 @@ template <int kernel_, int inputs_, int columns_, bool residual_ = false> struct
   static constexpr int bits_pitch = columns / CHANNELS_PER_BYTE;
   static constexpr int stage_elements = bits_at + (residual ? pixels * bits_pitch / static_cast<int>(sizeof(Element)) : 0);
   static_assert(!residual || taps > 1);
+  static constexpr int most_groups = kernel > 1 ? MOST_GROUPS : 1;
 
   // Of four times 8 output channels each; those of a residual block's 1x1 kernel are behind the 3x3 kernel's. The last one
   // is the biases', see add_bias.
@@ -70,7 +75,7 @@ template <class T> struct WeightCopies {
   __device__ __forceinline__ WeightCopies(const WeightFactors& factors, const Image& size, const Window& window,
                                           int first_patch, int tap, int first_input)
       : factors(factors), size(size), window(window), patch(first_patch, WEIGHT_PATCH_ROWS, PATCH_WIDTH, size) {
-    const int thread = threadIdx.x, first_output = blockIdx.y * T::columns;
+    const int thread = group_thread(), first_output = blockIdx.y * T::columns;
     const int input = first_input + thread % (T::inputs / PIECE) * PIECE;
     const int output = first_output + thread % (T::columns / PIECE) * PIECE;
     has_input = input < factors.inputs;
@@ -87,7 +92,7 @@ template <class T> struct WeightCopies {
 
   // Begins the copies of the next patch. Where there is nothing to copy, addresses mean nothing.
   __device__ __forceinline__ void operator()(Element* stage) {
-    const int thread = threadIdx.x;
+    const int thread = group_thread();
     if (thread < x_threads) {
       const int column = thread / (T::inputs / PIECE), at = patch.x + column - T::border;
       const int place = T::kernel == 1 ? large_pixel(size, window, patch.image, patch.y, at)
@@ -128,7 +133,7 @@ template <class T> struct WeightWarp {
   bool sums_bias;
 
   __device__ __forceinline__ explicit WeightWarp(bool block_sums_bias) {
-    const int warp = threadIdx.x / WARP_SIZE;
+    const int warp = group_thread() / WARP_SIZE;
     input = warp / 2 * T::warp_inputs;
     output = T::halves == 1 ? warp % 2 * 32 : 0;
     half = T::halves == 1 ? 0 : warp % 2;
@@ -217,24 +222,23 @@ __device__ __forceinline__ void multiply_patch(typename T::Sums& sums, const Ele
   }
 }
 
-// Adds what the warps of the second half of the rows have to the first ones' sums.
+// Adds the sums of the threads that give to those of the threads that take, where half of the block's threads give at most:
+// `slot` is the same for two that belong together.
 template <class T>
-__device__ __forceinline__ void add_halves(typename T::Sums& sums, Element* shared, const WeightWarp<T>& warp) {
+__device__ __forceinline__ void add_sums(typename T::Sums& sums, Element* shared, int slot, bool gives, bool takes) {
   static_assert(TENSOR_THREADS / 2 * sizeof(typename T::Sums) <= 2 * T::stage_elements * sizeof(Element), "there is room");
   // One value after the other for all threads, so that neighbours are in other banks.
-  float* own = reinterpret_cast<float*>(shared) + threadIdx.x / (2 * WARP_SIZE) * WARP_SIZE + threadIdx.x % WARP_SIZE;
-  __syncthreads();  // the last patch was read
-  for (int pass = 0; pass < 2; ++pass) {
-    if (warp.half != pass) {
+  float* own = reinterpret_cast<float*>(shared) + slot;
+  const int slots = blockDim.x / 2;
+  __syncthreads();  // nobody reads what lies there any more
+  if (gives) {
 #pragma unroll
-      for (int i = 0; i < (T::all_products * 4 + 1) * 4; ++i) {
-        float& value = sums[i / 4][i % 4];
-        float* slot = own + i * (TENSOR_THREADS / 2);
-        if (pass == 0) *slot = value;
-        else value += *slot;
-      }
-    }
-    __syncthreads();
+    for (int i = 0; i < (T::all_products * 4 + 1) * 4; ++i) own[i * slots] = sums[i / 4][i % 4];
+  }
+  __syncthreads();
+  if (takes) {
+#pragma unroll
+    for (int i = 0; i < (T::all_products * 4 + 1) * 4; ++i) sums[i / 4][i % 4] += own[i * slots];
   }
 }
 
@@ -264,27 +268,31 @@ __device__ __forceinline__ void write_products(float* out, const typename T::Sum
 
 template <class T>
 __device__ __forceinline__ void correlate_weights(const WeightSums& parts, const WeightFactors& factors, const Image& size,
-                                                  const Window& window, int patches, int part_patches, int has_bias) {
+                                                  const Window& window, int patches, int share_patches, int has_bias) {
   DYNAMIC_SHARED(Element, shared);
   const int input_tiles = (factors.inputs + T::inputs - 1) / T::inputs, first_tap = blockIdx.x / input_tiles;
   const int first_input = (blockIdx.x - first_tap * input_tiles) * T::inputs;
-  const int begin = blockIdx.z * part_patches, end = min(begin + part_patches, patches);
+  const int groups = T::most_groups > 1 ? blockDim.x / TENSOR_THREADS : 1, group = groups > 1 ? threadIdx.x / TENSOR_THREADS : 0;
+  const int begin = (blockIdx.z * groups + group) * share_patches, end = min(begin + share_patches, patches);
+  Element* own = shared + group * 2 * T::stage_elements;
   WeightCopies<T> copy(factors, size, window, begin, first_tap, first_input);
   const WeightWarp<T> warp(has_bias && blockIdx.x == 0);  // one of the blocks that have these output channels
   typename T::Sums sums = {};
-  copy(shared);
+  if (begin < end) copy(own);
   cp_async_commit();
   for (int patch = begin; patch < end; ++patch) {
     cp_async_wait<0>();
-    __syncthreads();  // the patch is there for all, and nobody reads the one before
-    if (patch + 1 < end) copy(shared + (patch + 1 - begin) % 2 * T::stage_elements);
+    group_barrier<TENSOR_THREADS>(group);  // the patch is there for all, and nobody reads the one before
+    if (patch + 1 < end) copy(own + (patch + 1 - begin) % 2 * T::stage_elements);
     cp_async_commit();
-    multiply_patch<T>(sums, shared + (patch - begin) % 2 * T::stage_elements, warp);
+    multiply_patch<T>(sums, own + (patch - begin) % 2 * T::stage_elements, warp);
   }
   if constexpr (T::halves == 2) {
-    add_halves<T>(sums, shared, warp);
-    if (warp.half == 1) return;
+    const int pair = threadIdx.x / (2 * WARP_SIZE) * WARP_SIZE + threadIdx.x % WARP_SIZE;
+    add_sums<T>(sums, shared, pair, warp.half == 1, warp.half == 0);
   }
+  if (groups > 1) add_sums<T>(sums, shared, group_thread(), group == 1 && warp.half == 0, group == 0 && warp.half == 0);
+  if (group == 1 || warp.half == 1) return;
   const int input = first_input + warp.input, output = blockIdx.y * T::columns + warp.output, part = blockIdx.z;
   const int matrix = factors.inputs * factors.outputs, taps = T::kernel == 1 ? window.height * window.width : T::taps;
   write_products<T>(parts.weight + part * taps * matrix, sums, 0, T::products, first_tap, input, output, factors);
@@ -307,17 +315,17 @@ __device__ __forceinline__ void correlate_weights(const WeightSums& parts, const
       const Element* __restrict__ dout, /* [n * height * width, outputs], stride dout_stride */                \
       const Element* __restrict__ x,    /* [n * height * width, inputs], or of the large image; stride x_stride */ \
       int height, int width, int window_height, int window_width, int inputs, int outputs, int dout_stride,    \
-      int x_stride, int patches, int part_patches, int has_bias
+      int x_stride, int patches, int share_patches, int has_bias
 
 #define BACKWARD_WEIGHT_ARGUMENTS                                                                                 \
   {parts, bias_parts}, {dout, x, nullptr, inputs, outputs, dout_stride, x_stride, 0}, {height, width},              \
-      {window_height, window_width}, patches, part_patches, has_bias
+      {window_height, window_width}, patches, share_patches, has_bias
 
-KERNEL_WITH_THREADS(convolution_backward_weight_3x3_32x64, TENSOR_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
+KERNEL_WITH_THREADS(convolution_backward_weight_3x3_32x64, MOST_GROUPS * TENSOR_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
   correlate_weights<WeightTile<3, 32, 64>>(BACKWARD_WEIGHT_ARGUMENTS);
 }
 
-KERNEL_WITH_THREADS(convolution_backward_weight_3x3_32x32, TENSOR_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
+KERNEL_WITH_THREADS(convolution_backward_weight_3x3_32x32, MOST_GROUPS * TENSOR_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
   correlate_weights<WeightTile<3, 32, 32>>(BACKWARD_WEIGHT_ARGUMENTS);
 }
 
@@ -346,17 +354,17 @@ KERNEL_WITH_THREADS(convolution_backward_weight_1x1_32x32, TENSOR_THREADS)(BACKW
       const Element* __restrict__ x,           /* [n * height * width, inputs], stride x_stride */             \
       const Bits* __restrict__ positive,       /* [n * height * width, groups] */                              \
       int height, int width, int inputs, int outputs, int dout_stride, int x_stride, int groups, int patches,  \
-      int part_patches
+      int share_patches
 
 #define RESIDUAL_BACKWARD_WEIGHT_ARGUMENTS                                                                     \
   {parts, bias_parts, shortcut_parts, shortcut_bias_parts},                                                     \
       {dout, x, positive, inputs, outputs, dout_stride, x_stride, groups}, {height, width}, {1, 1}, patches,      \
-      part_patches, true
+      share_patches, true
 
-KERNEL_WITH_THREADS(residual_backward_weight_3x3_32x64, TENSOR_THREADS)(RESIDUAL_BACKWARD_WEIGHT_PARAMETERS) {
+KERNEL_WITH_THREADS(residual_backward_weight_3x3_32x64, MOST_GROUPS * TENSOR_THREADS)(RESIDUAL_BACKWARD_WEIGHT_PARAMETERS) {
   CORRELATE_RESIDUAL_WEIGHTS(64, RESIDUAL_BACKWARD_WEIGHT_ARGUMENTS);
 }
 
-KERNEL_WITH_THREADS(residual_backward_weight_3x3_32x32, TENSOR_THREADS)(RESIDUAL_BACKWARD_WEIGHT_PARAMETERS) {
+KERNEL_WITH_THREADS(residual_backward_weight_3x3_32x32, MOST_GROUPS * TENSOR_THREADS)(RESIDUAL_BACKWARD_WEIGHT_PARAMETERS) {
   CORRELATE_RESIDUAL_WEIGHTS(32, RESIDUAL_BACKWARD_WEIGHT_ARGUMENTS);
 }

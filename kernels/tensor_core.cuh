@@ -86,6 +86,14 @@ __device__ __forceinline__ unsigned float_to_tf32(float value) {
   return bits;
 }
 
+// ---- barriers ---------------------------------------------------------------------------------------------------------
+
+// __syncthreads() of a group of the block's threads alone, whole warps: of the first `threads`, the second ones, and so on, up
+// to 15 groups.
+template <int threads> __device__ __forceinline__ void group_barrier(int group) {
+  asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(threads) : "memory");
+}
+
 // ---- bits --------------------------------------------------------------------------------------------------------------
 
 // A mask of 16 bits of `low`, and above it one of `high`: all ones where the highest bit of this byte is set.

@@ -118,6 +118,8 @@ inline unsigned float_to_tf32(float value) {  // to nearest, ties away from zero
   return bits & 0xFFFFE000;
 }
 
+template <int threads> inline void group_barrier(int group) { emulator::group_barrier(group, threads); }
+
 template <int byte> inline unsigned sign_masks(unsigned low, unsigned high) {
   const auto mask = [](unsigned value) { return value >> (8 * byte + 7) & 1 ? 0xffffu : 0u; };
   return mask(high) << 16 | mask(low);

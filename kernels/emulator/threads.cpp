@@ -152,7 +152,8 @@ void set_up_threads(Block* block, uint64_t number) {
   uint32_t count = size.x * size.y * size.z;
   block->thread_count = block->live = count;
   block->warp_count = (count + warp_size - 1) / warp_size;
-  block->started = block->stacks_used = block->barrier_arrived = 0;
+  block->started = block->stacks_used = block->barrier.arrived = 0;
+  for (Barrier& barrier : block->group_barriers) barrier.arrived = 0;
   block->failed = false;
   block->fault_signal = 0;
   uint16_t slots[max_threads_per_block];
@@ -253,9 +254,8 @@ void fail(CUresult code, const char* format, ...) {
   give_up_block(block);
 }
 
-void fail_divergent_barrier(const char* site) {
-  fail(CUDA_ERROR_LAUNCH_FAILED, "divergent barrier: this thread is at %s, another one of its block at %s", site,
-       current->block->barrier_site);
+void fail_divergent_barrier(const char* site, const char* other) {
+  fail(CUDA_ERROR_LAUNCH_FAILED, "divergent barrier: this thread is at %s, another one of its block at %s", site, other);
 }
 
 void fail_lane_not_in_mask(const char* operation, uint32_t mask) {

@@ -63,6 +63,12 @@ struct Warp {
   Rendezvous rendezvous[4];
 };
 
+// A barrier that counts who has arrived; those that wait see the generation change.
+struct Barrier {
+  uint32_t arrived, generation;
+  const char* site;
+};
+
 // The block that an OS thread runs at present, with room for its threads.
 struct Block {
   uint3 index;     // blockIdx
@@ -70,8 +76,8 @@ struct Block {
   dim3 grid;       // gridDim
   const Launch* launch;
   uint32_t thread_count, warp_count, started, live;
-  uint32_t barrier_arrived, barrier_generation;
-  const char* barrier_site;
+  Barrier barrier;             // __syncthreads()
+  Barrier group_barriers[15];  // group_barrier()
   unsigned char* dynamic_shared;      // ends, but for alignment, where the memory with access ends
   unsigned char* dynamic_shared_end;  // a page without access: going too far is a fault
   Context scheduler;  // where run_block goes on when the block has ended or failed
@@ -93,7 +99,7 @@ extern __thread Thread* current __attribute__((tls_model("initial-exec")));
 // returns `code`.
 [[noreturn]] void fail(CUresult code, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
-[[noreturn]] void fail_divergent_barrier(const char* site);
+[[noreturn]] void fail_divergent_barrier(const char* site, const char* other);
 [[noreturn]] void fail_lane_not_in_mask(const char* operation, uint32_t mask);
 [[noreturn]] void fail_lane_missing(const char* operation, uint32_t mask, uint32_t alive);
 
@@ -144,20 +150,36 @@ __attribute__((always_inline)) inline void wait_for_change(Thread* self, const v
   }
 }
 
-// __syncthreads(). Every thread of the block has to come, and to the same line of the source.
-__attribute__((always_inline)) inline void barrier(const char* site) {
+// So many threads have to come, and to the same line of the source.
+__attribute__((always_inline)) inline void wait_at(Barrier& barrier, uint32_t threads, const char* site) {
   Thread* self = current;
-  Block* block = self->block;
-  if (block->barrier_arrived == 0) block->barrier_site = site;
-  else if (__builtin_expect(block->barrier_site != site, 0) && strcmp(block->barrier_site, site) != 0)
-    fail_divergent_barrier(site);
-  if (++block->barrier_arrived == block->thread_count) {
-    block->barrier_arrived = 0;
-    block->barrier_generation = block->barrier_generation + 1;
+  if (barrier.arrived == 0) barrier.site = site;
+  else if (__builtin_expect(barrier.site != site, 0) && strcmp(barrier.site, site) != 0)
+    fail_divergent_barrier(site, barrier.site);
+  if (++barrier.arrived == threads) {
+    barrier.arrived = 0;
+    barrier.generation = barrier.generation + 1;
     return;
   }
   uint32_t next = self->slot + 1;
-  wait_for_change(self, &block->barrier_generation, next == block->thread_count ? 0 : next, site);
+  wait_for_change(self, &barrier.generation, next == self->block->thread_count ? 0 : next, site);
+}
+
+// __syncthreads(): every thread of the block.
+__attribute__((always_inline)) inline void barrier(const char* site) {
+  Block* block = current->block;
+  wait_at(block->barrier, block->thread_count, site);
+}
+
+// Of a one-dimensional block, the threads from `group * threads` on.
+inline void group_barrier(uint32_t group, uint32_t threads) {
+  Block* block = current->block;
+  const char* site = "group_barrier";
+  if (group >= sizeof block->group_barriers / sizeof *block->group_barriers || threads % warp_size != 0)
+    fail(CUDA_ERROR_LAUNCH_FAILED, "group_barrier: group %u of %u threads", group, threads);
+  if (current->index.x / threads != group)
+    fail(CUDA_ERROR_LAUNCH_FAILED, "group_barrier: this thread is not of group %u of %u threads", group, threads);
+  wait_at(block->group_barriers[group], threads, site);
 }
 
 // The rendezvous of the lanes in `mask`: the one they have met in before, or a free one.

@@ -99,6 +99,16 @@ KERNEL(two_barriers)(int* out) {  // [block]
   out[threadIdx.x] = 1;
 }
 
+KERNEL(incomplete_group)(int* out) {  // [block]
+  if (threadIdx.x != 40) group_barrier<32>(threadIdx.x / 32);
+  out[threadIdx.x] = 1;
+}
+
+KERNEL(another_group)(int* out) {  // [block]
+  group_barrier<32>(0);
+  out[threadIdx.x] = 1;
+}
+
 KERNEL(barrier_against_shuffle)(int* out) {  // [block]
   int value = threadIdx.x;
   if (threadIdx.x == 3) __syncthreads();

@@ -88,13 +88,15 @@ fn an_index_outside_the_dynamic_shared_memory_is_found() {
 #[test]
 fn deadlocks_and_divergence_are_named() {
     let Some(device) = Device::open("faults") else { return };
-    let cases: [(&str, &str, &[&str]); 6] = [
+    let cases: [(&str, &str, &[&str]); 8] = [
         (
             "divergent_barrier",
             "LAUNCH_TIMEOUT",
             &["deadlock: 16 of 64 threads wait at __syncthreads, ", "tests/emulator/faults.cu:"],
         ),
         ("two_barriers", "LAUNCH_FAILED", &["divergent barrier", "thread ("]),
+        ("incomplete_group", "LAUNCH_TIMEOUT", &["deadlock: 31 of 64 threads wait at group_barrier"]),
+        ("another_group", "LAUNCH_FAILED", &["group_barrier: this thread is not of group 0 of 32 threads"]),
         (
             "barrier_against_shuffle",
             "LAUNCH_TIMEOUT",

@@ -48,6 +48,18 @@ impl Description {
         self.capability == HOPPER && (kernels::HAVE_HOPPER || self.name == EMULATOR_NAME)
     }
 
+    /// Bytes of shared memory that a block may have at most (CUDA programming guide, technical specifications), or that
+    /// those of unknown devices surely may.
+    pub fn shared_memory(&self) -> usize {
+        let kilobytes = match self.capability {
+            (7, _) => 64,
+            (8, 0 | 7) => 163,
+            (9 | 10, _) => 227,
+            _ => 99,
+        };
+        kilobytes << 10
+    }
+
     /// The precision asked for, or the best for the tensor cores at hand: bf16, or fp16 where there is no bf16.
     ///
     /// # Errors

@@ -218,6 +218,11 @@ impl<'a> Launcher<'a> {
         self.sink.description().has_warp_groups()
     }
 
+    /// Bytes of shared memory that a block may have.
+    pub fn shared_memory(&self) -> usize {
+        self.sink.description().shared_memory()
+    }
+
     /// How many multiprocessors the device has. The order of a sum must not depend on it.
     pub fn multiprocessors(&self) -> usize {
         self.sink.description().multiprocessors

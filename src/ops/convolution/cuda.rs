@@ -514,7 +514,7 @@ impl ConvolutionWeightGradient {
         gradients: &[&Shape],
     ) -> usize {
         let parts = match tensor_form(precision, self.window, self.groups, [dout, x]) {
-            Some(form) => TensorWeights::new(form, dout, x).parts,
+            Some(form) => TensorWeights::new(form, dout, x).shares,
             None => {
                 let parts = Division::new(self, dout, x).parts;
                 SpecialWeights::of(self, dout, x).map_or(parts, |special| parts.max(special.parts))
@@ -533,10 +533,7 @@ impl ConvolutionWeightGradient {
         gradients: &[Operand],
     ) -> Result<()> {
         if let Some(form) = tensor_form(launcher.precision(), self.window, self.groups, [dout.shape, x.shape]) {
-            let weights = TensorWeights::new(form, dout.shape, x.shape);
-            let sums = Sums::new(launcher, gradients, weights.parts);
-            weights.launch(launcher, &sums, dout, x)?;
-            return sums.launch(launcher);
+            return TensorWeights::new(form, dout.shape, x.shape).launch(launcher, gradients, dout, x);
         }
         let special = SpecialWeights::of(self, dout.shape, x.shape).filter(|special| special.takes(dout, x));
         if let Some(special) = special {
@@ -600,7 +597,7 @@ impl OnCuda for ConvolutionWeightGradient {
 const MOST_SUM_ROWS: usize = 64;
 
 /// Gradients that are summed in as many parts, one behind the other in the workspace, or in place if there is one part.
-pub(in crate::ops) struct Sums<'a> {
+pub(super) struct Sums<'a> {
     gradients: &'a [Operand<'a>],
     parts: Vec<Pointer>,
     part_count: usize,
@@ -627,11 +624,6 @@ impl<'a> Sums<'a> {
     /// Where those of a gradient go that there may not be.
     pub fn parts_if_any(&self, index: usize) -> Pointer {
         self.parts.get(index).copied().unwrap_or(self.parts[0].unused(Element::F32))
-    }
-
-    /// How many gradients there are.
-    pub fn count(&self) -> usize {
-        self.gradients.len()
     }
 
     /// Adds the parts.

@@ -13,7 +13,7 @@ mod winograd;
 
 pub(super) use bias::BiasGradient;
 pub(super) use cpu::{Epilogue as CpuEpilogue, Weights};
-pub(super) use cuda::{Epilogue, Sums, TILE_64X32, TILE_128X64, Tile, TileKernels, any_kernel, tensor_form};
+pub(super) use cuda::{Epilogue, TILE_64X32, TILE_128X64, Tile, TileKernels, any_kernel, tensor_form};
 pub(super) use tensor::{Form, Rectified, Shortcut, TensorProduct, TensorWeights};
 
 use super::window::Window;

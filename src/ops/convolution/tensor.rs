@@ -6,7 +6,7 @@ use crate::Result;
 use crate::device::cuda::{Grid, Launcher, Operand, Pointer};
 use crate::device::kernels::convolution_tensor::TRANSPOSED;
 use crate::device::kernels::convolution_tensor_hopper::{GROUP_COLUMNS, GROUP_WIDTH};
-use crate::device::kernels::convolution_tensor_weight::WEIGHT_PATCH_ROWS;
+use crate::device::kernels::convolution_tensor_weight::{MOST_GROUPS, WEIGHT_PATCH_ROWS};
 use crate::device::kernels::patch::{PATCH_WIDTH, PIECE, TENSOR_THREADS};
 use crate::device::kernels::*;
 use crate::tensor::{CHANNEL_ALIGNMENT, Shape, Storage};
@@ -321,10 +321,11 @@ impl TensorProduct<'_> {
 
 // ------------------------------------------------------------------ weight gradient
 
-/// Blocks to make of all parts at most: two for each multiprocessor of the largest GPUs, which a few more would keep waiting.
-const PART_BLOCKS: usize = 264;
-/// Patches of a part at least, which pay for writing and adding its sums.
-const PART_PATCHES: usize = 4;
+/// Groups of warps to make of all tiles and shares at most: two for each multiprocessor of the largest GPUs, which a few more
+/// would keep waiting.
+const GROUPS: usize = 264;
+/// Patches of a share at least, which pay for adding its sums.
+const SHARE_PATCHES: usize = 4;
 /// A residual block's output channels have to come in so many: their bits are copied by 4 bytes.
 const RESIDUAL_CHANNELS: usize = 32;
 /// All parts' sums together have at most this many elements, 64 MiB, if there are several.
@@ -375,7 +376,7 @@ impl WeightTile {
         [taps * inputs.div_ceil(self.inputs), outputs.div_ceil(self.columns)]
     }
 
-    /// Bytes of shared memory of a block.
+    /// Bytes of shared memory of a group of warps.
     fn shared(&self, has_bits: bool) -> usize {
         let x_pixels = (WEIGHT_PATCH_ROWS + self.size - 1) * (PATCH_WIDTH + self.size - 1);
         let pixels = WEIGHT_PATCH_ROWS * PATCH_WIDTH;
@@ -384,63 +385,76 @@ impl WeightTile {
     }
 }
 
-/// The weight gradient's parts; by shape alone, as the order of the sum depends on them. `dout` is the small image, `x` the
-/// large one.
+/// How the pixels of a weight gradient are shared out; by shape alone, as the order of the sum depends on it. `dout` is the
+/// small image, `x` the large one.
 pub(in crate::ops) struct TensorWeights {
     form: Form,
     narrow: bool,
     patches: usize,
-    part_patches: usize,
-    pub parts: usize,
+    share_patches: usize,
+    /// Groups of warps that have a share each: as many parts at most.
+    pub shares: usize,
 }
 
 impl TensorWeights {
     pub(in crate::ops) fn new(form: Form, dout: &Shape, x: &Shape) -> Self {
         let (inputs, outputs) = (x.channels.stored(), dout.channels.stored());
         let narrow = (1..=32).contains(&(outputs % 64));
-        let blocks: usize = WeightTile::choose(form, narrow).tiles(form, inputs, outputs).iter().product();
+        let groups: usize = WeightTile::choose(form, narrow).tiles(form, inputs, outputs).iter().product();
         let patches = patches(dout, WEIGHT_PATCH_ROWS, PATCH_WIDTH);
         let elements = form.taps() * inputs * outputs;
-        let most_parts = patches.div_ceil(PART_PATCHES).min((PART_ELEMENTS / elements).max(1));
-        let parts = (PART_BLOCKS / blocks).clamp(1, most_parts);
-        let part_patches = patches.div_ceil(parts);
-        TensorWeights { form, narrow, patches, part_patches, parts: patches.div_ceil(part_patches) }
+        let most_shares = patches.div_ceil(SHARE_PATCHES).min((PART_ELEMENTS / elements).max(1));
+        let shares = (GROUPS / groups).clamp(1, most_shares);
+        let share_patches = patches.div_ceil(shares);
+        TensorWeights { form, narrow, patches, share_patches, shares: patches.div_ceil(share_patches) }
     }
 
-    /// Launches the kernel that writes each part's sums: of the weights, and of the bias, if there is one.
-    pub(in crate::ops) fn launch(&self, launcher: &mut Launcher, sums: &Sums, dout: Operand, x: Operand) -> Result<()> {
+    /// Computes the gradients of the weights, and of the bias, if there is one.
+    pub(in crate::ops) fn launch(
+        &self,
+        launcher: &mut Launcher,
+        gradients: &[Operand],
+        dout: Operand,
+        x: Operand,
+    ) -> Result<()> {
         let tile = self.tile(launcher);
+        let blocks = self.blocks(launcher, tile, tile.shared(false));
+        let sums = Sums::new(launcher, gradients, blocks.parts);
         launcher
             .kernel(tile.kernel)
             .pointers([sums.parts(0), sums.parts_if_any(1), dout.pointer, x.pointer])
             .sizes(dout.shape.spatial[1..].iter().copied())
             .sizes(self.form.window())
-            .sizes([x.channels(), dout.channels(), dout.stride, x.stride, self.patches, self.part_patches])
-            .flag(sums.count() > 1)
-            .shared(tile.shared(false))
-            .launch(self.grid(tile, dout, x))
+            .sizes([x.channels(), dout.channels(), dout.stride, x.stride, self.patches, self.share_patches])
+            .flag(gradients.len() > 1)
+            .shared(blocks.shared)
+            .launch(blocks.grid(tile.tiles(self.form, x.channels(), dout.channels())))?;
+        sums.launch(launcher)
     }
 
-    /// Launches that of a residual block, if there is one: `dout` is the 1x1 convolution's, and where `positive` has a bit the
-    /// 3x3 convolution's. Returns whether there is.
+    /// Computes those of a residual block, if there is a kernel for that: of the 3x3 convolution's weights and bias, and of the
+    /// 1x1 convolution's, whose output gradient is `dout`. Returns whether there is.
     pub(in crate::ops) fn launch_residual(
         &self,
         launcher: &mut Launcher,
-        sums: &Sums,
+        gradients: &[Operand; 4],
         [dout, x, positive]: [Operand; 3],
     ) -> Result<bool> {
         let tile = self.tile(launcher);
         let whole = dout.channels().is_multiple_of(RESIDUAL_CHANNELS);
         let Some(kernel) = tile.residual.filter(|_| whole && launcher.capability() >= AMPERE) else { return Ok(false) };
+        let blocks = self.blocks(launcher, tile, tile.shared(true));
+        let sums = Sums::new(launcher, gradients, blocks.parts);
         launcher
             .kernel(kernel)
             .pointers([0, 1, 2, 3].map(|index| sums.parts(index)))
             .pointers([dout, x, positive].map(|operand| operand.pointer))
             .sizes(dout.shape.spatial[1..].iter().copied())
             .sizes([x.channels(), dout.channels(), dout.stride, x.stride, dout.shape.bit_groups()])
-            .sizes([self.patches, self.part_patches])
-            .shared(tile.shared(true))
-            .launch(self.grid(tile, dout, x))?;
+            .sizes([self.patches, self.share_patches])
+            .shared(blocks.shared)
+            .launch(blocks.grid(tile.tiles(self.form, x.channels(), dout.channels())))?;
+        sums.launch(launcher)?;
         Ok(true)
     }
 
@@ -449,8 +463,24 @@ impl TensorWeights {
         WeightTile::choose(self.form, self.narrow || launcher.capability() < AMPERE)
     }
 
-    fn grid(&self, tile: &WeightTile, dout: Operand, x: Operand) -> Grid {
-        let [input_tiles, output_tiles] = tile.tiles(self.form, x.channels(), dout.channels());
-        Grid::new([input_tiles, output_tiles, self.parts], TENSOR_THREADS)
+    /// The blocks for shares that take so much shared memory each.
+    fn blocks(&self, launcher: &Launcher, tile: &WeightTile, shared: usize) -> WeightBlocks {
+        let most = if tile.size > 1 { MOST_GROUPS.min(launcher.shared_memory() / shared) } else { 1 };
+        let groups = most.min(self.shares);
+        WeightBlocks { groups, parts: self.shares.div_ceil(groups), shared: groups * shared }
+    }
+}
+
+/// The blocks of a weight gradient: each has some groups of warps, and adds what they have to a part.
+struct WeightBlocks {
+    groups: usize,
+    parts: usize,
+    /// Bytes of a block's shared memory.
+    shared: usize,
+}
+
+impl WeightBlocks {
+    fn grid(&self, [input_tiles, output_tiles]: [usize; 2]) -> Grid {
+        Grid::new([input_tiles, output_tiles, self.parts], self.groups * TENSOR_THREADS)
     }
 }
