@@ -129,7 +129,7 @@ KERNEL_WITH_THREADS(batch_norm_forward, THREADS)(
 // ---- inference --------------------------------------------------------------------------------------------------------
 
 KERNEL_WITH_THREADS(batch_norm_inference, THREADS)(
-    Element* out,             // [pixels, channels], stride out_stride
+    Element* out,             // [pixels, channels], stride out_stride; may be x
     const Element* x,         // [pixels, channels], stride x_stride
     const float* gamma,     // [channels]
     const float* beta,      // [channels]

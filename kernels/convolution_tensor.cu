@@ -106,12 +106,12 @@ KERNEL_WITH_THREADS(convolution_forward_3x3_256x32, TENSOR_THREADS)(FORWARD_PARA
   correlate<Tile<3, 4, 32, 16, 2, false>, true>(FORWARD_ARGUMENTS);
 }
 
-KERNEL_WITH_THREADS(convolution_forward_1x1_256x32, TENSOR_THREADS)(FORWARD_PARAMETERS) {
-  correlate<Tile<1, 4, 32, 32, 2, false>, true>(FORWARD_ARGUMENTS);
+KERNEL_WITH_THREADS(convolution_forward_1x1_256x32, TENSOR_THREADS)(PATCHES_FORWARD_PARAMETERS) {
+  correlate<Tile<1, 4, 32, 32, 2, false>, true>(PATCHES_FORWARD_ARGUMENTS);
 }
 
-KERNEL_WITH_THREADS(convolution_forward_1x1_128x64, TENSOR_THREADS)(FORWARD_PARAMETERS) {
-  correlate<Tile<1, 2, 64, 64, WIDE_STAGES, false>, true>(FORWARD_ARGUMENTS);
+KERNEL_WITH_THREADS(convolution_forward_1x1_128x64, TENSOR_THREADS)(PATCHES_FORWARD_PARAMETERS) {
+  correlate<Tile<1, 2, 64, 64, WIDE_STAGES, false>, true>(PATCHES_FORWARD_ARGUMENTS);
 }
 
 // ---- input gradient ---------------------------------------------------------------------------------------------------
@@ -158,10 +158,10 @@ KERNEL_WITH_THREADS(convolution_backward_input_3x3_256x32, TENSOR_THREADS)(BACKW
   correlate<Tile<3, 4, 32, 16, 2, false>, false>(BACKWARD_INPUT_ARGUMENTS);
 }
 
-KERNEL_WITH_THREADS(convolution_backward_input_1x1_256x32, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  correlate<Tile<1, 4, 32, 32, 2, true>, false>(BACKWARD_INPUT_ARGUMENTS);
+KERNEL_WITH_THREADS(convolution_backward_input_1x1_256x32, TENSOR_THREADS)(PATCHES_BACKWARD_INPUT_PARAMETERS) {
+  correlate<Tile<1, 4, 32, 32, 2, true>, false>(PATCHES_BACKWARD_INPUT_ARGUMENTS);
 }
 
-KERNEL_WITH_THREADS(convolution_backward_input_1x1_128x64, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
-  correlate<Tile<1, 2, 64, 64, WIDE_STAGES, true>, false>(BACKWARD_INPUT_ARGUMENTS);
+KERNEL_WITH_THREADS(convolution_backward_input_1x1_128x64, TENSOR_THREADS)(PATCHES_BACKWARD_INPUT_PARAMETERS) {
+  correlate<Tile<1, 2, 64, 64, WIDE_STAGES, true>, false>(PATCHES_BACKWARD_INPUT_ARGUMENTS);
 }

@@ -141,20 +141,41 @@ __device__ __forceinline__ Vector16<Element> elements(const uint4& whole) {
   return vector;
 }
 
+// The running statistics of a batch norm, and its parameters.
+struct Norm {
+  const float *gamma, *beta, *mean, *variance;
+  float epsilon;
+};
+
 // What becomes of the target before it is stored: what stands in another tensor of its shape is added, by 1x1 kernels
 // perhaps times a scale of its channel, and with the bias for an offset, which may cancel much of it; negative values become
-// zero, and so do those where a mask is not above zero. A stride of 0 says that there is no such tensor. Each step rounds as
-// if it were a pass over the tensor of its own. What the element cannot hold is limited to what it can in the forward pass
-// alone: where there is a bias, and no scale, which only a gradient has.
+// zero, and so do those where a mask is not above zero; and it is normalised. A stride of 0 says that there is no such tensor.
+// Each step rounds as if it were a pass over the tensor of its own. What the element cannot hold is limited to what it can in
+// the forward pass alone: where there is a bias, and no scale, which only a gradient has.
 struct Epilogue {
   const Element *added, *mask;
   const float* scale;
   int added_stride, mask_stride, relu;
-  bool limited, scaled;
+  bool limited, scaled, normalised;
+  Norm norm;
 
   __device__ __forceinline__ float limit(float value) const { return limited ? saturate<Element>(value) : value; }
 
-  template <bool scales_added>
+  // The scales and offsets of what is added, or of the result, for the channels from c on.
+  __device__ __forceinline__ void load_scales(float (&scales)[PIECE], float (&offsets)[PIECE], const float* bias,
+                                              int c) const {
+#pragma unroll
+    for (int k = 0; k < PIECE; ++k) {
+      if (scaled) {
+        scales[k] = scale[c + k];
+        offsets[k] = bias[c + k];
+      } else {
+        scales[k] = norm.gamma[c + k] / sqrtf(norm.variance[c + k] + norm.epsilon);
+        offsets[k] = norm.beta[c + k] - norm.mean[c + k] * scales[k];
+      }
+    }
+  }
+
   __device__ __forceinline__ void apply(Vector16<Element>& values, const Vector16<Element>& added,
                                         const Vector16<Element>& mask, const float (&scales)[PIECE],
                                         const float (&offsets)[PIECE]) const {
@@ -163,7 +184,7 @@ struct Epilogue {
 #pragma unroll
       for (int k = 0; k < PIECE; ++k) {
         float addend = to_float(added[k]);
-        if constexpr (scales_added) addend = addend * scales[k] + offsets[k];
+        if (scaled) addend = addend * scales[k] + offsets[k];
         values[k] = from_float<Element>(limit(to_float(values[k]) + addend));
       }
     }
@@ -174,6 +195,10 @@ struct Epilogue {
     if (mask_stride) {
 #pragma unroll
       for (int k = 0; k < PIECE; ++k) values[k] = to_float(mask[k]) > 0.0f ? values[k] : zero;
+    }
+    if (normalised) {
+#pragma unroll
+      for (int k = 0; k < PIECE; ++k) values[k] = from_float<Element>(to_float(values[k]) * scales[k] + offsets[k]);
     }
   }
 };
@@ -254,13 +279,9 @@ __device__ __forceinline__ void write_sums(Element* target, typename T::Sums& su
       },
       [&](float sum) { return epilogue.limit(sum); });
   const Element* own = share_sums<T>(shared, sums);
-  float scales[PIECE], offsets[PIECE];
-#pragma unroll
-  for (int k = 0; k < PIECE; ++k) {
-    const bool scaled = T::kernel == 1 && epilogue.scaled && pieces.has_channel;
-    scales[k] = scaled ? epilogue.scale[pieces.channel + k] : 1.0f;
-    offsets[k] = scaled ? bias[pieces.channel + k] : 0.0f;
-  }
+  float scales[PIECE] = {}, offsets[PIECE] = {};
+  if ((epilogue.scaled || epilogue.normalised) && pieces.has_channel)
+    epilogue.load_scales(scales, offsets, bias, pieces.channel);
 #pragma unroll 1
   for (int first = 0; first < Pieces<T>::count; first += at_once) {
     int places[at_once];
@@ -276,7 +297,7 @@ __device__ __forceinline__ void write_sums(Element* target, typename T::Sums& su
     for (int i = 0; i < at_once; ++i) {
       if (places[i] < 0) continue;
       Vector16<Element> values = load16(own + pieces.pixel(first + i) * PITCH<T> + pieces.first_channel());
-      epilogue.apply<T::kernel == 1>(values, elements(added[i]), elements(mask[i]), scales, offsets);
+      epilogue.apply(values, elements(added[i]), elements(mask[i]), scales, offsets);
       store16(target + places[i] * target_stride + pieces.channel, values);
     }
   }
@@ -381,40 +402,72 @@ __device__ __forceinline__ void correlate(Element* target, const Factors& factor
 #define FORWARD_PARAMETERS                                                                                     \
   Element* __restrict__ out,              /* [n * height * width, outputs], stride out_stride */               \
       Bits* __restrict__ positive,        /* [n * height * width, groups]; not written where groups is 0 */    \
-      const Element* __restrict__ x,      /* [n * height * width, inputs], or of the large image; stride x_stride */ \
-      const Element* __restrict__ weight, /* [taps * inputs, outputs] */                                       \
-      const float* __restrict__ bias,     /* [biases], those of all columns, again and again if they are fewer */ \
-      const Element* __restrict__ added,  /* as out, stride added_stride; not read where that is 0 */          \
-      const float* __restrict__ scale,    /* [outputs], of added; not read where has_scale is 0 */             \
+      const Element* __restrict__ x,      /* [n * height * width, inputs], stride x_stride */                  \
+      const Element* __restrict__ weight, /* [9 * inputs, outputs] */                                          \
+      const float* __restrict__ bias,     /* [outputs]; not read where has_bias is 0 */                        \
       const Element* __restrict__ shortcut,    /* [inputs, outputs]: a 1x1 kernel's weights, and its */        \
       const float* __restrict__ shortcut_bias, /* [outputs]; not read where has_shortcut is 0 */               \
-      int height, int width, int window_height, int window_width, int inputs, int outputs, int out_stride,     \
-      int x_stride, int added_stride, int groups, int biases, int has_scale, int has_shortcut, int relu
+      const float* __restrict__ gamma,    /* [outputs]: of a batch norm; not read where has_norm is 0, nor */  \
+      const float* __restrict__ beta,     /* [outputs] */                                                      \
+      const float* __restrict__ mean,     /* [outputs]: the running one */                                     \
+      const float* __restrict__ variance, /* [outputs]: likewise */                                            \
+      int height, int width, int inputs, int outputs, int out_stride, int x_stride, int groups, int has_bias,  \
+      int has_shortcut, int has_norm, int relu, float epsilon
 
 #define FORWARD_ARGUMENTS                                                                                          \
   out, {x, weight, inputs, x_stride},                                                                              \
       {{x, shortcut, has_shortcut ? inputs : 0, x_stride}, shortcut_bias, positive, groups}, bias,                 \
-      {added, added, scale, added_stride, 0, relu, biases && !has_scale, has_scale != 0}, {height, width},          \
-      {window_height, window_width}, {1, 1}, outputs, out_stride, biases
+      {nullptr, nullptr, nullptr, 0, 0, relu, has_bias != 0, false, has_norm != 0,                                  \
+       {gamma, beta, mean, variance, epsilon}},                                                                     \
+      {height, width}, {1, 1}, {1, 1}, outputs, out_stride, has_bias ? outputs : 0
 
-// Transposed convolution is the 1x1 kernels', whose target is the large image of its window.
 #define BACKWARD_INPUT_PARAMETERS                                                                              \
-  Element* __restrict__ dx,               /* [n * height * width, outputs], or of the large image; stride dx_stride */ \
+  Element* __restrict__ dx,               /* [n * height * width, outputs], stride dx_stride */                \
       const Element* __restrict__ dout,   /* [n * height * width, inputs], stride dout_stride */               \
-      const Element* __restrict__ weight, /* [taps * outputs, inputs], or of 3x3 [taps * inputs, outputs] */   \
-      const float* __restrict__ bias,     /* [biases], those of all columns, again and again if they are fewer */ \
+      const Element* __restrict__ weight, /* [9 * inputs, outputs], transposed */                              \
       const Element* __restrict__ added,  /* as dx, stride added_stride; not read where that is 0 */           \
-      const float* __restrict__ scale,    /* [outputs], of added; not read where has_scale is 0 */             \
       const Element* __restrict__ mask,   /* as dx, stride mask_stride; not read where that is 0 */            \
       const Element* __restrict__ shortcut_dout, /* [n * height * width, shortcut_inputs], stride shortcut_stride */ \
       const Element* __restrict__ shortcut,      /* [outputs, shortcut_inputs]: a 1x1 kernel's weights; not read where */ \
                                                  /* shortcut_inputs is 0 */                                     \
-      int height, int width, int window_height, int window_width, int inputs, int outputs, int dx_stride,      \
-      int dout_stride, int added_stride, int mask_stride, int shortcut_inputs, int shortcut_stride, int biases, \
-      int has_scale
+      int height, int width, int inputs, int outputs, int dx_stride, int dout_stride, int added_stride,        \
+      int mask_stride, int shortcut_inputs, int shortcut_stride
 
 #define BACKWARD_INPUT_ARGUMENTS                                                                                  \
   dx, {dout, weight, inputs, dout_stride},                                                                        \
-      {{shortcut_dout, shortcut, shortcut_inputs, shortcut_stride}, nullptr, nullptr, 0}, bias,                   \
-      {added, mask, scale, added_stride, mask_stride, 0, biases && !has_scale, has_scale != 0}, {height, width},    \
-      {1, 1}, {window_height, window_width}, outputs, dx_stride, biases
+      {{shortcut_dout, shortcut, shortcut_inputs, shortcut_stride}, nullptr, nullptr, 0}, nullptr,                \
+      {added, mask, nullptr, added_stride, mask_stride, 0, false, false, false, {}}, {height, width}, {1, 1},       \
+      {1, 1}, outputs, dx_stride, 0
+
+// Of the 1x1 kernels; forward, x may be the large image of a window.
+#define PATCHES_FORWARD_PARAMETERS                                                                             \
+  Element* __restrict__ out,              /* [n * height * width, outputs], stride out_stride */               \
+      const Element* __restrict__ x,      /* [n * height * width, inputs], or of the large image; stride x_stride */ \
+      const Element* __restrict__ weight, /* [taps * inputs, outputs] */                                       \
+      const float* __restrict__ bias,     /* [biases] */                                                       \
+      const Element* __restrict__ added,  /* as out, stride added_stride; not read where that is 0 */          \
+      const float* __restrict__ scale,    /* [outputs], of added; not read where has_scale is 0 */             \
+      int height, int width, int window_height, int window_width, int inputs, int outputs, int out_stride,     \
+      int x_stride, int added_stride, int biases, int has_scale, int relu
+
+#define PATCHES_FORWARD_ARGUMENTS                                                                                 \
+  out, {x, weight, inputs, x_stride}, {}, bias,                                                                   \
+      {added, nullptr, scale, added_stride, 0, relu, biases && !has_scale, has_scale != 0, false, {}},              \
+      {height, width}, {window_height, window_width}, {1, 1}, outputs, out_stride, biases
+
+// Transposed convolution is the same as an input gradient: the target may be the large image of a window.
+#define PATCHES_BACKWARD_INPUT_PARAMETERS                                                                      \
+  Element* __restrict__ dx,               /* [n * height * width, outputs], or of the large image; stride dx_stride */ \
+      const Element* __restrict__ dout,   /* [n * height * width, inputs], stride dout_stride */               \
+      const Element* __restrict__ weight, /* [taps * outputs, inputs] */                                       \
+      const float* __restrict__ bias,     /* [biases], those of all columns, again and again if they are fewer */ \
+      const Element* __restrict__ added,  /* as dx, stride added_stride; not read where that is 0 */           \
+      const float* __restrict__ scale,    /* [outputs], of added; not read where has_scale is 0 */             \
+      const Element* __restrict__ mask,   /* as dx, stride mask_stride; not read where that is 0 */            \
+      int height, int width, int window_height, int window_width, int inputs, int outputs, int dx_stride,      \
+      int dout_stride, int added_stride, int mask_stride, int biases, int has_scale
+
+#define PATCHES_BACKWARD_INPUT_ARGUMENTS                                                                          \
+  dx, {dout, weight, inputs, dout_stride}, {}, bias,                                                              \
+      {added, mask, scale, added_stride, mask_stride, 0, biases && !has_scale, has_scale != 0, false, {}},          \
+      {height, width}, {1, 1}, {window_height, window_width}, outputs, dx_stride, biases

@@ -207,14 +207,20 @@ impl Builder<'_> {
 
     /// `BN(ReLU(ReLU(conv3x3(x)) + conv1x1(x)))`, equation 1.
     fn residual_block(&mut self, name: &str, x: ValueId, width: usize) -> Result<ValueId> {
-        let op = Residual::new(width, self.mode == Mode::Train);
+        let inference = self.mode == Mode::Evaluate;
+        let op = if inference { Residual::normalised(width) } else { Residual::new(width, self.mode == Mode::Train) };
         let mut operands = vec![x];
         for (part, convolution) in [("conv", &op.main), ("shortcut", &op.shortcut)] {
             let kernel = convolution.window.kernel;
             operands.extend(self.weight_and_bias(&format!("{name}.{part}"), x, convolution, &kernel[1..]));
         }
+        let norm = format!("{name}.bn");
+        if inference {
+            operands.extend(self.norm_parameters(&norm, &op.main.out));
+            return self.graph.apply_one(op, &operands);
+        }
         let sum = self.graph.apply(op, &operands)?[0];
-        self.batch_norm(&format!("{name}.bn"), sum)
+        self.batch_norm(&norm, sum)
     }
 
     /// CBAM, spatial attention first (equations 2 to 4).
@@ -326,11 +332,18 @@ impl Builder<'_> {
     /// A tensor, and the parameters and running statistics of its batch norm.
     fn batch_norm_inputs(&mut self, name: &str, x: ValueId) -> [ValueId; 5] {
         let channels = self.graph.shape(x).channels.clone();
-        let gamma = self.vector(format!("{name}.weight"), &channels, 1.0, Region::Parameters);
-        let beta = self.vector(format!("{name}.bias"), &channels, 0.0, Region::Parameters);
-        let mean = self.vector(format!("{name}.running_mean"), &channels, 0.0, Region::Statistics);
-        let variance = self.vector(format!("{name}.running_var"), &channels, 1.0, Region::Statistics);
+        let [gamma, beta, mean, variance] = self.norm_parameters(name, &channels);
         [x, gamma, beta, mean, variance]
+    }
+
+    /// Scale, shift, running mean and running variance of a batch norm.
+    fn norm_parameters(&mut self, name: &str, channels: &Channels) -> [ValueId; 4] {
+        [
+            self.vector(format!("{name}.weight"), channels, 1.0, Region::Parameters),
+            self.vector(format!("{name}.bias"), channels, 0.0, Region::Parameters),
+            self.vector(format!("{name}.running_mean"), channels, 0.0, Region::Statistics),
+            self.vector(format!("{name}.running_var"), channels, 1.0, Region::Statistics),
+        ]
     }
 
     fn vector(&mut self, name: String, channels: &Channels, value: f32, region: Region) -> ValueId {

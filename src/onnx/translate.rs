@@ -97,7 +97,12 @@ impl Translation {
             let operands = |first: usize| [inputs[0], inputs[first], inputs[first + 1]];
             self.activated("Conv", &operands(1), &main, true, convolution(&op.main));
             self.add("Conv", &operands(3), &[&shortcut], convolution(&op.shortcut));
-            self.activated("Add", &[&main, &shortcut], &name, true, []);
+            let sum = if op.normalised { format!("{name}.sum") } else { name.clone() };
+            self.activated("Add", &[&main, &shortcut], &sum, true, []);
+            if op.normalised {
+                let operands = [&[sum.as_str()], &inputs[5..]].concat();
+                self.add("BatchNormalization", &operands, &[&name], [float("epsilon", EPSILON as f32)]);
+            }
         } else if let Some(op) = op.downcast_ref::<TransposedConvolution>() {
             let [_, kernel @ ..] = op.kernel.map(|length| length as i64);
             self.add("ConvTranspose", &inputs, &[&name], [ints("kernel_shape", &kernel), ints("strides", &kernel)]);

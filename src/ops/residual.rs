@@ -1,6 +1,7 @@
 //! A residual block's two convolutions and their sum (equation 1): the gradient needs of the first no more than where it is
 //! above zero.
 
+use super::batch_norm::{channel_vectors, launch_inference, running_scale};
 use super::case::Case;
 use super::convolution::{
     Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, CpuEpilogue, Epilogue, Form, Rectified, SHORTCUT,
@@ -16,14 +17,15 @@ use crate::device::cpu::{Call, Cpu, Input, OnCpu, Output, Real};
 use crate::device::cuda::{Launcher, OnCuda, Operand, PixelGrid};
 use crate::device::kernels::{Element, RESIDUAL_BACKWARD, RESIDUAL_FORWARD};
 use crate::graph::{Graph, ValueId};
-use crate::tensor::{CHANNEL_ALIGNMENT, Channels, Shape};
+use crate::tensor::{CHANNEL_ALIGNMENT, Channels, Shape, Storage};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
-/// `out = relu(relu(convolution(x, 3x3) + bias) + convolution(x, 1x1) + bias)`.
+/// `out = relu(relu(convolution(x, 3x3) + bias) + convolution(x, 1x1) + bias)`, in inference batch-normalised.
 ///
-/// Inputs: `x`, weight and bias of the 3x3 convolution, weight and bias of the 1x1 convolution. Outputs: `out`, and if wanted
-/// where the inner ReLU's output, as it would be stored, is above zero, in [`Shape::bits`] of `out`.
+/// Inputs: `x`, weight and bias of the 3x3 convolution, weight and bias of the 1x1 convolution, and `gamma`, `beta`, running
+/// mean and running variance if it is normalised. Outputs: `out`, and if wanted where the inner ReLU's output, as it would be
+/// stored, is above zero, in [`Shape::bits`] of `out`.
 #[derive(Debug, Clone)]
 pub struct Residual {
     /// The 3x3 convolution, which ends in a ReLU.
@@ -32,13 +34,21 @@ pub struct Residual {
     pub shortcut: Convolution,
     /// Whether the bits are wanted: the gradient needs them.
     pub positive: bool,
+    /// Whether the result is normalised, as by [`BatchNormInference`](super::batch_norm::BatchNormInference). There is no
+    /// gradient then.
+    pub normalised: bool,
 }
 
 impl Residual {
     /// A block to `out` channels.
     pub fn new(out: usize, positive: bool) -> Self {
         let main = Convolution::new(Window::same(3), out).relu();
-        Residual { main, shortcut: Convolution::new(SHORTCUT, out), positive }
+        Residual { main, shortcut: Convolution::new(SHORTCUT, out), positive, normalised: false }
+    }
+
+    /// A block to `out` channels and the batch norm behind it, in inference.
+    pub fn normalised(out: usize) -> Self {
+        Residual { normalised: true, ..Residual::new(out, false) }
     }
 
     /// The shapes of both convolutions' weights and biases, for inputs with these channels.
@@ -60,16 +70,19 @@ impl Op for Residual {
         if shortcut != outputs {
             return Err(Error::shape("residual", format!("{} cannot be added to {}", shortcut[0], outputs[0])));
         }
+        if self.normalised {
+            channel_vectors(&[&outputs[..1].iter().collect::<Vec<_>>()[..], &inputs[5..]].concat())?;
+        }
         outputs.extend(self.positive.then(|| outputs[0].bits()));
         Ok(outputs)
     }
 
     fn ends_in_relu(&self) -> bool {
-        true
+        !self.normalised
     }
 
     fn saturates(&self, inputs: &[&Shape], outputs: &[&Shape]) -> bool {
-        self.main.saturates(&inputs[..3], outputs)
+        !self.normalised && self.main.saturates(&inputs[..3], outputs)
     }
 
     fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
@@ -191,12 +204,50 @@ fn begin_sum<T: Real>(out: Output<T>, bits: Option<Output<T>>, bias: &[T]) {
 impl<T: Real> OnCpu<T> for Residual {
     fn workspace(&self, cpu: &Cpu<T>, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
         let main = self.main.packed(cpu, [inputs[0], inputs[1]], outputs[0]);
-        main.max(self.shortcut.packed(cpu, [inputs[0], inputs[3]], outputs[0]))
+        let shortcut = self.shortcut.packed(cpu, [inputs[0], inputs[3]], outputs[0]);
+        main.max(shortcut) + if self.normalised { normalised_elements(outputs[0]) } else { 0 }
     }
 
     fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
+        let workspace = call.workspace();
+        if !self.normalised {
+            let (out, bits) = (call.output(0), self.positive.then(|| call.output(1)));
+            return self.sum(cpu, &call, workspace, out, bits);
+        }
+        // The sum is read and written several times: side by side, where the output may be a slice of a larger tensor.
+        let out = call.output(0);
+        let (sum, workspace) = workspace.split_at_mut(normalised_elements(out.shape()));
+        let (sum, scale) = sum.split_at_mut(out.shape().elements());
+        self.sum(cpu, &call, workspace, Output::dense_in(sum, out.shape()), None);
+        if out.shape().storage == Storage::Reduced {
+            cpu.round(sum, self.main.is_limited(3, call.input(0).shape(), out.shape()));
+        }
+        let (scale, shift) = scale.split_at_mut(out.channels());
+        running_scale([5, 6, 7, 8].map(|index| call.input(index).dense()), scale, shift);
+        let (sum, channels, scale, shift) = (&*sum, out.channels(), &*scale, &*shift);
+        out.for_each_pixel(|position, pixel| {
+            let terms = sum[position * channels..].iter().zip(scale.iter().zip(shift));
+            pixel.iter_mut().zip(terms).for_each(|(out, (&sum, (&scale, &shift)))| *out = sum * scale + shift);
+        });
+    }
+}
+
+/// Elements of workspace for the sum that is normalised, and for the scale and the shift.
+fn normalised_elements(out: &Shape) -> usize {
+    out.elements() + 2 * out.channels.stored()
+}
+
+impl Residual {
+    /// Computes what is not normalised yet.
+    fn sum<T: Real>(
+        &self,
+        cpu: &Cpu<T>,
+        call: &Call<T>,
+        workspace: &mut [T],
+        mut out: Output<T>,
+        bits: Option<Output<T>>,
+    ) {
         let [x, main, main_bias, shortcut, shortcut_bias] = [0, 1, 2, 3, 4].map(|index| call.input(index));
-        let (mut out, bits, workspace) = (call.output(0), self.positive.then(|| call.output(1)), call.workspace());
         let relu = CpuEpilogue { relu: true, ..CpuEpilogue::default() };
         self.main.compute(cpu, workspace, [x, main], out.lend(), Start::Bias(main_bias.dense()), relu);
         begin_sum(out.lend(), bits, shortcut_bias.dense());
@@ -251,8 +302,10 @@ impl OnCuda for Residual {
         let [x, main, main_bias, shortcut, shortcut_bias] = [0, 1, 2, 3, 4].map(|index| launcher.input(index));
         let out = launcher.output(0);
         let positive = self.positive.then(|| launcher.output(1).pointer);
+        let norm = self.normalised.then(|| [5, 6, 7, 8].map(|index| launcher.input(index)));
         if let Some(form) = form(launcher.precision(), x.shape, out.shape) {
-            let rectified = Some(Rectified { bias: shortcut_bias.pointer, positive });
+            let norm = norm.map(|norm| norm.map(|operand| operand.pointer));
+            let rectified = Some(Rectified { bias: shortcut_bias.pointer, positive, norm });
             let product = TensorProduct {
                 form,
                 target: out,
@@ -275,7 +328,8 @@ impl OnCuda for Residual {
             .sizes([pixels, channels, out.stride, out.stride, part.stride])
             .sizes([positive.map_or(0, |_| out.shape.bit_groups())])
             .flag(in_eights(&[out, part]))
-            .launch(PixelGrid::eights(channels).over(pixels, 1))
+            .launch(PixelGrid::eights(channels).over(pixels, 1))?;
+        norm.map_or(Ok(()), |norm| launch_inference(launcher, [out, out], norm))
     }
 }
 
@@ -335,8 +389,8 @@ pub fn cases() -> Vec<Case> {
     for (input, output) in [(3, 1), (8, 33), (40, 9), (33, 3), (16, 72)] {
         cases.push(case(Shape::image(2, 5, 4, input), output));
     }
-    // Output channels in 32s, whose weight gradients tensor cores compute in one pass; and pixels for three shares of them.
-    for (size, input, output) in [([5, 4], 17, 32), ([5, 4], 8, 64), ([17, 18], 9, 96)] {
+    // Output channels in 32s, whose weight gradients tensor cores compute in one pass.
+    for (size, input, output) in [([5, 4], 17, 32), ([5, 4], 8, 64), ([9, 17], 9, 96)] {
         cases.push(case(Shape::image(2, size[0], size[1], input), output));
     }
     // Channels and pixels enough for Winograd's way on the CPU.
@@ -345,5 +399,13 @@ pub fn cases() -> Vec<Case> {
     let (op, x) = (Residual::new(9, false), Shape::image(2, 4, 3, 16));
     let inputs = [std::slice::from_ref(&x), &op.parameter_shapes(&x.channels)].concat();
     cases.push(Case::new("residual", inputs, move |graph, inputs| graph.apply(op.clone(), inputs)).forward_only());
+    // Normalised, as in inference; the last input is a variance.
+    for (input, output) in [(3, 4), (16, 40)] {
+        let (op, x) = (Residual::normalised(output), Shape::image(2, 4, 3, input));
+        let norm = [(); 4].map(|()| Shape::vector(op.main.out.clone()));
+        let inputs = [std::slice::from_ref(&x), &op.parameter_shapes(&x.channels), &norm].concat();
+        let case = Case::new("residual", inputs, move |graph, inputs| graph.apply(op.clone(), inputs));
+        cases.push(case.rows(1, x.channels.clone()).rows(3, x.channels).fraction(8).forward_only());
+    }
     cases
 }

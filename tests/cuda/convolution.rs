@@ -308,7 +308,11 @@ fn warp_groups() {
         return eprintln!("skipped: the GPU is no Hopper");
     }
     let hopper = ("RARUNET_EMULATOR_COMPUTE_CAPABILITY", "9.0");
-    for test in ["convolution::warp_groups", "rounding::a_residual_sum_comes_to_the_same_bits"] {
+    for test in [
+        "convolution::warp_groups",
+        "rounding::a_residual_sum_comes_to_the_same_bits",
+        "rounding::a_normalised_residual_block_is_one_with_a_batch_norm",
+    ] {
         for order in ["forward", "shuffled:7"] {
             let (passed, printed) =
                 run_in_child(&format!("cuda::{test}"), &[hopper, ("RARUNET_EMULATOR_ORDER", order)]);

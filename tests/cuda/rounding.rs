@@ -10,6 +10,7 @@ use rarunet_cuda::device::{Device, Precision};
 use rarunet_cuda::graph::{Graph, Region, ValueId};
 use rarunet_cuda::model::{LossScale, Mode, Model, Network};
 use rarunet_cuda::ops::adam;
+use rarunet_cuda::ops::batch_norm::BatchNormInference;
 use rarunet_cuda::ops::relu::Relu;
 use rarunet_cuda::ops::residual::Residual;
 use rarunet_cuda::tensor::{Shape, Storage};
@@ -128,15 +129,14 @@ fn a_network_comes_to_what_the_kernels_do() {
 }
 
 /// Where all sums are exact, to the same bits: a residual sum is rounded once, the sum of gradients and its mask between. In
-/// few blocks and in many; with output channels that both weight gradients are computed of in one pass, and others.
+/// few blocks and in many, an odd number of shares of the pixels; with output channels that both weight gradients are computed of in one pass, and others.
 #[test]
 fn a_residual_sum_comes_to_the_same_bits() {
-    let images = [(2, 9, 13), (50, 33, 9)].map(|(batch, height, width)| Shape::image(batch, height, width, 40));
-    for (precision, image, outputs) in REDUCED
-        .iter()
-        .flat_map(|&precision| images.iter().zip([64, 40]).map(move |(image, out)| (precision, image, out)))
-        .chain(REDUCED.iter().map(|&precision| (precision, &images[1], 96)))
+    let cases = [((2, 9, 13), 64), ((42, 33, 9), 40), ((42, 33, 9), 96)];
+    for (precision, ((batch, height, width), outputs)) in
+        REDUCED.into_iter().flat_map(|precision| cases.map(|case| (precision, case)))
     {
+        let image = &Shape::image(batch, height, width, 40);
         if precision == Precision::Bf16 && std::env::var(CAPABILITY).is_ok_and(|capability| capability == "7.5") {
             continue;
         }
@@ -219,6 +219,43 @@ fn a_residual_sum_keeps_what_is_no_number() {
             device.read(step, out, &mut found).unwrap();
             let wrong = found.iter().enumerate().filter(|(index, value)| value.is_nan() != (index % 40 == 7)).count();
             assert_eq!(wrong, 0, "{precision}, bias {branch}");
+        }
+    }
+}
+
+/// A block that is normalised in passing comes to the same bits as one with a batch norm behind it.
+#[test]
+fn a_normalised_residual_block_is_one_with_a_batch_norm() {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Fp16] {
+        for (batch, channels) in [(1, 40), (30, 33), (30, 64)] {
+            let Some(mut device) = super::open_in(precision) else { return };
+            let (op, x) = (Residual::normalised(channels), Shape::image(batch, 9, 13, 16));
+            let norm = [(); 4].map(|()| Shape::vector(op.main.out.clone()));
+            let shapes = [std::slice::from_ref(&x), &op.parameter_shapes(&x.channels), &norm].concat();
+            let mut graph = Graph::new();
+            let inputs: Vec<ValueId> = shapes.iter().map(|shape| graph.input(shape.clone())).collect();
+            let found = graph.apply_one(op, &inputs).unwrap();
+            let sum = graph.apply_one(Residual::new(channels, false), &inputs[..5]).unwrap();
+            let expected = graph.apply_one(BatchNormInference::default(), &[&[sum], &inputs[5..]].concat()).unwrap();
+            let count = graph.shape(found).values();
+            let step = device.load(graph, &[found, expected]).unwrap();
+            device.poison().unwrap();
+            for (index, (&input, shape)) in inputs.iter().zip(&shapes).enumerate() {
+                let mut data: Vec<f32> = eighths(shape.values(), index);
+                if index == 8 {
+                    data.iter_mut().for_each(|variance| *variance = variance.abs() + 0.3);
+                }
+                device.write(step, input, &data).unwrap();
+            }
+            device.run(step).unwrap();
+            let [found, expected] = [found, expected].map(|value| {
+                let mut data = vec![0.0; count];
+                device.read(step, value, &mut data).unwrap();
+                data
+            });
+            let wrong = found.iter().zip(&expected).filter(|(found, expected)| found.to_bits() != expected.to_bits());
+            assert_eq!(wrong.count(), 0, "{precision}, {batch} images, of {count} values");
+            assert!(found.iter().any(|value| value.abs() > 1.0), "{precision}");
         }
     }
 }

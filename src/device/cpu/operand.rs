@@ -113,6 +113,12 @@ pub struct Output<'a, T> {
 unsafe impl<T: Send> Send for Output<'_, T> {}
 
 impl<'a, T: Real> Output<'a, T> {
+    /// A tensor in the first elements of a workspace, whose pixels lie side by side.
+    pub fn dense_in(workspace: &'a mut [T], shape: &'a Shape) -> Self {
+        let pointer = workspace[..shape.elements()].as_mut_ptr();
+        Output { pointer, shape, stride: shape.channels.stored(), positions: 0..shape.positions() }
+    }
+
     pub fn shape(&self) -> &'a Shape {
         self.shape
     }

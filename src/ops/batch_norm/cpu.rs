@@ -223,7 +223,11 @@ impl<T: Real> OnCpu<T> for BatchNormGradient {
 }
 
 /// The scale and shift of running statistics: inputs `gamma`, `beta`, mean, variance.
-fn running_scale<T: Real>([gamma, beta, mean, variance]: [&[T]; 4], scale: &mut [T], shift: &mut [T]) {
+pub(in crate::ops) fn running_scale<T: Real>(
+    [gamma, beta, mean, variance]: [&[T]; 4],
+    scale: &mut [T],
+    shift: &mut [T],
+) {
     for channel in 0..gamma.len() {
         scale[channel] = gamma[channel] / (variance[channel] + T::from_f64(EPSILON)).sqrt();
         shift[channel] = beta[channel] - mean[channel] * scale[channel];

@@ -177,13 +177,22 @@ impl OnCuda for BatchNormInference {
             let vectors = [gamma, beta, mean, variance];
             return normalise_and_pool(launcher, [out, launcher.output(1), x], vectors, Some(EPSILON as f32));
         }
-        let (pixels, channels) = (x.positions(), x.channels());
-        let grid = PixelGrid::new(channels, [&out, &x, &gamma, &beta, &mean, &variance]);
-        launcher
-            .kernel(BATCH_NORM_INFERENCE)
-            .pointers([out, x, gamma, beta, mean, variance].map(|operand| operand.pointer))
-            .sizes([pixels, channels, out.stride, x.stride, grid.width])
-            .floats([EPSILON as f32])
-            .launch(grid.over(pixels, 1))
+        launch_inference(launcher, [out, x], [gamma, beta, mean, variance])
     }
+}
+
+/// Normalises `x` by `gamma`, `beta`, running mean and running variance; `out` may be `x`.
+pub(in crate::ops) fn launch_inference(
+    launcher: &mut Launcher,
+    [out, x]: [Operand; 2],
+    [gamma, beta, mean, variance]: [Operand; 4],
+) -> Result<()> {
+    let (pixels, channels) = (x.positions(), x.channels());
+    let grid = PixelGrid::new(channels, [&out, &x, &gamma, &beta, &mean, &variance]);
+    launcher
+        .kernel(BATCH_NORM_INFERENCE)
+        .pointers([out, x, gamma, beta, mean, variance].map(|operand| operand.pointer))
+        .sizes([pixels, channels, out.stride, x.stride, grid.width])
+        .floats([EPSILON as f32])
+        .launch(grid.over(pixels, 1))
 }

@@ -25,6 +25,8 @@ use super::{Gradient, Op, Rewritten};
 use crate::graph::{Graph, Region, ValueId};
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
+pub(super) use cpu::running_scale;
+pub(super) use cuda::launch_inference;
 use pooled::PooledGradient;
 use std::ops::Range;
 use std::sync::Arc;
@@ -196,7 +198,7 @@ impl Op for BatchNormInference {
 }
 
 /// The shape of one value per channel, which all inputs after the first must have.
-fn channel_vectors(inputs: &[&Shape]) -> Result<Shape> {
+pub(super) fn channel_vectors(inputs: &[&Shape]) -> Result<Shape> {
     let vector = Shape::vector(inputs[0].channels.clone());
     match inputs[1..].iter().find(|&&shape| *shape != vector) {
         Some(shape) => Err(Error::shape("batch_norm", format!("{} needs a value per channel, not {shape}", inputs[0]))),

@@ -86,7 +86,7 @@ impl Convolution {
     }
 
     /// Whether it saturates: only with a bias, as the gradient of a transposed convolution is a convolution without one.
-    fn is_limited(&self, inputs: usize, x: &Shape, out: &Shape) -> bool {
+    pub(super) fn is_limited(&self, inputs: usize, x: &Shape, out: &Shape) -> bool {
         self.has_bias(inputs) && Form::of(self.window, self.groups, [x, out]).is_some()
     }
 

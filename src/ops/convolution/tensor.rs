@@ -9,6 +9,7 @@ use crate::device::kernels::convolution_tensor_hopper::{GROUP_COLUMNS, GROUP_WID
 use crate::device::kernels::convolution_tensor_weight::{MOST_GROUPS, WEIGHT_PATCH_ROWS};
 use crate::device::kernels::patch::{PATCH_WIDTH, PIECE, TENSOR_THREADS};
 use crate::device::kernels::*;
+use crate::ops::batch_norm::EPSILON;
 use crate::tensor::{CHANNEL_ALIGNMENT, Shape, Storage};
 
 /// Fewer blocks leave multiprocessors of large GPUs idle: smaller tiles are better then.
@@ -217,6 +218,8 @@ pub(in crate::ops) struct Rectified {
     pub bias: Pointer,
     /// Where the 3x3 product is above zero is written there.
     pub positive: Option<Pointer>,
+    /// The result is normalised: by these `gamma`, `beta`, running mean and running variance.
+    pub norm: Option<[Pointer; 4]>,
 }
 
 /// A product of source pixels and weights.
@@ -227,44 +230,98 @@ pub(in crate::ops) struct TensorProduct<'a> {
     pub weight: Pointer,
     /// And how many elements it has: those of all columns, again and again if they are fewer.
     pub bias: Option<(Pointer, usize)>,
-    /// Added to a 3x3 product.
+    /// Added to a 3x3 product, forward only if that is rectified.
     pub shortcut: Option<Shortcut<'a>>,
     pub epilogue: Epilogue<'a>,
 }
 
 impl TensorProduct<'_> {
     /// Forward: the source may be the large image.
-    pub(in crate::ops) fn forward(&self, launcher: &mut Launcher) -> Result<()> {
+    pub(in crate::ops) fn forward(self, launcher: &mut Launcher) -> Result<()> {
         let columns = self.target.channels();
         let tile = Tile::choose(self.form, self.target.shape, columns, launcher);
-        self.launch(launcher, tile, tile.forward, self.target.shape, columns)
+        let (epilogue, target) = (self.epilogue, self.target);
+        if self.form == Form::Same3 && epilogue.added.is_some() {
+            // No network adds to a 3x3 convolution, and its kernels do not.
+            let plain = TensorProduct { epilogue: Epilogue::default(), ..self };
+            plain.launch_same(launcher, tile, tile.forward)?;
+            return epilogue.launch(launcher, target);
+        }
+        match self.form {
+            Form::Same3 => self.launch_same(launcher, tile, tile.forward),
+            Form::Patches(_) => self.launch_patches(launcher, tile, tile.forward, self.target.shape, columns),
+        }
     }
 
     /// The input gradient, or transposed convolution: the target may be the large image. The weights of a 3x3 kernel are
     /// transposed before, into `workspace`.
     pub(in crate::ops) fn transposed(self, launcher: &mut Launcher) -> Result<()> {
-        if self.form == Form::Same3 {
-            let weight = launcher.workspace().holding(self.target.element());
-            let (inputs, outputs) = (self.target.channels(), self.source.channels());
-            let blocks = [inputs.div_ceil(TRANSPOSED), outputs.div_ceil(TRANSPOSED), self.form.taps()];
-            launcher
-                .kernel(CONVOLUTION_TRANSPOSE_WEIGHT)
-                .pointers([weight, self.weight])
-                .sizes([inputs, outputs])
-                .preparing()
-                .launch(Grid::new(blocks, TENSOR_THREADS))?;
-            return TensorProduct { weight, ..self }.launch_transposed(launcher);
-        }
-        self.launch_transposed(launcher)
-    }
-
-    fn launch_transposed(&self, launcher: &mut Launcher) -> Result<()> {
         let columns = self.target.channels() * self.form.window().iter().product::<usize>();
         let tile = Tile::choose(self.form, self.source.shape, columns, launcher);
-        self.launch(launcher, tile, tile.backward_input, self.source.shape, columns)
+        if let Form::Patches(_) = self.form {
+            return self.launch_patches(launcher, tile, tile.backward_input, self.source.shape, columns);
+        }
+        let weight = launcher.workspace().holding(self.target.element());
+        let (inputs, outputs) = (self.target.channels(), self.source.channels());
+        let blocks = [inputs.div_ceil(TRANSPOSED), outputs.div_ceil(TRANSPOSED), self.form.taps()];
+        launcher
+            .kernel(CONVOLUTION_TRANSPOSE_WEIGHT)
+            .pointers([weight, self.weight])
+            .sizes([inputs, outputs])
+            .preparing()
+            .launch(Grid::new(blocks, TENSOR_THREADS))?;
+        TensorProduct { weight, ..self }.launch_same(launcher, tile, tile.backward_input)
     }
 
-    fn launch(
+    /// A tensor's pointer, or for none one that the kernel does not read, and its stride, or 0.
+    fn optional(&self, operand: Option<Operand>) -> (Pointer, usize) {
+        let unused = (self.target.pointer.unused(self.target.element()), 0);
+        operand.map_or(unused, |operand| (operand.pointer, operand.stride))
+    }
+
+    fn grid(&self, tile: &Tile, small: &Shape, columns: usize) -> Grid {
+        Grid::new([patches(small, tile.rows, tile.width), columns.div_ceil(tile.columns), 1], TENSOR_THREADS)
+    }
+
+    /// A 3x3 kernel.
+    fn launch_same(&self, launcher: &mut Launcher, tile: &Tile, kernel: Kernel) -> Result<()> {
+        let (target, source, own) = (self.target, self.source, &self.epilogue);
+        assert!(own.affine.is_none(), "3x3 kernels scale nothing that is added");
+        let shortcut = self.shortcut.as_ref();
+        let shortcut_weight = shortcut.map_or(self.weight.unused(target.element()), |shortcut| shortcut.weight);
+        let none = self.weight.unused(Element::F32);
+        let [_, height, width] = target.shape.spatial;
+        let grid = self.grid(tile, target.shape, target.channels());
+        let launch = launcher.kernel(kernel).shared(tile.shared(false)).pointers([target.pointer]);
+        if kernel == tile.backward_input {
+            let ((added, added_stride), (mask, mask_stride)) = (self.optional(own.added), self.optional(own.mask));
+            let (dout, dout_stride) = self.optional(shortcut.map(|shortcut| shortcut.source));
+            return launch
+                .pointers([source.pointer, self.weight, added, mask, dout, shortcut_weight])
+                .sizes([height, width, source.channels(), target.channels(), target.stride, source.stride])
+                .sizes([added_stride, mask_stride])
+                .sizes([shortcut.map_or(0, |shortcut| shortcut.source.channels()), dout_stride])
+                .launch(grid);
+        }
+        let rectified = shortcut.and_then(|shortcut| shortcut.rectified.as_ref());
+        let (positive, norm) = rectified.map_or((None, None), |rectified| (rectified.positive, rectified.norm));
+        launch
+            .pointers([positive.unwrap_or(target.pointer.unused(Element::Bits)), source.pointer, self.weight])
+            .pointers([self.bias.map_or(none, |(bias, _)| bias), shortcut_weight])
+            .pointers([rectified.map_or(none, |rectified| rectified.bias)])
+            .pointers(norm.unwrap_or([none; 4]))
+            .sizes([height, width, source.channels(), target.channels(), target.stride, source.stride])
+            .sizes([positive.map_or(0, |_| target.shape.bit_groups())])
+            .flag(self.bias.is_some())
+            .flag(shortcut.is_some())
+            .flag(norm.is_some())
+            .flag(own.relu)
+            .floats([EPSILON as f32])
+            .launch(grid)
+    }
+
+    /// A 1x1 kernel.
+    fn launch_patches(
         &self,
         launcher: &mut Launcher,
         tile: &Tile,
@@ -272,50 +329,28 @@ impl TensorProduct<'_> {
         small: &Shape,
         columns: usize,
     ) -> Result<()> {
-        let backward = kernel == tile.backward_input;
-        let blocks = [patches(small, tile.rows, tile.width), columns.div_ceil(tile.columns), 1];
-        let target = self.target;
-        let own = &self.epilogue;
-        assert!(
-            own.affine.is_none() || matches!(self.form, Form::Patches(_)) && self.bias.is_none(),
-            "an offset is a bias"
-        );
-        let added = own.affine.map_or(own.added, |affine| Some(affine.x));
-        let bias = own.affine.map_or(self.bias, |affine| Some((affine.offset.pointer, affine.offset.channels())));
-        let scale = own.affine.map(|affine| affine.scale.pointer);
-        let shortcut = self.shortcut.as_ref();
-        let rectified = shortcut.and_then(|shortcut| shortcut.rectified.as_ref());
-        let positive = rectified.and_then(|rectified| rectified.positive);
-        // Without a tensor the kernel gets a pointer that it does not read, and a stride of 0.
+        let (target, source, own) = (self.target, self.source, &self.epilogue);
+        assert!(own.affine.is_none() || self.bias.is_none(), "an offset is a bias");
+        let (added, added_stride) = self.optional(own.affine.map_or(own.added, |affine| Some(affine.x)));
+        let (mask, mask_stride) = self.optional(own.mask);
         let none = self.weight.unused(Element::F32);
-        let pointer = |operand: Option<Operand>| {
-            operand.map_or(target.pointer.unused(target.element()), |operand| operand.pointer)
-        };
-        let stride = |operand: Option<Operand>| operand.map_or(0, |operand| operand.stride);
-        let shortcut_weight = shortcut.map_or(self.weight.unused(target.element()), |shortcut| shortcut.weight);
-        let shortcut_source = shortcut.map(|shortcut| shortcut.source);
+        let bias = own.affine.map_or(self.bias, |affine| Some((affine.offset.pointer, affine.offset.channels())));
+        let (bias, biases) = bias.unwrap_or((none, 0));
+        let backward = kernel == tile.backward_input;
         let launch = launcher
             .kernel(kernel)
-            .pointers([target.pointer])
-            .pointers((!backward).then(|| positive.unwrap_or(target.pointer.unused(Element::Bits))))
-            .pointers([self.source.pointer, self.weight])
-            .pointers([bias.map_or(none, |(bias, _)| bias), pointer(added), scale.unwrap_or(none)])
-            .pointers(backward.then(|| pointer(own.mask)))
-            .pointers(backward.then(|| pointer(shortcut_source)))
-            .pointers([shortcut_weight])
-            .pointers((!backward).then(|| rectified.map_or(none, |rectified| rectified.bias)))
+            .pointers([target.pointer, source.pointer, self.weight, bias, added])
+            .pointers([own.affine.map_or(none, |affine| affine.scale.pointer)])
+            .pointers(backward.then_some(mask))
             .sizes([small.spatial[1], small.spatial[2]])
             .sizes(self.form.window())
-            .sizes([self.source.channels(), columns, target.stride, self.source.stride, stride(added)])
-            .sizes(backward.then(|| stride(own.mask)))
-            .sizes(backward.then(|| shortcut_source.map_or(0, |source| source.channels())))
-            .sizes(backward.then(|| stride(shortcut_source)))
-            .sizes((!backward).then(|| positive.map_or(0, |_| target.shape.bit_groups())))
-            .sizes([bias.map_or(0, |(_, biases)| biases)])
-            .flag(scale.is_some())
-            .shared(tile.shared(backward && tile.kernel == 1));
-        let launch = if backward { launch } else { launch.flag(shortcut.is_some()).flag(own.relu) };
-        launch.launch(Grid::new(blocks, TENSOR_THREADS))
+            .sizes([source.channels(), columns, target.stride, source.stride, added_stride])
+            .sizes(backward.then_some(mask_stride))
+            .sizes([biases])
+            .flag(own.affine.is_some())
+            .shared(tile.shared(backward));
+        let launch = if backward { launch } else { launch.flag(own.relu) };
+        launch.launch(self.grid(tile, small, columns))
     }
 }
 
