@@ -126,18 +126,24 @@ template <class T> struct WeightCopies {
   }
 };
 
+// The bias whose gradient is computed beside the weights': none, a convolution's, which is the sum of dout, or a transposed
+// convolution's of each tap of the window, which is the sum of x; that has 1x1 kernels alone.
+enum BiasOf { NO_BIAS, BIAS_OF_OUT, BIAS_OF_TAPS };
+
 // The places of a warp: its first input and output channel in the block's tile, and its part of the patch's rows; and
-// whether the sums of the bias, of these output channels and rows, are its own.
+// whether the sums of the bias, of these channels and rows, are its own.
 template <class T> struct WeightWarp {
   int input, output, half;
-  bool sums_bias;
+  bool sums_bias, sums_taps;
 
-  __device__ __forceinline__ explicit WeightWarp(bool block_sums_bias) {
+  __device__ __forceinline__ explicit WeightWarp(int bias) {
     const int warp = group_thread() / WARP_SIZE;
     input = warp / 2 * T::warp_inputs;
     output = T::halves == 1 ? warp % 2 * 32 : 0;
     half = T::halves == 1 ? 0 : warp % 2;
-    sums_bias = block_sums_bias && warp < 2;
+    // One of those that have these output channels, or input channels.
+    sums_bias = bias == BIAS_OF_OUT && blockIdx.x == 0 && warp < 2;
+    sums_taps = T::kernel == 1 && bias == BIAS_OF_TAPS && blockIdx.y == 0 && output == 0;
   }
 };
 
@@ -169,6 +175,16 @@ template <class T> __device__ __forceinline__ void add_bias(typename T::Sums& su
     const unsigned a[4] = {b[n][0], b[n][1], b[n + 1][0], b[n + 1][1]};
     const unsigned ones[2] = {column == first + n ? TWO_ONES : 0, column == first + n + 1 ? TWO_ONES : 0};
     multiply(sums[T::all_products * 4], a, ones);
+  }
+}
+
+// Adds up a row's inputs, those of the nth 16 channels in column n of the sums.
+template <class T> __device__ __forceinline__ void add_taps(typename T::Sums& sums, const unsigned (&a)[T::blocks][4]) {
+  const int column = threadIdx.x % WARP_SIZE / 4;
+#pragma unroll
+  for (int block = 0; block < T::blocks; ++block) {
+    const unsigned one = column == block ? TWO_ONES : 0, ones[2] = {one, one};
+    multiply(sums[T::all_products * 4], a[block], ones);
   }
 }
 
@@ -219,6 +235,7 @@ __device__ __forceinline__ void multiply_patch(typename T::Sums& sums, const Ele
       for (int dx = 0; dx < T::kernel; ++dx) add((dy * T::kernel + dx) * T::blocks, dy, dx);
     }
     if (warp.sums_bias) add_bias<T>(sums, b, 0);
+    if (warp.sums_taps) add_taps<T>(sums, a[out_row % T::kernel][0]);
   }
 }
 
@@ -268,7 +285,7 @@ __device__ __forceinline__ void write_products(float* out, const typename T::Sum
 
 template <class T>
 __device__ __forceinline__ void correlate_weights(const WeightSums& parts, const WeightFactors& factors, const Image& size,
-                                                  const Window& window, int patches, int share_patches, int has_bias) {
+                                                  const Window& window, int patches, int share_patches, int bias_of) {
   DYNAMIC_SHARED(Element, shared);
   const int input_tiles = (factors.inputs + T::inputs - 1) / T::inputs, first_tap = blockIdx.x / input_tiles;
   const int first_input = (blockIdx.x - first_tap * input_tiles) * T::inputs;
@@ -276,7 +293,7 @@ __device__ __forceinline__ void correlate_weights(const WeightSums& parts, const
   const int begin = (blockIdx.z * groups + group) * share_patches, end = min(begin + share_patches, patches);
   Element* own = shared + group * 2 * T::stage_elements;
   WeightCopies<T> copy(factors, size, window, begin, first_tap, first_input);
-  const WeightWarp<T> warp(has_bias && blockIdx.x == 0);  // one of the blocks that have these output channels
+  const WeightWarp<T> warp(bias_of);
   typename T::Sums sums = {};
   if (begin < end) copy(own);
   cp_async_commit();
@@ -298,8 +315,17 @@ __device__ __forceinline__ void correlate_weights(const WeightSums& parts, const
   write_products<T>(parts.weight + part * taps * matrix, sums, 0, T::products, first_tap, input, output, factors);
   if constexpr (T::residual)
     write_products<T>(parts.shortcut + part * matrix, sums, T::products, T::blocks, 0, input, output, factors);
+  const int lane = threadIdx.x % WARP_SIZE;
+  if (warp.sums_taps && lane % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < 2 * T::blocks; ++i) {
+      const int row = input + i * 8 + lane / 4;
+      if (row < factors.inputs)
+        parts.bias[(part * taps + first_tap) * factors.inputs + row] = sums[T::all_products * 4][i % 2 * 2 + i / 2];
+    }
+  }
   if (!warp.sums_bias) return;
-  const int lane = threadIdx.x % WARP_SIZE, column = output + lane % 2 * 16 + lane / 4;
+  const int column = output + lane % 2 * 16 + lane / 4;
   float* bias = lane % 4 < 2 ? parts.bias : T::residual ? parts.shortcut_bias : nullptr;
   if (bias == nullptr) return;
 #pragma unroll
@@ -311,15 +337,15 @@ __device__ __forceinline__ void correlate_weights(const WeightSums& parts, const
 
 #define BACKWARD_WEIGHT_PARAMETERS                                                                             \
   float* __restrict__ parts,            /* [parts, taps * inputs, outputs] */                                  \
-      float* __restrict__ bias_parts,   /* [parts, outputs]; not written where has_bias is 0 */                \
+      float* __restrict__ bias_parts,   /* [parts, outputs], or [parts, taps * inputs]; bias_of is a BiasOf */ \
       const Element* __restrict__ dout, /* [n * height * width, outputs], stride dout_stride */                \
       const Element* __restrict__ x,    /* [n * height * width, inputs], or of the large image; stride x_stride */ \
       int height, int width, int window_height, int window_width, int inputs, int outputs, int dout_stride,    \
-      int x_stride, int patches, int share_patches, int has_bias
+      int x_stride, int patches, int share_patches, int bias_of
 
 #define BACKWARD_WEIGHT_ARGUMENTS                                                                                 \
   {parts, bias_parts}, {dout, x, nullptr, inputs, outputs, dout_stride, x_stride, 0}, {height, width},              \
-      {window_height, window_width}, patches, share_patches, has_bias
+      {window_height, window_width}, patches, share_patches, bias_of
 
 KERNEL_WITH_THREADS(convolution_backward_weight_3x3_32x64, MOST_GROUPS * TENSOR_THREADS)(BACKWARD_WEIGHT_PARAMETERS) {
   correlate_weights<WeightTile<3, 32, 64>>(BACKWARD_WEIGHT_ARGUMENTS);
@@ -359,7 +385,7 @@ KERNEL_WITH_THREADS(convolution_backward_weight_1x1_32x32, TENSOR_THREADS)(BACKW
 #define RESIDUAL_BACKWARD_WEIGHT_ARGUMENTS                                                                     \
   {parts, bias_parts, shortcut_parts, shortcut_bias_parts},                                                     \
       {dout, x, positive, inputs, outputs, dout_stride, x_stride, groups}, {height, width}, {1, 1}, patches,      \
-      share_patches, true
+      share_patches, BIAS_OF_OUT
 
 KERNEL_WITH_THREADS(residual_backward_weight_3x3_32x64, MOST_GROUPS * TENSOR_THREADS)(RESIDUAL_BACKWARD_WEIGHT_PARAMETERS) {
   CORRELATE_RESIDUAL_WEIGHTS(64, RESIDUAL_BACKWARD_WEIGHT_ARGUMENTS);

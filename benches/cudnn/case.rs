@@ -7,7 +7,7 @@ use rarunet_cuda::device::cuda::CudaDevice;
 use rarunet_cuda::device::{Device, Precision};
 use rarunet_cuda::graph::{Graph, ValueId};
 use rarunet_cuda::model::{Mode, Model};
-use rarunet_cuda::ops::convolution::{Convolution, ConvolutionWeightGradient};
+use rarunet_cuda::ops::convolution::{BiasOf, Convolution, ConvolutionWeightGradient};
 use rarunet_cuda::ops::transposed_convolution::TransposedConvolution;
 use rarunet_cuda::ops::window::Window;
 use rarunet_cuda::plan::{Plan, shapes};
@@ -190,7 +190,7 @@ impl Loaded {
                     graph.differentiate(&[(out, b)], &[x])?[0].expect("the input influences the output")
                 }
                 (Primitive::BackwardFilter, _) => {
-                    let op = ConvolutionWeightGradient { window: case.window, groups: 1, bias: false };
+                    let op = ConvolutionWeightGradient { window: case.window, groups: 1, bias: BiasOf::Nothing };
                     graph.apply_one(op, &[b, a])?
                 }
             };

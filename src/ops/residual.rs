@@ -4,8 +4,8 @@
 use super::batch_norm::{channel_vectors, launch_inference, running_scale};
 use super::case::Case;
 use super::convolution::{
-    Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, CpuEpilogue, Epilogue, Form, Rectified, SHORTCUT,
-    Shortcut, TensorProduct, TensorWeights, tensor_form,
+    BiasOf, Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, CpuEpilogue, Epilogue, Form, Rectified,
+    SHORTCUT, Shortcut, TensorProduct, TensorWeights, tensor_form,
 };
 use super::relu::Relu;
 use super::window::Window;
@@ -134,8 +134,8 @@ pub struct ResidualWeightGradient;
 impl ResidualWeightGradient {
     /// Those of the 3x3 convolution, and of the 1x1 one.
     const PARTS: [ConvolutionWeightGradient; 2] = [
-        ConvolutionWeightGradient { window: Window::same(3), groups: 1, bias: true },
-        ConvolutionWeightGradient { window: SHORTCUT, groups: 1, bias: true },
+        ConvolutionWeightGradient { window: Window::same(3), groups: 1, bias: BiasOf::Out },
+        ConvolutionWeightGradient { window: SHORTCUT, groups: 1, bias: BiasOf::Out },
     ];
 }
 

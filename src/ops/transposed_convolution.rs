@@ -5,7 +5,7 @@
 //! each input channel.
 
 use super::case::Case;
-use super::convolution::{BiasGradient, Convolution, ConvolutionWeightGradient, Weights, weight_storage};
+use super::convolution::{BiasGradient, BiasOf, Convolution, ConvolutionWeightGradient, Weights, weight_storage};
 use super::convolution::{
     Epilogue, Form, TILE_64X32, TILE_128X64, TensorProduct, Tile, TileKernels, any_kernel, tensor_form,
 };
@@ -79,15 +79,21 @@ impl Op for TransposedConvolution {
             out: graph.shape(x).channels.clone(),
             ..Convolution::new(self.window(), 1)
         };
-        let bias = graph.shape(context.inputs[2]);
-        let kernel = if bias.positions() == self.window().taps() { self.kernel } else { [1; 3] };
+        let dx = context.wanted[0].then(|| graph.apply_one(adjoint, &[dout, weight])).transpose()?;
         // The bias is of the large image, which is the adjoint's input.
-        let weight_gradient = ConvolutionWeightGradient { window: self.window(), groups: 1, bias: false };
-        Ok(vec![
-            context.wanted[0].then(|| graph.apply_one(adjoint, &[dout, weight])).transpose()?,
-            context.wanted[1].then(|| graph.apply_one(weight_gradient, &[x, dout])).transpose()?,
-            context.wanted[2].then(|| graph.apply_one(BiasGradient { kernel }, &[dout])).transpose()?,
-        ])
+        let has_taps = graph.shape(context.inputs[2]).positions() == self.window().taps();
+        let bias = if has_taps && context.wanted[2] { BiasOf::Taps } else { BiasOf::Nothing };
+        let mut parameters = Vec::new();
+        if context.wanted[1] {
+            let op = ConvolutionWeightGradient { window: self.window(), groups: 1, bias };
+            parameters = graph.apply(op, &[x, dout])?;
+        }
+        let (dweight, mut dbias) = (parameters.first().copied(), parameters.get(1).copied());
+        if context.wanted[2] && dbias.is_none() {
+            let kernel = if has_taps { self.kernel } else { [1; 3] };
+            dbias = Some(graph.apply_one(BiasGradient { kernel }, &[dout])?);
+        }
+        Ok(vec![dx, dweight, dbias])
     }
 
     fn saturates(&self, inputs: &[&Shape], outputs: &[&Shape]) -> bool {

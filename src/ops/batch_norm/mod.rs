@@ -282,7 +282,7 @@ pub fn cases() -> Vec<Case> {
         cases.push(residual.rows(1, x.channels.clone()).rows(3, x.channels));
     }
     cases.extend(pooled::cases());
-    for (batch, channels, out) in [(1, 1, 3), (2, 3, 3), (2, 33, 8), (1, 16, 24), (2, 72, 40)] {
+    for (batch, channels, out) in [(1, 1, 3), (2, 3, 3), (2, 33, 8), (1, 16, 24), (2, 72, 40), (1, 40, 72)] {
         let layer = TransposedConvolution { kernel: [1, 2, 2], out: Channels::new(out) };
         let x = Shape::image(batch, 4, 5, channels);
         let weight = layer.weight_shape(&x.channels);

@@ -9,7 +9,7 @@
 
 use super::bias::{bias_sums, sum_bias};
 use super::winograd::{WeightPoints, weight_points};
-use super::{Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, SHORTCUT, Window};
+use super::{BiasOf, Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, SHORTCUT, Window};
 use crate::device::cpu::operand::{Span, SpanMut};
 use crate::device::cpu::tile::{Product, Start};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Output, Real};
@@ -537,7 +537,7 @@ impl<T: Real> OnCpu<T> for ConvolutionWeightGradient {
 
     fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
         let (inputs, workspace) = ([call.input(0), call.input(1)], call.workspace());
-        let (dweight, dbias) = (call.output(0), self.bias.then(|| call.output(1)));
+        let (dweight, dbias) = (call.output(0), (self.bias != BiasOf::Nothing).then(|| call.output(1)));
         self.compute(cpu, workspace, inputs, dweight, dbias);
     }
 }
@@ -551,7 +551,7 @@ impl ConvolutionWeightGradient {
             let Division { chunks, tiles, tile, .. } = self.division(cpu, dout, x);
             chunks * tiles * tile * self.window.taps() * dout.channels.stored()
         };
-        sums.max(if self.bias { bias_sums(dout, [1; 3]) } else { 0 })
+        sums.max(self.bias_terms(dout, x).map_or(0, |(terms, kernel)| bias_sums(terms, kernel)))
     }
 
     /// Computes the gradients of the weights and, if there is one, of the bias.
@@ -563,8 +563,8 @@ impl ConvolutionWeightGradient {
         dweight: Output<T>,
         dbias: Option<Output<T>>,
     ) {
-        if let Some(dbias) = dbias {
-            sum_bias(dout, [1; 3], workspace, dbias);
+        if let Some((dbias, (terms, kernel))) = dbias.zip(self.bias_terms(dout, x)) {
+            sum_bias(terms, kernel, workspace, dbias);
         }
         if self.is_winograd(cpu, dout.shape(), x.shape()) {
             return Self::run_winograd(cpu, workspace, [dout, x], dweight);

@@ -521,7 +521,7 @@ impl ConvolutionWeightGradient {
             }
         };
         let elements = gradients.iter().map(|gradient| gradient.elements()).sum::<usize>();
-        let bias = if self.bias { bias_workspace(dout, [1; 3]) } else { 0 };
+        let bias = self.bias_terms(dout, x).map_or(0, |(terms, kernel)| bias_workspace(terms, kernel));
         bias.max(if parts == 1 { 0 } else { parts * elements })
     }
 
@@ -533,7 +533,7 @@ impl ConvolutionWeightGradient {
         gradients: &[Operand],
     ) -> Result<()> {
         if let Some(form) = tensor_form(launcher.precision(), self.window, self.groups, [dout.shape, x.shape]) {
-            return TensorWeights::new(form, dout.shape, x.shape).launch(launcher, gradients, dout, x);
+            return TensorWeights::new(form, dout.shape, x.shape).launch(launcher, gradients, [dout, x], self.bias);
         }
         let special = SpecialWeights::of(self, dout.shape, x.shape).filter(|special| special.takes(dout, x));
         if let Some(special) = special {
@@ -575,7 +575,10 @@ impl ConvolutionWeightGradient {
             .launch(grid)?;
         sums.launch(launcher)?;
         // The weights' sums are done with, and so its own may lie where they were.
-        gradients.get(1).map_or(Ok(()), |&dbias| launch_bias(launcher, dbias, dout, [1; 3]))
+        match self.bias_terms(dout, x) {
+            Some((terms, kernel)) => launch_bias(launcher, gradients[1], terms, kernel),
+            None => Ok(()),
+        }
     }
 }
 

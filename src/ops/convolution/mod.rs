@@ -174,6 +174,7 @@ impl Op for Convolution {
         let bias = self.has_bias(count) && context.wanted[2];
         match (context.wanted[1], bias) {
             (true, _) => {
+                let bias = if bias { BiasOf::Out } else { BiasOf::Nothing };
                 let op = ConvolutionWeightGradient { window: self.window, groups: self.groups, bias };
                 let found = graph.apply(op, &[dout, x])?;
                 found.into_iter().enumerate().for_each(|(index, gradient)| gradients[1 + index] = Some(gradient));
@@ -274,13 +275,34 @@ impl Op for ConvolutionInputGradient {
     }
 }
 
-/// The gradients of a convolution's weights, and of its bias; inputs `dout`, `x`.
+/// The bias whose gradient is computed beside the weights'; as in `kernels/convolution_tensor_weight.cu`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BiasOf {
+    Nothing,
+    /// A convolution's: the sum of `dout` over all pixels.
+    Out,
+    /// A transposed convolution's of each tap, whose stride is its size: the sum of the pixels of `x` that the tap meets.
+    Taps,
+}
+
+/// The gradients of a convolution's weights, and of a bias; inputs `dout`, `x`. (Of a transposed convolution `x` is the
+/// gradient and `dout` the input.)
 #[derive(Debug)]
 pub struct ConvolutionWeightGradient {
     pub window: Window,
     pub groups: usize,
-    /// Whether there is a bias.
-    pub bias: bool,
+    pub bias: BiasOf,
+}
+
+impl ConvolutionWeightGradient {
+    /// What the bias's gradient is the sum of, and over the taps of which window.
+    fn bias_terms<O>(&self, dout: O, x: O) -> Option<(O, [usize; 3])> {
+        match self.bias {
+            BiasOf::Nothing => None,
+            BiasOf::Out => Some((dout, [1; 3])),
+            BiasOf::Taps => Some((x, self.window.kernel)),
+        }
+    }
 }
 
 impl Op for ConvolutionWeightGradient {
@@ -291,7 +313,8 @@ impl Op for ConvolutionWeightGradient {
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         let (dout, x) = (inputs[0], inputs[1]);
         let weight = weight_shape(self.window, self.groups, &x.channels, &dout.channels);
-        let bias = self.bias.then(|| Shape::vector(dout.channels.clone()));
+        let bias = self.bias_terms(dout, x);
+        let bias = bias.map(|(terms, kernel)| Shape::matrix(kernel.iter().product(), terms.channels.clone()));
         Ok(std::iter::once(weight).chain(bias).collect())
     }
 

@@ -3,7 +3,7 @@
 
 use super::cuda::Sums;
 use super::cuda::{MOST_VECTORS, PART_BLOCKS, PART_PIXELS};
-use super::{ConvolutionWeightGradient, Window};
+use super::{BiasOf, ConvolutionWeightGradient, Window};
 use crate::Result;
 use crate::device::cuda::{Grid, Launcher, Operand};
 use crate::device::kernels::convolution_7x7::{
@@ -128,7 +128,7 @@ pub(super) struct SpecialWeights {
 
 impl SpecialWeights {
     pub(super) fn of(op: &ConvolutionWeightGradient, dout: &Shape, x: &Shape) -> Option<Self> {
-        let kind = Kind::of(op.window, op.groups, [x, dout])?;
+        let kind = Kind::of(op.window, op.groups, [x, dout]).filter(|_| op.bias != BiasOf::Taps)?;
         let [rows, _, width] = sides(dout);
         let (count, least) = match kind {
             Kind::Vectors => (1, 1),
@@ -138,7 +138,7 @@ impl SpecialWeights {
         };
         let part = count.div_ceil(PART_BLOCKS).max(least);
         let parts = count.div_ceil(part);
-        Some(SpecialWeights { kind, has_bias: op.bias, count, part, parts })
+        Some(SpecialWeights { kind, has_bias: op.bias == BiasOf::Out, count, part, parts })
     }
 
     /// Whether the kernel can read these operands.

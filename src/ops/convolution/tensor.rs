@@ -1,7 +1,7 @@
 //! Convolution on tensor cores: which kernel of `kernels/convolution_tensor*.cu` a shape gets, and with how many blocks.
 
-use super::Window;
 use super::cuda::{Epilogue, Sums};
+use super::{BiasOf, Window};
 use crate::Result;
 use crate::device::cuda::{Grid, Launcher, Operand, Pointer};
 use crate::device::kernels::convolution_tensor::TRANSPOSED;
@@ -449,8 +449,8 @@ impl TensorWeights {
         &self,
         launcher: &mut Launcher,
         gradients: &[Operand],
-        dout: Operand,
-        x: Operand,
+        [dout, x]: [Operand; 2],
+        bias: BiasOf,
     ) -> Result<()> {
         let tile = self.tile(launcher);
         let blocks = self.blocks(launcher, tile, tile.shared(false));
@@ -461,7 +461,7 @@ impl TensorWeights {
             .sizes(dout.shape.spatial[1..].iter().copied())
             .sizes(self.form.window())
             .sizes([x.channels(), dout.channels(), dout.stride, x.stride, self.patches, self.share_patches])
-            .flag(gradients.len() > 1)
+            .sizes([bias as usize])
             .shared(blocks.shared)
             .launch(blocks.grid(tile.tiles(self.form, x.channels(), dout.channels())))?;
         sums.launch(launcher)
