@@ -36,10 +36,11 @@ template <int kernel_, int inputs_, int columns_, bool residual_ = false> struct
   static_assert(!residual || taps > 1);
   static constexpr int most_groups = kernel > 1 ? MOST_GROUPS : 1;
 
-  // Of four times 8 output channels each; those of a residual block's 1x1 kernel are behind the 3x3 kernel's. The last one
-  // is the biases', see add_bias.
+  // Of four times 8 output channels each; those of a residual block's 1x1 kernel are behind the 3x3 kernel's. The last two are
+  // the biases', see add_bias.
   static constexpr int products = taps * blocks, all_products = products + (residual ? blocks : 0);
-  using Sums = float[all_products * 4 + 1][4];
+  static constexpr int biases = all_products * 4, all_sums = biases + 2;
+  using Sums = float[all_sums][4];
 };
 
 // The tensors that the gradients are computed from.
@@ -166,26 +167,31 @@ template <class T> __device__ __forceinline__ void keep_positive(unsigned (&b)[4
   }
 }
 
-// Adds up a row's output gradients, those of the nth 8 channels in column `first` + n of the sums: in row r those of channel
-// r in one half of the pixels, in row 8 + r those in the other.
-template <class T> __device__ __forceinline__ void add_bias(typename T::Sums& sums, const unsigned (&b)[4][2], int first) {
+// Elements of 1 in two columns, one of them in each half of the rows.
+__device__ __forceinline__ void two_columns(unsigned (&ones)[2], int first) {
   const int column = threadIdx.x % WARP_SIZE / 4;
+  ones[0] = column == first ? TWO_ONES : 0;
+  ones[1] = column == first + 1 ? TWO_ONES : 0;
+}
+
+// Adds up a row's output gradients, of two times 8 channels in columns `first` and `first` + 1 of a product: in row r those
+// of channel r in one half of the pixels, in row 8 + r those in the other.
+template <class T> __device__ __forceinline__ void add_bias(typename T::Sums& sums, const unsigned (&b)[4][2], int first) {
+  unsigned ones[2];
+  two_columns(ones, first);
 #pragma unroll
   for (int n = 0; n < 4; n += 2) {
     const unsigned a[4] = {b[n][0], b[n][1], b[n + 1][0], b[n + 1][1]};
-    const unsigned ones[2] = {column == first + n ? TWO_ONES : 0, column == first + n + 1 ? TWO_ONES : 0};
-    multiply(sums[T::all_products * 4], a, ones);
+    multiply(sums[T::biases + n / 2], a, ones);
   }
 }
 
-// Adds up a row's inputs, those of the nth 16 channels in column n of the sums.
+// Adds up a row's inputs, of 16 channels in column 0 of a product.
 template <class T> __device__ __forceinline__ void add_taps(typename T::Sums& sums, const unsigned (&a)[T::blocks][4]) {
-  const int column = threadIdx.x % WARP_SIZE / 4;
+  static_assert(T::blocks <= 2);
+  const unsigned ones[2] = {TWO_ONES, TWO_ONES};
 #pragma unroll
-  for (int block = 0; block < T::blocks; ++block) {
-    const unsigned one = column == block ? TWO_ONES : 0, ones[2] = {one, one};
-    multiply(sums[T::all_products * 4], a[block], ones);
-  }
+  for (int block = 0; block < T::blocks; ++block) multiply(sums[T::biases + block], a[block], ones);
 }
 
 // Adds the products of a patch.
@@ -224,7 +230,7 @@ __device__ __forceinline__ void multiply_patch(typename T::Sums& sums, const Ele
     };
     if constexpr (T::residual) {
       add(T::products, T::border, T::border);
-      if (warp.sums_bias) add_bias<T>(sums, b, 4);
+      if (warp.sums_bias) add_bias<T>(sums, b, 2);
       keep_positive<T>(b, bits<T>(stage) + (first_row + out_row) * PATCH_WIDTH * T::bits_pitch +
                               warp.output / CHANNELS_PER_BYTE);
     }
@@ -250,12 +256,12 @@ __device__ __forceinline__ void add_sums(typename T::Sums& sums, Element* shared
   __syncthreads();  // nobody reads what lies there any more
   if (gives) {
 #pragma unroll
-    for (int i = 0; i < (T::all_products * 4 + 1) * 4; ++i) own[i * slots] = sums[i / 4][i % 4];
+    for (int i = 0; i < T::all_sums * 4; ++i) own[i * slots] = sums[i / 4][i % 4];
   }
   __syncthreads();
   if (takes) {
 #pragma unroll
-    for (int i = 0; i < (T::all_products * 4 + 1) * 4; ++i) sums[i / 4][i % 4] += own[i * slots];
+    for (int i = 0; i < T::all_sums * 4; ++i) sums[i / 4][i % 4] += own[i * slots];
   }
 }
 
@@ -321,17 +327,16 @@ __device__ __forceinline__ void correlate_weights(const WeightSums& parts, const
     for (int i = 0; i < 2 * T::blocks; ++i) {
       const int row = input + i * 8 + lane / 4;
       if (row < factors.inputs)
-        parts.bias[(part * taps + first_tap) * factors.inputs + row] = sums[T::all_products * 4][i % 2 * 2 + i / 2];
+        parts.bias[(part * taps + first_tap) * factors.inputs + row] = sums[T::biases + i / 2][i % 2 * 2];
     }
   }
-  if (!warp.sums_bias) return;
-  const int column = output + lane % 2 * 16 + lane / 4;
-  float* bias = lane % 4 < 2 ? parts.bias : T::residual ? parts.shortcut_bias : nullptr;
-  if (bias == nullptr) return;
+  if (!warp.sums_bias || lane % 4 > T::residual) return;
+  float* bias = lane % 4 ? parts.shortcut_bias : parts.bias;
 #pragma unroll
-  for (int n = 0; n < 2; ++n) {
-    const float(&halves)[4] = sums[T::all_products * 4];
-    if (column + n * 8 < factors.outputs) bias[part * factors.outputs + column + n * 8] = halves[n] + halves[2 + n];
+  for (int n = 0; n < 4; ++n) {
+    const int column = output + n * 8 + lane / 4;
+    const float(&halves)[4] = sums[T::biases + n / 2];
+    if (column < factors.outputs) bias[part * factors.outputs + column] = halves[n % 2] + halves[2 + n % 2];
   }
 }
 

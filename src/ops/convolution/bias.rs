@@ -1,8 +1,9 @@
 //! The gradient of a convolution's bias: of a plain convolution the sum over all pixels.
 
 use super::cpu::tap_offset;
-use super::cuda::{Sums, WARP};
+use super::cuda::WARP;
 use super::special::MOST_CHANNELS;
+use super::sums::Sums;
 use crate::Result;
 use crate::device::Precision;
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Output, Real};

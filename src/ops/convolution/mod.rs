@@ -8,6 +8,7 @@ mod bias;
 mod cpu;
 mod cuda;
 mod special;
+mod sums;
 mod tensor;
 mod winograd;
 

@@ -1,8 +1,8 @@
 //! Convolutions that have kernels of their own on CUDA: those of a few vectors, those between one channel and many (the
 //! first layer, the head), and CBAM's spatial attention.
 
-use super::cuda::Sums;
 use super::cuda::{MOST_VECTORS, PART_BLOCKS, PART_PIXELS};
+use super::sums::Sums;
 use super::{BiasOf, ConvolutionWeightGradient, Window};
 use crate::Result;
 use crate::device::cuda::{Grid, Launcher, Operand};

@@ -1,6 +1,7 @@
 //! Convolution on tensor cores: which kernel of `kernels/convolution_tensor*.cu` a shape gets, and with how many blocks.
 
-use super::cuda::{Epilogue, Sums};
+use super::cuda::Epilogue;
+use super::sums::Sums;
 use super::{BiasOf, Window};
 use crate::Result;
 use crate::device::cuda::{Grid, Launcher, Operand, Pointer};
