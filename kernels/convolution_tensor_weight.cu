@@ -245,14 +245,12 @@ __device__ __forceinline__ void multiply_patch(typename T::Sums& sums, const Ele
   }
 }
 
-// Adds the sums of the threads that give to those of the threads that take, where half of the block's threads give at most:
-// `slot` is the same for two that belong together.
-template <class T>
+// Adds the sums of the threads that give to those of the threads that take. There are as many `slots` as threads that give in
+// this shared memory; `slot` is the same for two that belong together.
+template <class T, int slots>
 __device__ __forceinline__ void add_sums(typename T::Sums& sums, Element* shared, int slot, bool gives, bool takes) {
-  static_assert(TENSOR_THREADS / 2 * sizeof(typename T::Sums) <= 2 * T::stage_elements * sizeof(Element), "there is room");
   // One value after the other for all threads, so that neighbours are in other banks.
   float* own = reinterpret_cast<float*>(shared) + slot;
-  const int slots = blockDim.x / 2;
   __syncthreads();  // nobody reads what lies there any more
   if (gives) {
 #pragma unroll
@@ -263,6 +261,22 @@ __device__ __forceinline__ void add_sums(typename T::Sums& sums, Element* shared
 #pragma unroll
     for (int i = 0; i < T::all_sums * 4; ++i) sums[i / 4][i % 4] += own[i * slots];
   }
+}
+
+// Adds what the warps of the second half of a group's rows have to the first ones' sums, and then what the second group has
+// to the first one's. Returns whether this thread has sums of the block then.
+template <class T>
+__device__ __forceinline__ bool gather_sums(typename T::Sums& sums, Element* shared, int groups, int group, int half) {
+  constexpr int slots = TENSOR_THREADS / T::halves;  // threads of a group whose sums are left
+  constexpr int group_bytes = 2 * T::stage_elements * static_cast<int>(sizeof(Element));
+  static_assert(slots * sizeof(typename T::Sums) <= (T::halves == 2 ? 1 : MOST_GROUPS) * group_bytes, "there is room");
+  int slot = group_thread();
+  if constexpr (T::halves == 2) {
+    slot = slot / (2 * WARP_SIZE) * WARP_SIZE + slot % WARP_SIZE;
+    add_sums<T, slots>(sums, shared + group * 2 * T::stage_elements, slot, half == 1, half == 0);
+  }
+  if (groups > 1) add_sums<T, slots>(sums, shared, slot, group == 1 && half == 0, group == 0 && half == 0);
+  return group == 0 && half == 0;
 }
 
 // Where a block's sums go, of its part: those of a kernel [taps * inputs, outputs], of a bias [outputs].
@@ -310,12 +324,7 @@ __device__ __forceinline__ void correlate_weights(const WeightSums& parts, const
     cp_async_commit();
     multiply_patch<T>(sums, own + (patch - begin) % 2 * T::stage_elements, warp);
   }
-  if constexpr (T::halves == 2) {
-    const int pair = threadIdx.x / (2 * WARP_SIZE) * WARP_SIZE + threadIdx.x % WARP_SIZE;
-    add_sums<T>(sums, shared, pair, warp.half == 1, warp.half == 0);
-  }
-  if (groups > 1) add_sums<T>(sums, shared, group_thread(), group == 1 && warp.half == 0, group == 0 && warp.half == 0);
-  if (group == 1 || warp.half == 1) return;
+  if (!gather_sums<T>(sums, shared, groups, group, warp.half)) return;
   const int input = first_input + warp.input, output = blockIdx.y * T::columns + warp.output, part = blockIdx.z;
   const int matrix = factors.inputs * factors.outputs, taps = T::kernel == 1 ? window.height * window.width : T::taps;
   write_products<T>(parts.weight + part * taps * matrix, sums, 0, T::products, first_tap, input, output, factors);
