@@ -2,10 +2,11 @@
 //
 // Rows are input channels, columns output channels, a product for each tap; the inner dimension is the pixels, of which
 // an mma takes a row of 16. A group of four warps goes over the patches of its share, in its own shared memory. A block has
-// one group, or two where there is shared memory for them, and adds what they have; its sums, those of a part, go to a matrix
-// of their own, for convolution_sum_parts, or to the gradient itself if there is one part. A warp has 16 input channels, or 32 of a wide
-// 1x1 kernel, and 32 output channels; where there are 32 output channels or fewer, two warps share the patch's pixels. The
-// input's pixels are read from shared memory once for all taps of a column of the kernel, as its rows pass by.
+// one group, or two where there is shared memory for them, and adds what they have; its sums, those of a part, go to a
+// matrix of their own, for convolution_sum_parts, or to the gradient itself if there is one part. A warp has 16 input
+// channels, or 32 of a wide 1x1 kernel, and 32 output channels; where there are 32 output channels or fewer, two warps share
+// the patch's pixels. The input's pixels are read from shared memory once for all taps of a column of the kernel, as its
+// rows pass by.
 //
 // A residual block's two convolutions have their gradients from one pass: dout is the 1x1 kernel's, which is one more product
 // with the input under the 3x3 kernel's center, and where it has no bit it is made zero for the 3x3 kernel.
@@ -83,7 +84,7 @@ template <class T> struct WeightCopies {
     has_output = output < factors.outputs;
     x = factors.x + window_offset(size, window, tap) * factors.x_stride + input;
     dout = factors.dout + output;
-    positive = factors.positive + first_output / CHANNELS_PER_BYTE;
+    if constexpr (T::residual) positive = factors.positive + first_output / CHANNELS_PER_BYTE;
   }
 
   // The place of a pixel of the patch, in a tensor whose pixels are `stride` apart.
@@ -175,7 +176,8 @@ __device__ __forceinline__ void two_columns(unsigned (&ones)[2], int first) {
 }
 
 // Adds up a row's output gradients, of two times 8 channels in columns `first` and `first` + 1 of a product: in row r those
-// of channel r in one half of the pixels, in row 8 + r those in the other.
+// of channel r in one half of the pixels, in row 8 + r those in the other. (What is no number makes other biases' sums such,
+// too.)
 template <class T> __device__ __forceinline__ void add_bias(typename T::Sums& sums, const unsigned (&b)[4][2], int first) {
   unsigned ones[2];
   two_columns(ones, first);
@@ -309,7 +311,8 @@ __device__ __forceinline__ void correlate_weights(const WeightSums& parts, const
   DYNAMIC_SHARED(Element, shared);
   const int input_tiles = (factors.inputs + T::inputs - 1) / T::inputs, first_tap = blockIdx.x / input_tiles;
   const int first_input = (blockIdx.x - first_tap * input_tiles) * T::inputs;
-  const int groups = T::most_groups > 1 ? blockDim.x / TENSOR_THREADS : 1, group = groups > 1 ? threadIdx.x / TENSOR_THREADS : 0;
+  const int groups = T::most_groups > 1 ? blockDim.x / TENSOR_THREADS : 1;
+  const int group = groups > 1 ? threadIdx.x / TENSOR_THREADS : 0;
   const int begin = (blockIdx.z * groups + group) * share_patches, end = min(begin + share_patches, patches);
   Element* own = shared + group * 2 * T::stage_elements;
   WeightCopies<T> copy(factors, size, window, begin, first_tap, first_input);

@@ -164,8 +164,8 @@ __device__ __forceinline__ Quad sum_quads(const float* parts, int elements, int 
   return sum;
 }
 
-// out[i] = the sum of parts[part][i], of up to four gradients, whose parts lie one behind the other, as their blocks do. `rows`
-// threads, a power of two, share the parts of four elements. Grid: elements by 4 * SUM_THREADS / rows.
+// out[i] = the sum of parts[part][i], of up to four gradients, whose parts lie one behind the other, as their blocks do.
+// `rows` threads, a power of two, share the parts of four elements. Grid: elements by 4 * SUM_THREADS / rows.
 KERNEL_WITH_THREADS(convolution_sum_parts, SUM_THREADS)(
     float* __restrict__ out0,         // [count0]
     float* __restrict__ out1,         // [count1]; not written where count1 is 0, and so on

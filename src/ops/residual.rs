@@ -127,7 +127,8 @@ impl Op for ResidualGradient {
 
 /// The gradients of both convolutions' weights and biases, in the order of [`Residual`]'s inputs.
 ///
-/// Inputs: the gradient of the inner ReLU's input, which is `dout` where there is a bit, `dout`, `x`, the bits.
+/// Inputs: the gradient of the inner ReLU's input, which is `dout` where there is a bit, `dout`, `x`, the bits. (Where one kernel
+/// computes all, it reads the bits, and not the first input, which the input's gradient needs in any case.)
 #[derive(Debug)]
 pub struct ResidualWeightGradient;
 

@@ -34,7 +34,8 @@ pub struct Convolution {
     /// Input and output channels are divided into this many independent groups.
     pub groups: usize,
     pub out: Channels,
-    /// Whether the last input is a tensor of the output's shape: a residual, or an earlier gradient.
+    /// Whether the last input is a tensor of the output's shape, as an earlier gradient is: only of 1x1 kernels, and of those
+    /// whose stride is their size.
     pub add: bool,
     /// Whether the last inputs are such a tensor, and a scale and an offset for each of its channels: what batch norm's
     /// statistics add to a gradient.
@@ -72,7 +73,7 @@ impl Convolution {
 
     /// The same of so many inputs with `x * scale + offset` added, the last inputs then, if nothing is yet.
     pub(super) fn with_affine(&self, inputs: usize) -> Option<Arc<dyn Op>> {
-        let possible = self.is_plain() && !self.has_bias(inputs) && takes_affine(self.window);
+        let possible = self.is_plain() && !self.has_bias(inputs) && adds(self.window);
         possible.then(|| Arc::new(Convolution { affine: true, ..self.clone() }) as _)
     }
 
@@ -98,8 +99,9 @@ impl Convolution {
     }
 }
 
-/// Whether a scale and an offset are added in passing: by 1x1 kernels, and by those whose stride is their size.
-fn takes_affine(window: Window) -> bool {
+/// Whether a tensor is added forward, or in any direction one with a scale and an offset: by 1x1 kernels, and by those whose
+/// stride is their size.
+fn adds(window: Window) -> bool {
     window.kernel == window.stride && window.padding == [0; 3]
 }
 
@@ -137,6 +139,12 @@ impl Op for Convolution {
                 }
             }
         }
+        if (self.add || self.affine) && !adds(self.window) {
+            let [depth, height, width] = self.window.kernel;
+            return Err(error(format!(
+                "a kernel of {depth} x {height} x {width} adds to no tensor: add in another op"
+            )));
+        }
         let expected = self.weight_shape(&x.channels);
         if *weight != expected {
             return Err(error(format!("{x} needs weights of {expected}, not {weight}")));
@@ -154,7 +162,7 @@ impl Op for Convolution {
     }
 
     fn plus(&self, inputs: &[ValueId], added: ValueId) -> Option<Rewritten> {
-        let op = self.is_plain().then(|| self.clone().add())?;
+        let op = (self.is_plain() && adds(self.window)).then(|| self.clone().add())?;
         Some((Arc::new(op), [inputs, &[added]].concat()))
     }
 
@@ -246,7 +254,7 @@ impl ConvolutionInputGradient {
 
     /// As [`Convolution::with_affine`].
     pub(super) fn with_affine(&self) -> Option<Arc<dyn Op>> {
-        let possible = self.is_plain() && !self.shortcut && takes_affine(self.window);
+        let possible = self.is_plain() && !self.shortcut && adds(self.window);
         possible.then(|| Arc::new(ConvolutionInputGradient { affine: true, ..self.clone() }) as _)
     }
 }

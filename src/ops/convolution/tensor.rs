@@ -238,16 +238,9 @@ pub(in crate::ops) struct TensorProduct<'a> {
 
 impl TensorProduct<'_> {
     /// Forward: the source may be the large image.
-    pub(in crate::ops) fn forward(self, launcher: &mut Launcher) -> Result<()> {
+    pub(in crate::ops) fn forward(&self, launcher: &mut Launcher) -> Result<()> {
         let columns = self.target.channels();
         let tile = Tile::choose(self.form, self.target.shape, columns, launcher);
-        let (epilogue, target) = (self.epilogue, self.target);
-        if self.form == Form::Same3 && epilogue.added.is_some() {
-            // No network adds to a 3x3 convolution, and its kernels do not.
-            let plain = TensorProduct { epilogue: Epilogue::default(), ..self };
-            plain.launch_same(launcher, tile, tile.forward)?;
-            return epilogue.launch(launcher, target);
-        }
         match self.form {
             Form::Same3 => self.launch_same(launcher, tile, tile.forward),
             Form::Patches(_) => self.launch_patches(launcher, tile, tile.forward, self.target.shape, columns),
@@ -295,6 +288,7 @@ impl TensorProduct<'_> {
         let grid = self.grid(tile, target.shape, target.channels());
         let launch = launcher.kernel(kernel).shared(tile.shared(false)).pointers([target.pointer]);
         if kernel == tile.backward_input {
+            assert!(self.bias.is_none() && !own.relu, "a gradient has neither bias nor ReLU");
             let ((added, added_stride), (mask, mask_stride)) = (self.optional(own.added), self.optional(own.mask));
             let (dout, dout_stride) = self.optional(shortcut.map(|shortcut| shortcut.source));
             return launch
@@ -304,6 +298,7 @@ impl TensorProduct<'_> {
                 .sizes([shortcut.map_or(0, |shortcut| shortcut.source.channels()), dout_stride])
                 .launch(grid);
         }
+        assert!(own.added.is_none() && own.mask.is_none(), "3x3 kernels add to nothing forward, and mask nothing");
         let rectified = shortcut.and_then(|shortcut| shortcut.rectified.as_ref());
         let (positive, norm) = rectified.map_or((None, None), |rectified| (rectified.positive, rectified.norm));
         launch
@@ -362,7 +357,7 @@ impl TensorProduct<'_> {
 const GROUPS: usize = 264;
 /// Patches of a share at least, which pay for adding its sums.
 const SHARE_PATCHES: usize = 4;
-/// A residual block's output channels have to come in so many: their bits are copied by 4 bytes.
+/// A residual block's output channels have to come in so many: the bits of a tile's are copied at once, 4 bytes or 8.
 const RESIDUAL_CHANNELS: usize = 32;
 /// All parts' sums together have at most this many elements, 64 MiB, if there are several.
 const PART_ELEMENTS: usize = 1 << 24;
@@ -421,8 +416,8 @@ impl WeightTile {
     }
 }
 
-/// How the pixels of a weight gradient are shared out; by shape alone, as the order of the sum depends on it. `dout` is the
-/// small image, `x` the large one.
+/// How the pixels of a weight gradient are shared out: by shape alone, as the order of the sum depends on it; which shares are
+/// added to each other first depends on the shared memory of devices of this kind. `dout` is the small image, `x` the large one.
 pub(in crate::ops) struct TensorWeights {
     form: Form,
     narrow: bool,
@@ -454,6 +449,7 @@ impl TensorWeights {
         bias: BiasOf,
     ) -> Result<()> {
         let tile = self.tile(launcher);
+        assert!(bias != BiasOf::Taps || tile.size == 1, "3x3 kernels know no bias of taps");
         let blocks = self.blocks(launcher, tile, tile.shared(false));
         let sums = Sums::new(launcher, gradients, blocks.parts);
         launcher
@@ -479,6 +475,7 @@ impl TensorWeights {
         let tile = self.tile(launcher);
         let whole = dout.channels().is_multiple_of(RESIDUAL_CHANNELS);
         let Some(kernel) = tile.residual.filter(|_| whole && launcher.capability() >= AMPERE) else { return Ok(false) };
+        assert!(dout.channels().is_multiple_of(tile.columns), "tiles of 64 are not chosen for an odd number of 32s");
         let blocks = self.blocks(launcher, tile, tile.shared(true));
         let sums = Sums::new(launcher, gradients, blocks.parts);
         launcher
