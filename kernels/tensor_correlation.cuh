@@ -2,6 +2,7 @@
 // tile says how a block's operands lie in shared memory, and multiplies them.
 #pragma once
 
+#include "batch_norm.cuh"
 #include "patch.cuh"
 
 // ---- the matrix product of forward and input gradient -----------------------------------------------------------------
@@ -141,12 +142,6 @@ __device__ __forceinline__ Vector16<Element> elements(const uint4& whole) {
   return vector;
 }
 
-// The running statistics of a batch norm, and its parameters.
-struct Norm {
-  const float *gamma, *beta, *mean, *variance;
-  float epsilon;
-};
-
 // What becomes of the target before it is stored: what stands in another tensor of its shape is added, by 1x1 kernels
 // perhaps times a scale of its channel, and with the bias for an offset, which may cancel much of it; negative values become
 // zero, and so do those where a mask is not above zero; and it is normalised. A stride of 0 says that there is no such tensor.
@@ -157,22 +152,19 @@ struct Epilogue {
   const float* scale;
   int added_stride, mask_stride, relu;
   bool limited, scaled, normalised;
-  Norm norm;
+  ByRunning norm;
 
   __device__ __forceinline__ float limit(float value) const { return limited ? saturate<Element>(value) : value; }
 
   // The scales and offsets of what is added, or of the result, for the channels from c on.
   __device__ __forceinline__ void load_scales(float (&scales)[PIECE], float (&offsets)[PIECE], const float* bias,
                                               int c) const {
+    Normalisation<PIECE> terms = {};
+    if (normalised) terms = norm.at<PIECE>(c);
 #pragma unroll
     for (int k = 0; k < PIECE; ++k) {
-      if (scaled) {
-        scales[k] = scale[c + k];
-        offsets[k] = bias[c + k];
-      } else {
-        scales[k] = norm.gamma[c + k] / sqrtf(norm.variance[c + k] + norm.epsilon);
-        offsets[k] = norm.beta[c + k] - norm.mean[c + k] * scales[k];
-      }
+      scales[k] = normalised ? terms.scale[k] : scale[c + k];
+      offsets[k] = normalised ? terms.shift[k] : bias[c + k];
     }
   }
 

@@ -76,7 +76,7 @@ impl Translation {
             let normalised = format!("{}.normalised", inputs[0]);
             let norm: Vec<String> = norm.iter().map(|value| self.names[value].clone()).collect();
             let operands: Vec<&str> = inputs[..1].iter().chain(&norm).map(String::as_str).collect();
-            self.add("BatchNormalization", &operands, &[&normalised], [float("epsilon", EPSILON as f32)]);
+            self.normalise(&operands, &normalised);
             inputs[0] = normalised;
         }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
@@ -101,13 +101,13 @@ impl Translation {
             self.activated("Add", &[&main, &shortcut], &sum, true, []);
             if op.normalised {
                 let operands = [&[sum.as_str()], &inputs[5..]].concat();
-                self.add("BatchNormalization", &operands, &[&name], [float("epsilon", EPSILON as f32)]);
+                self.normalise(&operands, &name);
             }
         } else if let Some(op) = op.downcast_ref::<TransposedConvolution>() {
             let [_, kernel @ ..] = op.kernel.map(|length| length as i64);
             self.add("ConvTranspose", &inputs, &[&name], [ints("kernel_shape", &kernel), ints("strides", &kernel)]);
         } else if let Some(op) = op.downcast_ref::<BatchNormInference>() {
-            self.add("BatchNormalization", &inputs, &[&name], [float("epsilon", EPSILON as f32)]);
+            self.normalise(&inputs, &name);
             if op.pooled {
                 let maxima = format!("{name}.maxima");
                 self.add("MaxPool", &[&name], &[&maxima], window(&Window::square(2, 2, 0)));
@@ -147,6 +147,11 @@ impl Translation {
         let node = inputs.iter().fold(Message::new(), |node, input| node.text(1, input));
         let node = outputs.iter().fold(node, |node, output| node.text(2, output));
         self.nodes.push(node.text(3, &format!("{op}.{}", self.nodes.len())).text(4, op).messages(5, attributes));
+    }
+
+    /// A batch norm by running statistics; operands: the tensor, gamma, beta, mean, variance.
+    fn normalise(&mut self, operands: &[&str], name: &str) {
+        self.add("BatchNormalization", operands, &[name], [float("epsilon", EPSILON as f32)]);
     }
 
     /// An op, and ReLU after it if there is one.

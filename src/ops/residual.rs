@@ -1,7 +1,7 @@
 //! A residual block's two convolutions and their sum (equation 1): the gradient needs of the first no more than where it is
 //! above zero.
 
-use super::batch_norm::{channel_vectors, launch_inference, running_scale};
+use super::batch_norm::{by_running, channel_vectors, launch_inference};
 use super::case::Case;
 use super::convolution::{
     BiasOf, Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, CpuEpilogue, Epilogue, Form, Rectified,
@@ -71,7 +71,7 @@ impl Op for Residual {
             return Err(Error::shape("residual", format!("{} cannot be added to {}", shortcut[0], outputs[0])));
         }
         if self.normalised {
-            channel_vectors(&[&outputs[..1].iter().collect::<Vec<_>>()[..], &inputs[5..]].concat())?;
+            channel_vectors(&[&[&outputs[0]], &inputs[5..]].concat())?;
         }
         outputs.extend(self.positive.then(|| outputs[0].bits()));
         Ok(outputs)
@@ -223,13 +223,9 @@ impl<T: Real> OnCpu<T> for Residual {
         if out.shape().storage == Storage::Reduced {
             cpu.round(sum, self.main.is_limited(3, call.input(0).shape(), out.shape()));
         }
-        let (scale, shift) = scale.split_at_mut(out.channels());
-        running_scale([5, 6, 7, 8].map(|index| call.input(index).dense()), scale, shift);
-        let (sum, channels, scale, shift) = (&*sum, out.channels(), &*scale, &*shift);
-        out.for_each_pixel(|position, pixel| {
-            let terms = sum[position * channels..].iter().zip(scale.iter().zip(shift));
-            pixel.iter_mut().zip(terms).for_each(|(out, (&sum, (&scale, &shift)))| *out = sum * scale + shift);
-        });
+        let normalise = by_running([5, 6, 7, 8].map(|index| call.input(index).dense()), scale);
+        let (sum, channels) = (&*sum, out.channels());
+        out.for_each_pixel(|position, pixel| normalise(&sum[position * channels..][..channels], pixel));
     }
 }
 

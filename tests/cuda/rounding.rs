@@ -129,7 +129,8 @@ fn a_network_comes_to_what_the_kernels_do() {
 }
 
 /// Where all sums are exact, to the same bits: a residual sum is rounded once, the sum of gradients and its mask between. In
-/// few blocks and in many, an odd number of shares of the pixels; with output channels that both weight gradients are computed of in one pass, and others.
+/// few blocks and in many, an odd number of shares of the pixels; with output channels that both weight gradients are computed
+/// of in one pass, and others.
 #[test]
 fn a_residual_sum_comes_to_the_same_bits() {
     let cases = [((2, 9, 13), 64), ((42, 33, 9), 40), ((42, 33, 9), 96)];

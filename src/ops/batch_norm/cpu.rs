@@ -223,14 +223,26 @@ impl<T: Real> OnCpu<T> for BatchNormGradient {
 }
 
 /// The scale and shift of running statistics: inputs `gamma`, `beta`, mean, variance.
-pub(in crate::ops) fn running_scale<T: Real>(
-    [gamma, beta, mean, variance]: [&[T]; 4],
-    scale: &mut [T],
-    shift: &mut [T],
-) {
+fn running_scale<T: Real>([gamma, beta, mean, variance]: [&[T]; 4], scale: &mut [T], shift: &mut [T]) {
     for channel in 0..gamma.len() {
         scale[channel] = gamma[channel] / (variance[channel] + T::from_f64(EPSILON)).sqrt();
         shift[channel] = beta[channel] - mean[channel] * scale[channel];
+    }
+}
+
+/// What normalises a pixel by `gamma`, `beta`, running mean and running variance, and writes it to another. `workspace` has two
+/// elements for each channel.
+pub(in crate::ops) fn by_running<'a, T: Real>(
+    vectors: [&[T]; 4],
+    workspace: &'a mut [T],
+) -> impl Fn(&[T], &mut [T]) + Sync + use<'a, T> {
+    let (scale, shift) = workspace.split_at_mut(vectors[0].len());
+    running_scale(vectors, scale, shift);
+    let (scale, shift) = (&*scale, &*shift);
+    move |x, out| {
+        for ((out, &x), (&scale, &shift)) in out.iter_mut().zip(x).zip(scale.iter().zip(shift)) {
+            *out = x * scale + shift;
+        }
     }
 }
 
@@ -248,14 +260,8 @@ impl<T: Real> OnCpu<T> for BatchNormInference {
 
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
         let x = call.input(0);
-        let (scale, shift) = call.workspace().split_at_mut(x.channels());
-        running_scale([1, 2, 3, 4].map(|index| call.input(index).dense()), scale, shift);
-        let (scale, shift) = (&*scale, &*shift);
+        let normalise = by_running([1, 2, 3, 4].map(|index| call.input(index).dense()), call.workspace());
         let maxima = self.pooled.then(|| call.output(1));
-        write_with_maxima(call.output(0), maxima, |position, out| {
-            for ((out, &x), (&scale, &shift)) in out.iter_mut().zip(x.pixel(position)).zip(scale.iter().zip(shift)) {
-                *out = x * scale + shift;
-            }
-        });
+        write_with_maxima(call.output(0), maxima, |position, out| normalise(x.pixel(position), out));
     }
 }

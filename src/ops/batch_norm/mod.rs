@@ -25,7 +25,7 @@ use super::{Gradient, Op, Rewritten};
 use crate::graph::{Graph, Region, ValueId};
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
-pub(super) use cpu::running_scale;
+pub(super) use cpu::by_running;
 pub(super) use cuda::launch_inference;
 use pooled::PooledGradient;
 use std::ops::Range;
