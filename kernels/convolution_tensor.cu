@@ -68,6 +68,25 @@ struct Tile
     }
   }
 
+  // sum += row_of(row, column of the patch)[column], where there is such a row
+  template <class RowOf> static __device__ __forceinline__ void add_rows(Sums& sums, int columns, RowOf row_of) {
+    const int lane = threadIdx.x % WARP_SIZE, first_row = threadIdx.x / WARP_SIZE * T::rows_per_warp;
+#pragma unroll
+    for (int row = 0; row < T::rows_per_warp; ++row)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float* added = row_of(first_row + row, half * 8 + lane / 4);
+        if (!added) continue;
+#pragma unroll
+        for (int n = 0; n < T::columns / 8; ++n) {
+          if (column(n) >= columns) continue;
+          const auto two = *reinterpret_cast<const float2*>(added + column(n));
+          sums[row][n][2 * half] += two.x;
+          sums[row][n][2 * half + 1] += two.y;
+        }
+      }
+  }
+
   // Stores a warp's pixels, which it reads again itself.
   static __device__ __forceinline__ void store(Element* shared, int pitch, const Sums& sums) {
     const int lane = threadIdx.x % WARP_SIZE;

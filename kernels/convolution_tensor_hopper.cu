@@ -68,6 +68,20 @@ struct GroupTile : TileSizes<kernel_, rows_, GROUP_WIDTH, GROUP_COLUMNS, depth_,
     wgmma_keep(sums);
   }
 
+  // sum += row_of(row, column of the patch)[column], where there is such a row
+  template <class RowOf> static __device__ __forceinline__ void add_rows(Sums& sums, int columns, RowOf row_of) {
+#pragma unroll
+    for (int row = 0; row < T::rows; ++row)
+#pragma unroll
+      for (int pixel = 0; pixel < 2; ++pixel) {
+        const float* added = row_of(row, threadIdx.x % 4 * 2 + pixel);
+        if (!added) continue;
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          if (channel() + 8 * half < columns) sums[row][pixel + 2 * half] += added[channel() + 8 * half];
+      }
+  }
+
   // Stores the block's pixels.
   static __device__ __forceinline__ void store(Element* shared, int pitch, const Sums& sums) {
     Element* own = shared + threadIdx.x % 4 * 2 * pitch + channel();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "batch_norm.cuh"
+#include "border.cuh"
 #include "patch.cuh"
 
 // ---- the matrix product of forward and input gradient -----------------------------------------------------------------
@@ -144,7 +145,8 @@ __device__ __forceinline__ Vector16<Element> elements(const uint4& whole) {
 
 // What becomes of the target before it is stored: what stands in another tensor of its shape is added, by 1x1 kernels
 // perhaps times a scale of its channel, and with the bias for an offset, which may cancel much of it; negative values become
-// zero, and so do those where a mask is not above zero; and it is normalised. A stride of 0 says that there is no such tensor.
+// zero, and so do those where a mask is not above zero; and it is normalised. It may be written once more, but zero there
+// wherever there is no bit. A stride of 0 says that there is no such tensor.
 // Each step rounds as if it were a pass over the tensor of its own. What the element cannot hold is limited to what it can in
 // the forward pass alone: where there is a bias, and no scale, which only a gradient has.
 struct Epilogue {
@@ -153,6 +155,9 @@ struct Epilogue {
   int added_stride, mask_stride, relu;
   bool limited, scaled, normalised;
   ByRunning norm;
+  Element* beside;
+  const Bits* positive;  // [pixels, groups]
+  int beside_stride, groups;
 
   __device__ __forceinline__ float limit(float value) const { return limited ? saturate<Element>(value) : value; }
 
@@ -240,7 +245,8 @@ __device__ __forceinline__ void prefetch_epilogue(const Epilogue& epilogue, cons
     const int place = pieces.place(i);
     if (place < 0) continue;
     if (epilogue.added_stride) prefetch(epilogue.added + place * epilogue.added_stride + pieces.channel);
-    if (epilogue.mask_stride) prefetch(epilogue.mask + place * epilogue.mask_stride + pieces.channel);
+    if (epilogue.mask_stride && epilogue.mask != epilogue.added)
+      prefetch(epilogue.mask + place * epilogue.mask_stride + pieces.channel);
   }
 }
 
@@ -278,12 +284,17 @@ __device__ __forceinline__ void write_sums(Element* target, typename T::Sums& su
   for (int first = 0; first < Pieces<T>::count; first += at_once) {
     int places[at_once];
     uint4 added[at_once] = {}, mask[at_once] = {};  // whole: elements would be taken apart as each arrives
+    unsigned bits[at_once] = {};
 #pragma unroll
     for (int i = 0; i < at_once; ++i) {
       places[i] = pieces.place(first + i);
       if (places[i] < 0) continue;
       if (epilogue.added_stride) added[i] = load_whole(epilogue.added + places[i] * epilogue.added_stride + pieces.channel);
-      if (epilogue.mask_stride) mask[i] = load_whole(epilogue.mask + places[i] * epilogue.mask_stride + pieces.channel);
+      if (epilogue.mask_stride)
+        mask[i] = epilogue.mask == epilogue.added
+                      ? added[i]
+                      : load_whole(epilogue.mask + places[i] * epilogue.mask_stride + pieces.channel);
+      if (epilogue.beside_stride) bits[i] = epilogue.positive[places[i] * epilogue.groups + pieces.channel / PIECE];
     }
 #pragma unroll
     for (int i = 0; i < at_once; ++i) {
@@ -291,6 +302,9 @@ __device__ __forceinline__ void write_sums(Element* target, typename T::Sums& su
       Vector16<Element> values = load16(own + pieces.pixel(first + i) * PITCH<T> + pieces.first_channel());
       epilogue.apply(values, elements(added[i]), elements(mask[i]), scales, offsets);
       store16(target + places[i] * target_stride + pieces.channel, values);
+      if (!epilogue.beside_stride) continue;
+      keep_positive<PIECE>(values, bits[i]);
+      store16(epilogue.beside + places[i] * epilogue.beside_stride + pieces.channel, values);
     }
   }
 }
@@ -333,17 +347,32 @@ __device__ __forceinline__ void accumulate(typename T::Sums& sums, Element* shar
 
 // A 1x1 kernel beside a 3x3 one; none without inputs. In the forward pass, where it reads the same tensor, the 3x3 kernel's
 // sums end in a ReLU before; where they, as an Element, are above zero is written, unless there are no `groups` of channels.
+// Pixels at the border may have something of their kind added to their sums.
 struct Shortcut {
   Factors factors;
   const float* bias;
   Bits* positive;
   int groups;
+  const float* border;
+  bool has_border;
 };
+
+// Adds what stands in `border`, [BORDER_KINDS, outputs], to the sums of pixels there.
+template <class T>
+__device__ __forceinline__ void add_border(typename T::Sums& sums, const float* border, const Image& size,
+                                           const Patch& patch, int first_column, int outputs) {
+  if (patch.y > 0 && patch.x > 0 && patch.y + T::rows < size.height && patch.x + T::width < size.width) return;
+  T::add_rows(sums, outputs - first_column, [&](int row, int column) -> const float* {
+    const int kind = border_kind(patch.y + row, patch.x + column, size.height, size.width);
+    return kind < 0 ? nullptr : border + kind * outputs + first_column;
+  });
+}
 
 // Adds the bias to the sums, and makes those below zero zero.
 template <class T>
 __device__ __forceinline__ void rectify(typename T::Sums& sums, Element* shared, const float* bias,
                                         const Shortcut& shortcut, const Pieces<T>& pieces, int first_column, int outputs) {
+  if (shortcut.has_border) add_border<T>(sums, shortcut.border, pieces.size, pieces.patch, first_column, outputs);
   T::add(
       sums, [&](int column) { return first_column + column < outputs ? bias[first_column + column] : 0.0f; },
       [](float sum) { return sum < 0.0f ? 0.0f : sum; });  // NaN stays
@@ -399,37 +428,45 @@ __device__ __forceinline__ void correlate(Element* target, const Factors& factor
       const float* __restrict__ bias,     /* [outputs]; not read where has_bias is 0 */                        \
       const Element* __restrict__ shortcut,    /* [inputs, outputs]: a 1x1 kernel's weights, and its */        \
       const float* __restrict__ shortcut_bias, /* [outputs]; not read where has_shortcut is 0 */               \
+      const float* __restrict__ border,   /* [BORDER_KINDS, outputs]; not read where has_border is 0 */        \
       const float* __restrict__ gamma,    /* [outputs]: of a batch norm; not read where has_norm is 0, nor */  \
       const float* __restrict__ beta,     /* [outputs] */                                                      \
       const float* __restrict__ mean,     /* [outputs]: the running one */                                     \
       const float* __restrict__ variance, /* [outputs]: likewise */                                            \
       int height, int width, int inputs, int outputs, int out_stride, int x_stride, int groups, int has_bias,  \
-      int has_shortcut, int has_norm, int relu, float epsilon
+      int has_shortcut, int has_border, int has_norm, int relu, float epsilon
 
 #define FORWARD_ARGUMENTS                                                                                          \
   out, {x, weight, inputs, x_stride},                                                                              \
-      {{x, shortcut, has_shortcut ? inputs : 0, x_stride}, shortcut_bias, positive, groups}, bias,                 \
+      {{x, shortcut, has_shortcut ? inputs : 0, x_stride}, shortcut_bias, positive, groups, border, has_border != 0}, \
+      bias,                                                                                                        \
       {nullptr, nullptr, nullptr, 0, 0, relu, has_bias != 0, false, has_norm != 0,                                  \
        {gamma, beta, mean, variance, epsilon}},                                                                     \
       {height, width}, {1, 1}, {1, 1}, outputs, out_stride, has_bias ? outputs : 0
 
 #define BACKWARD_INPUT_PARAMETERS                                                                              \
   Element* __restrict__ dx,               /* [n * height * width, outputs], stride dx_stride */                \
+      Element* __restrict__ beside,       /* as dx, stride beside_stride: dx where `positive` has a bit; not */ \
+                                          /* written where that is 0 */                                        \
       const Element* __restrict__ dout,   /* [n * height * width, inputs], stride dout_stride */               \
       const Element* __restrict__ weight, /* [9 * inputs, outputs], transposed */                              \
-      const Element* __restrict__ added,  /* as dx, stride added_stride; not read where that is 0 */           \
-      const Element* __restrict__ mask,   /* as dx, stride mask_stride; not read where that is 0 */            \
+      const Element* added,               /* as dx, stride added_stride; not read where that is 0 */           \
+      const float* __restrict__ scale,    /* [outputs], of added; not read where has_scale is 0, nor */        \
+      const float* __restrict__ offset,   /* [outputs] */                                                      \
+      const Element* mask,                /* as dx, stride mask_stride; may be added; not read where that is 0 */ \
+      const Bits* __restrict__ positive,  /* [n * height * width, groups]; not read where beside_stride is 0 */ \
       const Element* __restrict__ shortcut_dout, /* [n * height * width, shortcut_inputs], stride shortcut_stride */ \
       const Element* __restrict__ shortcut,      /* [outputs, shortcut_inputs]: a 1x1 kernel's weights; not read where */ \
                                                  /* shortcut_inputs is 0 */                                     \
-      int height, int width, int inputs, int outputs, int dx_stride, int dout_stride, int added_stride,        \
-      int mask_stride, int shortcut_inputs, int shortcut_stride
+      int height, int width, int inputs, int outputs, int dx_stride, int beside_stride, int dout_stride,       \
+      int added_stride, int mask_stride, int groups, int shortcut_inputs, int shortcut_stride, int has_scale
 
 #define BACKWARD_INPUT_ARGUMENTS                                                                                  \
   dx, {dout, weight, inputs, dout_stride},                                                                        \
-      {{shortcut_dout, shortcut, shortcut_inputs, shortcut_stride}, nullptr, nullptr, 0}, nullptr,                \
-      {added, mask, nullptr, added_stride, mask_stride, 0, false, false, false, {}}, {height, width}, {1, 1},       \
-      {1, 1}, outputs, dx_stride, 0
+      {{shortcut_dout, shortcut, shortcut_inputs, shortcut_stride}}, offset,                                      \
+      {added, mask, scale, added_stride, mask_stride, 0, false, has_scale != 0, false, {}, beside, positive,        \
+       beside_stride, groups},                                                                                      \
+      {height, width}, {1, 1}, {1, 1}, outputs, dx_stride, 0
 
 // Of the 1x1 kernels; forward, x may be the large image of a window.
 #define PATCHES_FORWARD_PARAMETERS                                                                             \

@@ -12,6 +12,7 @@ use crate::ops::channel_pool::ChannelPool;
 use crate::ops::convolution::Convolution;
 use crate::ops::dice_loss::DiceLoss;
 use crate::ops::fold::Fold;
+use crate::ops::fold_residual::FoldResidual;
 use crate::ops::pixel_pool::PixelPool;
 use crate::ops::residual::Residual;
 use crate::ops::robust_dice_loss::RobustDiceLoss;
@@ -133,8 +134,8 @@ struct BlockOutput {
     whole: ValueId,
 }
 
-/// What a linear layer reads: a tensor, and the scale, shift and mean of its channels if a batch norm is to be folded into
-/// the layer.
+/// What a linear layer or a residual block reads: a tensor, and the scale, shift and mean of its channels if a batch norm is to
+/// be folded into it.
 #[derive(Clone, Copy)]
 struct Features {
     x: ValueId,
@@ -180,9 +181,13 @@ impl Builder<'_> {
         let whole = whole || (architecture.dense && level == 3);
         let mut x = if whole { block } else { out.convolution };
         if architecture.path {
-            for index in 0..4 - level {
-                x = self.residual_block(&format!("path.{level}.{index}"), x, self.model.widths[level])?;
+            let (blocks, width) = (4 - level, self.model.widths[level]);
+            let mut features = Features { x, norm: None };
+            for index in 0..blocks {
+                let name = format!("path.{level}.{index}");
+                features = self.residual_block(&name, features, width, index + 1 == blocks)?;
             }
+            x = features.x;
         }
         Ok(x)
     }
@@ -205,10 +210,13 @@ impl Builder<'_> {
         Ok(BlockOutput { convolution: y, whole: z })
     }
 
-    /// `BN(ReLU(ReLU(conv3x3(x)) + conv1x1(x)))`, equation 1.
-    fn residual_block(&mut self, name: &str, x: ValueId, width: usize) -> Result<ValueId> {
+    /// `BN(ReLU(ReLU(conv3x3(x)) + conv1x1(x)))`, equation 1. Its batch norm is left to the block behind it, unless it is the
+    /// last.
+    fn residual_block(&mut self, name: &str, features: Features, width: usize, last: bool) -> Result<Features> {
+        let Features { x, norm: earlier } = features;
         let inference = self.mode == Mode::Evaluate;
-        let op = if inference { Residual::normalised(width) } else { Residual::new(width, self.mode == Mode::Train) };
+        let mut op =
+            if inference { Residual::normalised(width) } else { Residual::new(width, self.mode == Mode::Train) };
         let mut operands = vec![x];
         for (part, convolution) in [("conv", &op.main), ("shortcut", &op.shortcut)] {
             let kernel = convolution.window.kernel;
@@ -217,10 +225,17 @@ impl Builder<'_> {
         let norm = format!("{name}.bn");
         if inference {
             operands.extend(self.norm_parameters(&norm, &op.main.out));
-            return self.graph.apply_one(op, &operands);
+            return Ok(Features { x: self.graph.apply_one(op, &operands)?, norm: None });
+        }
+        if let Some(earlier) = earlier {
+            operands.splice(1.., self.graph.apply(FoldResidual, &[&operands[1..], &earlier].concat())?);
+            op.border = true;
         }
         let sum = self.graph.apply(op, &operands)?[0];
-        self.batch_norm(&norm, sum)
+        match last {
+            true => Ok(Features { x: self.batch_norm(&norm, sum)?, norm: None }),
+            false => self.normalised(&norm, sum),
+        }
     }
 
     /// CBAM, spatial attention first (equations 2 to 4).
@@ -312,7 +327,7 @@ impl Builder<'_> {
         }
     }
 
-    /// A batch norm that only a linear layer reads is left to the layer.
+    /// A batch norm that only a linear layer or a residual block reads is left to that.
     fn normalised(&mut self, name: &str, x: ValueId) -> Result<Features> {
         let inputs = self.batch_norm_inputs(name, x);
         let [_, gamma, beta, mean, variance] = inputs;

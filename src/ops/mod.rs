@@ -6,6 +6,8 @@
 //! | [`transposed_convolution`] | 2x2 convolution that doubles the size | decoder |
 //! | [`batch_norm`] | batch normalisation, and max pooling of its result | every block, encoder |
 //! | [`fold`] | batch normalisation given to a linear layer | |
+//! | [`fold_residual`] | batch normalisation given to a residual block | |
+//! | [`border`] | what is added at the border of an image | |
 //! | [`affine`] | a scale and an offset for each channel | |
 //! | [`relu`], [`sigmoid`] | activations | |
 //! | [`residual`] | a residual block's two convolutions and their sum | equation 1 |
@@ -23,6 +25,7 @@ pub mod add;
 pub mod affine;
 pub mod attention;
 pub mod batch_norm;
+pub mod border;
 pub mod case;
 pub mod channel_gate;
 pub mod channel_pool;
@@ -30,6 +33,7 @@ pub mod concat;
 pub mod convolution;
 pub mod dice_loss;
 pub mod fold;
+pub mod fold_residual;
 pub mod pixel_pool;
 mod pooled_loss;
 pub mod relu;
@@ -159,12 +163,14 @@ pub fn cases() -> Vec<Case> {
         affine::cases(),
         attention::cases(),
         batch_norm::cases(),
+        border::cases(),
         channel_gate::cases(),
         channel_pool::cases(),
         concat::cases(),
         convolution::cases(),
         dice_loss::cases(),
         fold::cases(),
+        fold_residual::cases(),
         pixel_pool::cases(),
         relu::cases(),
         residual::cases(),

@@ -2,6 +2,7 @@
 //! above zero.
 
 use super::batch_norm::{by_running, channel_vectors, launch_inference};
+use super::border::{BorderGradient, border_kind, border_shape, has_kinds};
 use super::case::Case;
 use super::convolution::{
     BiasOf, Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, CpuEpilogue, Epilogue, Form, Rectified,
@@ -23,17 +24,21 @@ use rayon::prelude::*;
 
 /// `out = relu(relu(convolution(x, 3x3) + bias) + convolution(x, 1x1) + bias)`, in inference batch-normalised.
 ///
-/// Inputs: `x`, weight and bias of the 3x3 convolution, weight and bias of the 1x1 convolution, and `gamma`, `beta`, running
-/// mean and running variance if it is normalised. Outputs: `out`, and if wanted where the inner ReLU's output, as it would be
-/// stored, is above zero, in [`Shape::bits`] of `out`.
+/// Inputs: `x`, weight and bias of the 3x3 convolution, weight and bias of the 1x1 convolution, what is added to the first
+/// convolution at the border if anything is, and `gamma`, `beta`, running mean and running variance if it is normalised.
+/// Outputs: `out`, and if wanted where the inner ReLU's output, as it would be stored, is above zero, in [`Shape::bits`] of
+/// `out`.
 #[derive(Debug, Clone)]
 pub struct Residual {
-    /// The 3x3 convolution, which ends in a ReLU.
+    /// The 3x3 convolution, whose sums pass a ReLU.
     pub main: Convolution,
     /// The 1x1 convolution.
     pub shortcut: Convolution,
     /// Whether the bits are wanted: the gradient needs them.
     pub positive: bool,
+    /// Whether a value is added for each kind of pixel at the border: [`FoldResidual`](super::fold_residual::FoldResidual) makes
+    /// some. Height and width must then be 2 at least.
+    pub border: bool,
     /// Whether the result is normalised, as by [`BatchNormInference`](super::batch_norm::BatchNormInference). There is no
     /// gradient then.
     pub normalised: bool,
@@ -42,8 +47,13 @@ pub struct Residual {
 impl Residual {
     /// A block to `out` channels.
     pub fn new(out: usize, positive: bool) -> Self {
-        let main = Convolution::new(Window::same(3), out).relu();
-        Residual { main, shortcut: Convolution::new(SHORTCUT, out), positive, normalised: false }
+        let main = Convolution::new(Window::same(3), out);
+        Residual { main, shortcut: Convolution::new(SHORTCUT, out), positive, border: false, normalised: false }
+    }
+
+    /// A block to `out` channels, to whose first convolution something is added at the border.
+    pub fn bordered(out: usize, positive: bool) -> Self {
+        Residual { border: true, ..Residual::new(out, positive) }
     }
 
     /// A block to `out` channels and the batch norm behind it, in inference.
@@ -73,6 +83,12 @@ impl Op for Residual {
         if self.normalised {
             channel_vectors(&[&[&outputs[0]], &inputs[5..]].concat())?;
         }
+        if self.border {
+            let out = &outputs[0];
+            if *inputs[5] != border_shape(out.channels.clone()) || !has_kinds(out) {
+                return Err(Error::shape("residual", format!("{} cannot be added at the border of {out}", inputs[5])));
+            }
+        }
         outputs.extend(self.positive.then(|| outputs[0].bits()));
         Ok(outputs)
     }
@@ -86,14 +102,17 @@ impl Op for Residual {
     }
 
     fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
-        let ([x, main, _, shortcut, _], dout) = ([0, 1, 2, 3, 4].map(|index| context.inputs[index]), context.of(0));
+        let ([x, main, shortcut], dout) = ([0, 1, 3].map(|index| context.inputs[index]), context.of(0));
         let input = graph.shape(x).clone();
         let positive = context.outputs.get(1).ok_or_else(|| Error::shape("residual", "no gradient without bits"))?;
         let dmain = graph.masked_beside(dout, *positive)?;
-        let mut gradients = vec![None; 5];
-        if context.wanted[1..].contains(&true) {
+        let mut gradients = vec![None; context.inputs.len()];
+        if context.wanted[1..5].contains(&true) {
             let found = graph.apply(ResidualWeightGradient, &[dmain, dout, x, *positive])?;
             gradients.iter_mut().skip(1).zip(found).for_each(|(gradient, found)| *gradient = Some(found));
+        }
+        if self.border && context.wanted[5] {
+            gradients[5] = Some(graph.apply_one(BorderGradient, &[dmain])?);
         }
         if context.wanted[0] {
             let op = ConvolutionInputGradient::of_residual(input);
@@ -185,14 +204,28 @@ impl<'a, T: Real> BitsInput<'a, T> {
     }
 }
 
-/// Writes where the channels of `out` are above zero, if that is wanted, and adds a bias to them.
-fn begin_sum<T: Real>(out: Output<T>, bits: Option<Output<T>>, bias: &[T]) {
+/// Adds to the 3x3 convolution what there is for the border, makes what is below zero zero, writes what is above, if that is
+/// wanted, and adds a bias.
+fn begin_sum<T: Real>(out: Output<T>, bits: Option<Output<T>>, border: Option<&[T]>, bias: &[T]) {
     let (groups, count) = (out.shape().bit_groups(), task_positions(out.channels()));
+    let (spatial, channels) = (out.shape().spatial, out.channels());
+    let rectify = |position, pixel: &mut [T]| {
+        if let Some((border, kind)) = border.and_then(|border| Some((border, border_kind(position, spatial)?))) {
+            pixel.iter_mut().zip(&border[kind * channels..]).for_each(|(value, &added)| *value += added);
+        }
+        pixel.iter_mut().for_each(|value| *value = if *value < T::ZERO { T::ZERO } else { *value });
+    };
     let add = |pixel: &mut [T]| pixel.iter_mut().zip(bias).for_each(|(value, &bias)| *value += bias);
-    let Some(bits) = bits else { return out.for_each_pixel(|_, pixel| add(pixel)) };
+    let Some(bits) = bits else {
+        return out.for_each_pixel(|position, pixel| {
+            rectify(position, pixel);
+            add(pixel);
+        });
+    };
     out.blocks(count).zip(bits.blocks(count * groups)).for_each(|(mut out, mut bits)| {
-        for (pixel, groups) in out.positions().zip(bits.dense().chunks_exact_mut(groups)) {
-            let pixel = out.pixel(pixel);
+        for (position, groups) in out.positions().zip(bits.dense().chunks_exact_mut(groups)) {
+            let pixel = out.pixel(position);
+            rectify(position, pixel);
             for (group, values) in groups.iter_mut().zip(pixel.chunks(CHANNEL_ALIGNMENT)) {
                 let bits = values.iter().enumerate().map(|(bit, &value)| u8::from(value > T::ZERO) << bit);
                 *group = T::from_f64(bits.sum::<u8>().into());
@@ -245,9 +278,10 @@ impl Residual {
         bits: Option<Output<T>>,
     ) {
         let [x, main, main_bias, shortcut, shortcut_bias] = [0, 1, 2, 3, 4].map(|index| call.input(index));
-        let relu = CpuEpilogue { relu: true, ..CpuEpilogue::default() };
-        self.main.compute(cpu, workspace, [x, main], out.lend(), Start::Bias(main_bias.dense()), relu);
-        begin_sum(out.lend(), bits, shortcut_bias.dense());
+        let border = self.border.then(|| call.input(5).dense());
+        let (plain, relu) = (CpuEpilogue::default(), CpuEpilogue { relu: true, ..CpuEpilogue::default() });
+        self.main.compute(cpu, workspace, [x, main], out.lend(), Start::Bias(main_bias.dense()), plain);
+        begin_sum(out.lend(), bits, border, shortcut_bias.dense());
         self.shortcut.compute(cpu, workspace, [x, shortcut], out, Start::Out, relu);
     }
 }
@@ -302,7 +336,8 @@ impl OnCuda for Residual {
         let norm = self.normalised.then(|| [5, 6, 7, 8].map(|index| launcher.input(index)));
         if let Some(form) = form(launcher.precision(), x.shape, out.shape) {
             let norm = norm.map(|norm| norm.map(|operand| operand.pointer));
-            let rectified = Some(Rectified { bias: shortcut_bias.pointer, positive, norm });
+            let border = self.border.then(|| launcher.input(5).pointer);
+            let rectified = Some(Rectified { bias: shortcut_bias.pointer, border, positive, norm });
             let product = TensorProduct {
                 form,
                 target: out,
@@ -318,12 +353,16 @@ impl OnCuda for Residual {
         let part = Operand { pointer, stride: out.channels(), ..out };
         self.main.launch_untensored(launcher, out, [x, main], Some(main_bias.pointer))?;
         self.shortcut.launch_untensored(launcher, part, [x, shortcut], Some(shortcut_bias.pointer))?;
-        let (pixels, channels) = (out.positions(), out.channels());
+        let (pixels, channels, [_, height, width]) = (out.positions(), out.channels(), out.shape.spatial);
+        let none = out.pointer.unused(Element::F32);
+        let border = if self.border { launcher.input(5).pointer } else { none };
         launcher
             .kernel(RESIDUAL_FORWARD)
             .pointers([out.pointer, positive.unwrap_or(out.pointer.unused(Element::Bits)), out.pointer, part.pointer])
+            .pointers([border])
             .sizes([pixels, channels, out.stride, out.stride, part.stride])
-            .sizes([positive.map_or(0, |_| out.shape.bit_groups())])
+            .sizes([positive.map_or(0, |_| out.shape.bit_groups()), height, width])
+            .flag(self.border)
             .flag(in_eights(&[out, part]))
             .launch(PixelGrid::eights(channels).over(pixels, 1))?;
         norm.map_or(Ok(()), |norm| launch_inference(launcher, [out, out], norm))
@@ -333,14 +372,19 @@ impl OnCuda for Residual {
 impl OnCuda for ResidualGradient {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (dmain, dout, positive) = (launcher.output(0), launcher.input(0), launcher.input(1));
-        let (pixels, channels) = (dout.positions(), dout.channels());
-        launcher
-            .kernel(RESIDUAL_BACKWARD)
-            .pointers([dmain, dout, positive].map(|operand| operand.pointer))
-            .sizes([pixels, channels, dmain.stride, dout.stride, dout.shape.bit_groups()])
-            .flag(in_eights(&[dmain, dout]))
-            .launch(PixelGrid::eights(channels).over(pixels, 1))
+        launch_masked(launcher, dmain, dout, positive)
     }
+}
+
+/// Writes `dout` where `positive` has a bit, and zero elsewhere.
+pub(super) fn launch_masked(launcher: &mut Launcher, dmain: Operand, dout: Operand, positive: Operand) -> Result<()> {
+    let (pixels, channels) = (dout.positions(), dout.channels());
+    launcher
+        .kernel(RESIDUAL_BACKWARD)
+        .pointers([dmain, dout, positive].map(|operand| operand.pointer))
+        .sizes([pixels, channels, dmain.stride, dout.stride, dout.shape.bit_groups()])
+        .flag(in_eights(&[dmain, dout]))
+        .launch(PixelGrid::eights(channels).over(pixels, 1))
 }
 
 impl OnCuda for ResidualWeightGradient {
@@ -392,6 +436,15 @@ pub fn cases() -> Vec<Case> {
     }
     // Channels and pixels enough for Winograd's way on the CPU.
     cases.push(case(Shape::image(1, 5, 7, 17), 16));
+    // With something added at the border.
+    for (size, input, output) in [([2, 2], 3, 1), ([5, 4], 8, 33), ([3, 2], 40, 9), ([2, 18], 16, 8), ([6, 3], 9, 64)] {
+        let op = Residual::bordered(output, true);
+        let x = Shape::image(2, size[0], size[1], input);
+        let border = border_shape(op.main.out.clone());
+        let inputs = [std::slice::from_ref(&x), &op.parameter_shapes(&x.channels), &[border]].concat();
+        let case = Case::new("residual", inputs, move |graph, inputs| Ok(vec![graph.apply(op.clone(), inputs)?[0]]));
+        cases.push(case.rows(1, x.channels.clone()).rows(3, x.channels));
+    }
     // Without the bits, as in inference.
     let (op, x) = (Residual::new(9, false), Shape::image(2, 4, 3, 16));
     let inputs = [std::slice::from_ref(&x), &op.parameter_shapes(&x.channels)].concat();

@@ -144,7 +144,7 @@ fn a_residual_sum_comes_to_the_same_bits() {
         let Some(device) = super::open_in(precision) else { return };
         let expected = residual(Box::new(device), image, outputs);
         let found = residual(Box::new(cpu(precision).direct()), image, outputs);
-        let what = ["out", "dx", "dmain", "dshortcut", "dbias", "dshortcut_bias"];
+        let what = ["out", "dx", "dmain", "dshortcut", "dbias", "dshortcut_bias", "dborder"];
         assert_eq!([expected.len(), found.len()], [what.len(); 2]);
         for ((what, expected), found) in what.iter().zip(&expected).zip(&found) {
             let wrong = expected.iter().zip(found).filter(|(expected, found)| expected != found).count();
@@ -166,18 +166,18 @@ fn residual_blocks_on_other_devices() {
     }
 }
 
-/// Output and gradients of a residual block of `relu(x)`.
+/// Output and gradients of a residual block of `relu(x)`, to which something is added at the border.
 fn residual(mut device: Box<dyn Device<f32>>, x: &Shape, outputs: usize) -> Vec<Vec<f32>> {
-    let op = Residual::new(outputs, true);
+    let op = Residual::bordered(outputs, true);
     let [main, bias, shortcut, _] = op.parameter_shapes(&x.channels);
     let dout = Shape::image(x.batch, x.spatial[1], x.spatial[2], outputs);
-    let shapes = [x.clone(), main, shortcut, bias.clone(), bias, dout];
+    let shapes = [x.clone(), main, shortcut, bias.clone(), bias, Shape::matrix(8, op.main.out.clone()), dout];
     let mut graph = Graph::new();
     let inputs: Vec<ValueId> = shapes.iter().map(|shape| graph.input(shape.clone())).collect();
-    let [x, main, shortcut, bias, shortcut_bias, dout] = [0, 1, 2, 3, 4, 5].map(|index| inputs[index]);
+    let [x, main, shortcut, bias, shortcut_bias, border, dout] = [0, 1, 2, 3, 4, 5, 6].map(|index| inputs[index]);
     let y = graph.apply_one(Relu, &[x]).unwrap();
-    let out = graph.apply(op, &[y, main, bias, shortcut, shortcut_bias]).unwrap()[0];
-    let gradients = graph.differentiate(&[(out, dout)], &inputs[..5]).unwrap();
+    let out = graph.apply(op, &[y, main, bias, shortcut, shortcut_bias, border]).unwrap()[0];
+    let gradients = graph.differentiate(&[(out, dout)], &inputs[..6]).unwrap();
     let kept: Vec<ValueId> = std::iter::once(out).chain(gradients.into_iter().flatten()).collect();
     let counts: Vec<usize> = kept.iter().map(|&value| graph.shape(value).values()).collect();
     let step = device.load(graph, &kept).unwrap();

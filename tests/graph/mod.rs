@@ -8,7 +8,9 @@ use rarunet_cuda::ops::add::Add;
 use rarunet_cuda::ops::batch_norm::{BatchNorm, BatchNormScale};
 use rarunet_cuda::ops::convolution::Convolution;
 use rarunet_cuda::ops::fold::Fold;
+use rarunet_cuda::ops::fold_residual::FoldResidual;
 use rarunet_cuda::ops::relu::Relu;
+use rarunet_cuda::ops::residual::Residual;
 use rarunet_cuda::ops::sigmoid::Sigmoid;
 use rarunet_cuda::ops::window::Window;
 use rarunet_cuda::tensor::{Shape, Storage};
@@ -221,12 +223,15 @@ fn two_relus_are_differentiated_in_one_pass() {
     assert_eq!(sizes, [1024, 1024, 1024, 1024, 512, 512, 512, 128, 128, 48]);
 }
 
-/// A decoder's batch norm is folded into the layer that reads it, and its part of the gradient into that layer's.
+/// A decoder's batch norm is folded into the layer that reads it, and that between two residual blocks into the second one;
+/// its part of the gradient into theirs.
 #[test]
-fn the_batch_norms_of_decoders_take_no_pass() {
+fn some_batch_norms_take_no_pass() {
     let graph = Model::new("rar-unet", WIDTHS).unwrap().graph(Mode::Train, 1, [32, 32]).unwrap().graph;
     let count = |name: &str| graph.nodes().iter().filter(|node| node.op.name() == name).count();
-    assert_eq!(["batch_norm", "batch_norm_scale", "fold", "affine"].map(count), [14, 4, 4, 0]);
+    let folds = ["batch_norm", "batch_norm_scale", "fold", "fold_residual"].map(count);
+    assert_eq!(folds, [8, 10, 4, 6]);
+    assert_eq!(["affine", "residual_gradient"].map(count), [0, 0]);
 }
 
 /// The input gradient of a residual block's shortcut is part of that of its 3x3 convolution: of 1x1 ones the head's and the
@@ -272,31 +277,84 @@ fn a_folded_batch_norm_is_one_that_is_applied() {
         let wrt = [x, gamma, beta, weight, bias];
         let gradients = graph.differentiate(&[(out, dout)], &wrt).unwrap().into_iter().map(Option::unwrap);
         let found: Vec<ValueId> = [out].into_iter().chain(gradients).collect();
-        let counts = found.iter().map(|&value| graph.shape(value).values()).collect::<Vec<_>>();
-        let given = [x, gamma, beta, weight, bias, momentum, dout].map(|value| (value, graph.shape(value).values()));
-        let mut device = CpuDevice::<f64>::new().unwrap();
-        device.allocate_state(Region::Statistics, 2 * vector.elements()).unwrap();
-        let step = device.load(graph, &found).unwrap();
-        device.poison().unwrap();
-        for (seed, (value, count)) in (3..).zip(given) {
-            // Far from 0, so that a mean that is forgotten shows.
-            let values: Vec<f64> = batch(count, seed).into_iter().map(|value| f64::from(value) + 1.5).collect();
-            device.write(step, value, &values).unwrap();
-        }
+        // Far from 0, so that a mean that is forgotten shows.
+        let given = [x, gamma, beta, bias, momentum, dout].into_iter().zip(3..).map(|(value, seed)| {
+            let values = batch(graph.shape(value).values(), seed);
+            (value, values.into_iter().map(|value| f64::from(value) + 1.5).collect())
+        });
         // The rows of padded channels are zero.
         let padded = layer.weight_shape(&shape.channels).values();
-        let weights: Vec<f64> = (0..padded).map(|row| if row < 11 { 0.3 * row as f64 - 1.0 } else { 0.0 }).collect();
-        device.write(step, weight, &weights).unwrap();
-        device.run(step).unwrap();
-        let read = |(value, count): (ValueId, usize)| {
-            let mut found = vec![0.0; count];
-            device.read(step, value, &mut found).unwrap();
-            found
-        };
-        found.into_iter().zip(counts).map(read).collect::<Vec<_>>()
+        let weights = (0..padded).map(|row| if row < 11 { 0.3 * row as f64 - 1.0 } else { 0.0 }).collect();
+        let given = given.chain([(weight, weights)]).collect();
+        compute(graph, &found, given)
     };
-    for (folded, applied) in run(true).iter().flatten().zip(run(false).iter().flatten()) {
-        assert!((folded - applied).abs() < 1e-11 * (1.0 + applied.abs()), "{folded} {applied}");
+    assert_close(&run(true), &run(false), 1e-11);
+}
+
+/// The same of one between two residual blocks, where the second one's border has no shift.
+#[test]
+fn a_batch_norm_folded_into_a_residual_block_is_one_that_is_applied() {
+    let shape = Shape::image(2, 5, 4, 16);
+    let run = |folded: bool| {
+        let mut graph = Graph::new();
+        let (first, mut second) = (Residual::new(8, true), Residual::new(16, true));
+        let vector = Shape::vector(first.main.out.clone());
+        let sum = shape.with_channels(first.main.out.clone());
+        let shapes = [
+            &[shape.clone()][..],
+            &first.parameter_shapes(&shape.channels),
+            &[vector.clone(), vector.clone()],
+            &second.parameter_shapes(&sum.channels),
+        ];
+        let inputs: Vec<ValueId> = shapes.concat().into_iter().map(|shape| graph.input(shape)).collect();
+        let (momentum, dout) = (graph.input(Shape::flat(1)), graph.input(shape.clone()));
+        let [mean, variance] = [0, vector.elements()].map(|at| graph.state(vector.clone(), Region::Statistics, at));
+        let sum = graph.apply(first, &inputs[..5]).unwrap()[0];
+        let norm = [sum, inputs[5], inputs[6], mean, variance, momentum];
+        let out = if folded {
+            let norm = graph.apply(BatchNormScale, &norm).unwrap();
+            let folded = graph.apply(FoldResidual, &[&inputs[7..], &norm[..3]].concat()).unwrap();
+            second.border = true;
+            graph.apply(second, &[&[sum], &folded[..]].concat()).unwrap()[0]
+        } else {
+            let y = graph.apply(BatchNorm::default(), &norm).unwrap()[0];
+            graph.apply(second, &[&[y], &inputs[7..]].concat()).unwrap()[0]
+        };
+        let gradients = graph.differentiate(&[(out, dout)], &inputs).unwrap().into_iter().map(Option::unwrap);
+        let found: Vec<ValueId> = [out].into_iter().chain(gradients).collect();
+        let given = inputs.into_iter().chain([momentum, dout]).zip(3..).map(|(value, seed)| {
+            let values = batch(graph.shape(value).values(), seed);
+            (value, values.into_iter().map(|value| f64::from(value) - 0.4).collect())
+        });
+        let given = given.collect();
+        compute(graph, &found, given)
+    };
+    assert_close(&run(true), &run(false), 1e-9);
+}
+
+/// What a step on the CPU in f64 finds, of what it is given; there may be statistics of a few channels.
+fn compute(graph: Graph, found: &[ValueId], given: Vec<(ValueId, Vec<f64>)>) -> Vec<Vec<f64>> {
+    let counts: Vec<usize> = found.iter().map(|&value| graph.shape(value).values()).collect();
+    let mut device = CpuDevice::<f64>::new().unwrap();
+    device.allocate_state(Region::Statistics, 64).unwrap();
+    let step = device.load(graph, found).unwrap();
+    device.poison().unwrap();
+    for (value, values) in given {
+        device.write(step, value, &values).unwrap();
+    }
+    device.run(step).unwrap();
+    let read = |(&value, count): (&ValueId, usize)| {
+        let mut found = vec![0.0; count];
+        device.read(step, value, &mut found).unwrap();
+        found
+    };
+    found.iter().zip(counts).map(read).collect()
+}
+
+fn assert_close(found: &[Vec<f64>], expected: &[Vec<f64>], tolerance: f64) {
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
+        assert!((found - expected).abs() < tolerance * (1.0 + expected.abs()), "{found} {expected}");
     }
 }
 

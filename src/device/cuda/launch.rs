@@ -12,6 +12,7 @@ use crate::{Error, Result};
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 use cudarc::driver::{LaunchConfig, PushKernelArg};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// Dynamic shared memory that a block may have without asking, in bytes.
@@ -284,6 +285,16 @@ enum Argument {
     F32(f32),
 }
 
+impl Argument {
+    /// Of a pointer: its address, whether it is written, and the bytes it leads to.
+    fn tensor(&self) -> Option<(u64, bool, usize)> {
+        match self {
+            Argument::Pointer(pointer) => Some((pointer.address, pointer.writable, pointer.bytes)),
+            _ => None,
+        }
+    }
+}
+
 /// A launch of a kernel, argument by argument.
 pub struct Launch<'a> {
     sink: Sink<'a>,
@@ -348,11 +359,10 @@ impl<'a> Launch<'a> {
             Sink::Driver(driver) => driver,
             Sink::List(_, launches) => {
                 let kernel = self.kernel.symbol(compiled_for(self.kernel.file, element));
-                let pointers = self.arguments.iter().filter_map(|argument| match argument {
-                    Argument::Pointer(pointer) => Some(pointer.bytes as u64),
-                    _ => None,
-                });
-                let (op, shared, bytes, prepares) = (self.op, self.shared, pointers.sum::<u64>(), self.prepares);
+                // What is written over an input counts twice, and an input that is given twice, once.
+                let tensors: BTreeSet<_> = self.arguments.iter().filter_map(Argument::tensor).collect();
+                let bytes = tensors.iter().map(|&(_, _, bytes)| bytes as u64).sum();
+                let (op, shared, prepares) = (self.op, self.shared, self.prepares);
                 launches.push(PlannedLaunch { op, kernel, grid, shared, bytes, operations: 0, prepares });
                 return Ok(());
             }

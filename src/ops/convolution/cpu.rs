@@ -10,10 +10,11 @@
 use super::bias::{bias_sums, sum_bias};
 use super::winograd::{WeightPoints, weight_points};
 use super::{BiasOf, Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, SHORTCUT, Window};
-use crate::device::cpu::operand::{Span, SpanMut};
+use crate::device::cpu::operand::{Span, SpanMut, task_positions};
 use crate::device::cpu::tile::{Product, Start};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Output, Real};
 use crate::ops::affine::AffineTerms;
+use crate::ops::residual::BitsInput;
 use crate::tensor::{Shape, Storage};
 use rayon::prelude::*;
 
@@ -339,21 +340,33 @@ impl<T: Real> OnCpu<T> for ConvolutionInputGradient {
 
     fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
         let (dout, weight, workspace) = (call.input(0), call.input(1), call.workspace());
-        let first = self.first_added();
+        let (first, [mask, positive]) = (self.first_added(), self.last_inputs(call.inputs()));
         let epilogue = Epilogue {
             added: self.add.then(|| call.input(first)),
             affine: self.affine.then(|| AffineTerms::new(first, |index| call.input(index))),
             relu: false,
-            mask: self.mask.then(|| call.input(call.inputs() - 1)),
+            mask: mask.map(|index| call.input(index)),
             saturates: false,
         };
         let (mut dx, main) = (call.output(0), Factors { window: self.window, dout, weight });
-        if !self.shortcut {
-            return self.add_products(cpu, workspace, main, dx, Start::Zero, epilogue);
+        if self.shortcut {
+            self.add_products(cpu, workspace, main, dx.lend(), Start::Zero, Epilogue::default());
+            let shortcut = Factors { window: SHORTCUT, dout: call.input(2), weight: call.input(3) };
+            self.add_products(cpu, workspace, shortcut, dx.lend(), Start::Out, epilogue);
+        } else {
+            self.add_products(cpu, workspace, main, dx.lend(), Start::Zero, epilogue);
         }
-        self.add_products(cpu, workspace, main, dx.lend(), Start::Zero, Epilogue::default());
-        let shortcut = Factors { window: SHORTCUT, dout: call.input(2), weight: call.input(3) };
-        self.add_products(cpu, workspace, shortcut, dx, Start::Out, epilogue);
+        if let Some(positive) = positive {
+            let positive = BitsInput::new(call.input(positive), dx.channels());
+            let count = task_positions(dx.channels());
+            dx.blocks(count).zip(call.output(1).blocks(count)).for_each(|(mut dx, mut beside)| {
+                for position in dx.positions() {
+                    let pixel = beside.pixel(position);
+                    pixel.copy_from_slice(dx.pixel(position));
+                    positive.keep(position, pixel);
+                }
+            });
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::device::kernels::convolution_tile::{VECTORS_FORWARD_THREADS, VECTORS_
 use crate::device::kernels::matrix_tile::{TILE_INNER, TILE_THREADS};
 use crate::device::kernels::*;
 use crate::ops::affine::AffineTerms;
+use crate::ops::residual::launch_masked;
 use crate::tensor::{CHANNEL_ALIGNMENT, Shape};
 
 /// Lanes of a warp.
@@ -95,6 +96,15 @@ pub(in crate::ops) struct Epilogue<'a> {
     pub relu: bool,
     /// and so do those where this is not above zero.
     pub mask: Option<Operand<'a>>,
+    /// Another tensor gets the same, but zero wherever there is no bit.
+    pub beside: Option<Beside<'a>>,
+}
+
+/// A tensor of the target's shape, and the bits for it.
+#[derive(Clone, Copy)]
+pub(in crate::ops) struct Beside<'a> {
+    pub target: Operand<'a>,
+    pub positive: Operand<'a>,
 }
 
 impl Epilogue<'_> {
@@ -113,7 +123,10 @@ impl Epilogue<'_> {
         if let Some(affine) = self.affine {
             affine.add(launcher, target)?;
         }
-        self.mask.map_or(Ok(()), |mask| pass(launcher, RELU_BACKWARD, mask, None))
+        if let Some(mask) = self.mask {
+            pass(launcher, RELU_BACKWARD, mask, None)?;
+        }
+        self.beside.map_or(Ok(()), |beside| launch_masked(launcher, beside.target, target, beside.positive))
     }
 }
 
@@ -361,7 +374,7 @@ impl OnCuda for Convolution {
             added: self.add.then(|| launcher.input(first)),
             affine: self.affine.then(|| AffineTerms::new(first, |index| launcher.input(index))),
             relu: self.relu,
-            mask: None,
+            ..Epilogue::default()
         };
         if let Some(form) = tensor_form(launcher.precision(), self.window, self.groups, [x.shape, out.shape]) {
             let bias = bias.map(|bias| (bias, out.channels()));
@@ -422,12 +435,13 @@ impl OnCuda for ConvolutionInputGradient {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (dx, dout, weight) = (launcher.output(0), launcher.input(0), launcher.input(1).pointer);
         let shortcut = self.shortcut.then(|| (launcher.input(2), launcher.input(3).pointer));
-        let first = self.first_added();
+        let (first, [mask, positive]) = (self.first_added(), self.last_inputs(launcher.inputs()));
         let epilogue = Epilogue {
             added: self.add.then(|| launcher.input(first)),
             affine: self.affine.then(|| AffineTerms::new(first, |index| launcher.input(index))),
             relu: false,
-            mask: self.mask.then(|| launcher.input(launcher.inputs() - 1)),
+            mask: mask.map(|index| launcher.input(index)),
+            beside: positive.map(|index| Beside { target: launcher.output(1), positive: launcher.input(index) }),
         };
         let sources = [Some(dout), shortcut.map(|(dout, _)| dout)].into_iter().flatten().map(|source| source.shape);
         if let Some(form) = self.tensor_form(launcher.precision(), dx.shape, sources) {

@@ -99,8 +99,7 @@ impl Convolution {
     }
 }
 
-/// Whether a tensor is added forward, or in any direction one with a scale and an offset: by 1x1 kernels, and by those whose
-/// stride is their size.
+/// Whether a tensor is added forward: by 1x1 kernels, and by those whose stride is their size.
 fn adds(window: Window) -> bool {
     window.kernel == window.stride && window.padding == [0; 3]
 }
@@ -207,7 +206,8 @@ impl Op for Convolution {
 }
 
 /// The gradient of a convolution's input; inputs `dout`, `weight`, those of the shortcut if there is one, the sum of the
-/// input's earlier gradients if `add`, a tensor with its scale and offset if `affine`, and the input itself if `mask`.
+/// input's earlier gradients if `add`, a tensor with its scale and offset if `affine`, the input itself if `mask`, and bits if
+/// `beside`. Outputs: the gradient, and if `beside`, the gradient again, but zero wherever there is no bit.
 #[derive(Debug, Clone)]
 pub struct ConvolutionInputGradient {
     window: Window,
@@ -222,6 +222,7 @@ pub struct ConvolutionInputGradient {
     affine: bool,
     /// Whether the sum is zero where the input, which ends in a ReLU, is.
     mask: bool,
+    beside: bool,
 }
 
 /// The window of a residual block's shortcut.
@@ -229,7 +230,8 @@ pub(super) const SHORTCUT: Window = Window { kernel: [1; 3], stride: [1; 3], pad
 
 impl ConvolutionInputGradient {
     fn new(window: Window, groups: usize, input: Shape) -> Self {
-        ConvolutionInputGradient { window, groups, input, shortcut: false, add: false, affine: false, mask: false }
+        let (shortcut, add, affine, mask, beside) = (false, false, false, false, false);
+        ConvolutionInputGradient { window, groups, input, shortcut, add, affine, mask, beside }
     }
 
     /// Of a residual block, whose shortcut has inputs of its own.
@@ -249,13 +251,18 @@ impl ConvolutionInputGradient {
 
     /// Whether nothing is done with the sums.
     fn is_plain(&self) -> bool {
-        !self.add && !self.affine && !self.mask
+        !self.add && !self.affine && !self.mask && !self.beside
+    }
+
+    /// Of so many inputs the index of the mask, and of the bits, if there are any.
+    fn last_inputs(&self, inputs: usize) -> [Option<usize>; 2] {
+        let bits = usize::from(self.beside);
+        [self.mask.then(|| inputs - 1 - bits), self.beside.then(|| inputs - 1)]
     }
 
     /// As [`Convolution::with_affine`].
     pub(super) fn with_affine(&self) -> Option<Arc<dyn Op>> {
-        let possible = self.is_plain() && !self.shortcut && adds(self.window);
-        possible.then(|| Arc::new(ConvolutionInputGradient { affine: true, ..self.clone() }) as _)
+        self.is_plain().then(|| Arc::new(ConvolutionInputGradient { affine: true, ..self.clone() }) as _)
     }
 }
 
@@ -265,7 +272,7 @@ impl Op for ConvolutionInputGradient {
     }
 
     fn outputs(&self, _: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![self.input.clone()])
+        Ok(vec![self.input.clone(); 1 + usize::from(self.beside)])
     }
 
     fn plus(&self, inputs: &[ValueId], added: ValueId) -> Option<Rewritten> {
@@ -274,8 +281,13 @@ impl Op for ConvolutionInputGradient {
     }
 
     fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<Rewritten> {
-        let op = (!self.mask).then(|| ConvolutionInputGradient { mask: true, ..self.clone() })?;
+        let op = (!self.mask && !self.beside).then(|| ConvolutionInputGradient { mask: true, ..self.clone() })?;
         Some((Arc::new(op), [inputs, &[mask]].concat()))
+    }
+
+    fn masked_beside(&self, inputs: &[ValueId], positive: ValueId) -> Option<Rewritten> {
+        let op = (!self.beside).then(|| ConvolutionInputGradient { beside: true, ..self.clone() })?;
+        Some((Arc::new(op), [inputs, &[positive]].concat()))
     }
 
     fn operations(&self, inputs: &[&Shape], outputs: &[&Shape]) -> u64 {

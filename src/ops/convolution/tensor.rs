@@ -217,6 +217,8 @@ pub(in crate::ops) struct Shortcut<'a> {
 /// Forward, the 3x3 product ends in a ReLU before; the shortcut, which has the same source, has a bias of its own.
 pub(in crate::ops) struct Rectified {
     pub bias: Pointer,
+    /// Added to the 3x3 product at the border.
+    pub border: Option<Pointer>,
     /// Where the 3x3 product is above zero is written there.
     pub positive: Option<Pointer>,
     /// The result is normalised: by these `gamma`, `beta`, running mean and running variance.
@@ -253,7 +255,8 @@ impl TensorProduct<'_> {
         let columns = self.target.channels() * self.form.window().iter().product::<usize>();
         let tile = Tile::choose(self.form, self.source.shape, columns, launcher);
         if let Form::Patches(_) = self.form {
-            return self.launch_patches(launcher, tile, tile.backward_input, self.source.shape, columns);
+            self.launch_patches(launcher, tile, tile.backward_input, self.source.shape, columns)?;
+            return Epilogue { beside: self.epilogue.beside, ..Epilogue::default() }.launch(launcher, self.target);
         }
         let weight = launcher.workspace().holding(self.target.element());
         let (inputs, outputs) = (self.target.channels(), self.source.channels());
@@ -280,7 +283,6 @@ impl TensorProduct<'_> {
     /// A 3x3 kernel.
     fn launch_same(&self, launcher: &mut Launcher, tile: &Tile, kernel: Kernel) -> Result<()> {
         let (target, source, own) = (self.target, self.source, &self.epilogue);
-        assert!(own.affine.is_none(), "3x3 kernels scale nothing that is added");
         let shortcut = self.shortcut.as_ref();
         let shortcut_weight = shortcut.map_or(self.weight.unused(target.element()), |shortcut| shortcut.weight);
         let none = self.weight.unused(Element::F32);
@@ -289,27 +291,37 @@ impl TensorProduct<'_> {
         let launch = launcher.kernel(kernel).shared(tile.shared(false)).pointers([target.pointer]);
         if kernel == tile.backward_input {
             assert!(self.bias.is_none() && !own.relu, "a gradient has neither bias nor ReLU");
-            let ((added, added_stride), (mask, mask_stride)) = (self.optional(own.added), self.optional(own.mask));
+            let (added, added_stride) = self.optional(own.affine.map_or(own.added, |affine| Some(affine.x)));
+            let (mask, mask_stride) = self.optional(own.mask);
+            let [scale, offset] =
+                own.affine.map_or([none; 2], |affine| [affine.scale, affine.offset].map(|terms| terms.pointer));
+            let (beside, beside_stride) = self.optional(own.beside.map(|beside| beside.target));
+            let positive = own.beside.map_or(none.unused(Element::Bits), |beside| beside.positive.pointer);
             let (dout, dout_stride) = self.optional(shortcut.map(|shortcut| shortcut.source));
             return launch
-                .pointers([source.pointer, self.weight, added, mask, dout, shortcut_weight])
-                .sizes([height, width, source.channels(), target.channels(), target.stride, source.stride])
-                .sizes([added_stride, mask_stride])
+                .pointers([beside, source.pointer, self.weight, added, scale, offset, mask, positive])
+                .pointers([dout, shortcut_weight])
+                .sizes([height, width, source.channels(), target.channels(), target.stride, beside_stride])
+                .sizes([source.stride, added_stride, mask_stride, target.shape.bit_groups()])
                 .sizes([shortcut.map_or(0, |shortcut| shortcut.source.channels()), dout_stride])
+                .flag(own.affine.is_some())
                 .launch(grid);
         }
-        assert!(own.added.is_none() && own.mask.is_none(), "3x3 kernels add to nothing forward, and mask nothing");
+        let alone = own.added.is_none() && own.affine.is_none() && own.mask.is_none() && own.beside.is_none();
+        assert!(alone, "3x3 kernels add to nothing forward, and mask nothing");
         let rectified = shortcut.and_then(|shortcut| shortcut.rectified.as_ref());
         let (positive, norm) = rectified.map_or((None, None), |rectified| (rectified.positive, rectified.norm));
+        let border = rectified.and_then(|rectified| rectified.border);
         launch
             .pointers([positive.unwrap_or(target.pointer.unused(Element::Bits)), source.pointer, self.weight])
             .pointers([self.bias.map_or(none, |(bias, _)| bias), shortcut_weight])
-            .pointers([rectified.map_or(none, |rectified| rectified.bias)])
+            .pointers([rectified.map_or(none, |rectified| rectified.bias), border.unwrap_or(none)])
             .pointers(norm.unwrap_or([none; 4]))
             .sizes([height, width, source.channels(), target.channels(), target.stride, source.stride])
             .sizes([positive.map_or(0, |_| target.shape.bit_groups())])
             .flag(self.bias.is_some())
             .flag(shortcut.is_some())
+            .flag(border.is_some())
             .flag(norm.is_some())
             .flag(own.relu)
             .floats([EPSILON as f32])
