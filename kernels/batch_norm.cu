@@ -199,13 +199,16 @@ KERNEL_WITH_THREADS(batch_norm_backward_chunks, THREADS)(
   else chunk_sums<1>(partial, dout, x, mean, pixels, channels, dout_stride, x_stride, chunk_pixels);
 }
 
-// Threads along y share the chunks.
+// Threads along y share the chunks. To the gradients may be added what those of scale and shift make of them.
 KERNEL_WITH_THREADS(batch_norm_backward_parameters, THREADS)(
     float* dgamma,         // [channels]
     float* dbeta,          // [channels]
     const float* partial,  // [chunks, 2, channels]
+    const float* mean,     // [channels]; not read where has_scale is 0
     const float* inverse,  // [channels]
-    int channels, int chunks) {
+    const float* dscale,   // [channels]; not read where has_scale is 0
+    const float* dshift,   // [channels]; likewise
+    int channels, int chunks, int has_scale) {
   const int c = first_channel<1>();
   Sums<1> sums = {};
   if (c < channels) {
@@ -219,6 +222,10 @@ KERNEL_WITH_THREADS(batch_norm_backward_parameters, THREADS)(
   }
   sums = reduce_rows(sums, plus<1>);
   if (threadIdx.y > 0 || c >= channels) return;
+  if (has_scale) {
+    sums.first[0] += dshift[c];
+    sums.second[0] += dscale[c] - mean[c] * dshift[c];
+  }
   dbeta[c] = sums.first[0];
   dgamma[c] = sums.second[0] * inverse[c];
 }

@@ -17,6 +17,7 @@ struct Corner {
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
 
+// Without `out` its stride is 0.
 template <int width, class Statistics>
 static __device__ void normalise(Element* out, Element* pooled, const Element* x, const Statistics& statistics,
                                  int windows, int channels, int out_stride, int pooled_stride, int x_stride, int w) {
@@ -32,7 +33,7 @@ static __device__ void normalise(Element* out, Element* pooled, const Element* x
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const Group<width> group = norm(floats(loaded[i]));
-      store(out + corner.pixel(i) * out_stride + c, group);
+      if (out_stride) store(out + corner.pixel(i) * out_stride + c, group);
 #pragma unroll
       for (int k = 0; k < width; ++k)
         if (i == 0 || group[k] > maximum[k]) maximum[k] = group[k];
@@ -42,7 +43,7 @@ static __device__ void normalise(Element* out, Element* pooled, const Element* x
 }
 
 KERNEL_WITH_THREADS(batch_norm_forward_pooled, THREADS)(
-    Element* out,          // [images, h, w, channels], stride out_stride
+    Element* out,          // [images, h, w, channels], stride out_stride; not written where that is 0
     Element* pooled,       // [images, h / 2, w / 2, channels], stride pooled_stride: `windows` in all
     const Element* x,      // [images, h, w, channels], stride x_stride
     const float* gamma,    // [channels]
@@ -74,15 +75,28 @@ KERNEL_WITH_THREADS(batch_norm_inference_pooled, THREADS)(
 
 // ---- backward ---------------------------------------------------------------------------------------------------------
 // A pixel's gradient is dout, if there is one, and that of the window's maximum, if the pixel is its first. Which is, x says:
-// times gamma it is in the order of the results.
+// times gamma it is in the order of the results. Or instead of dout there is what is added to dx.
 
 template <int width> struct LoadedWindow {
   Stored<width, Element> x[4], dout[4], dpooled;
 };
 
-// A window's pixels, and the gradients of what they were normalised to.
+// A window's pixels, the gradient of its maximum, and which pixel that is the first of.
 template <int width> struct Window {
-  Group<width> x[4], gradient[4];
+  Group<width> x[4], dpooled;
+  int first[width];
+
+  __device__ __forceinline__ float of_maximum(int i, int k) const { return first[k] == i ? dpooled[k] : 0.0f; }
+
+  // Of all pixels, with what dout gives them.
+  __device__ __forceinline__ void gradients(Group<width> (&all)[4], const LoadedWindow<width>& loaded) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      all[i] = floats(loaded.dout[i]);
+#pragma unroll
+      for (int k = 0; k < width; ++k) all[i][k] += of_maximum(i, k);
+    }
+  }
 };
 
 // The tensors that a gradient reads. Without dout its stride is 0.
@@ -106,26 +120,19 @@ struct Given {
 template <int width>
 static __device__ __forceinline__ Window<width> window_of(const LoadedWindow<width>& loaded, const Group<width>& gamma) {
   Window<width> window;
-  const Group<width> rest = floats(loaded.dpooled);
+  window.dpooled = floats(loaded.dpooled);
   Group<width> maximum;
-  int first[width];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     window.x[i] = floats(loaded.x[i]);
-    window.gradient[i] = floats(loaded.dout[i]);
 #pragma unroll
     for (int k = 0; k < width; ++k) {
       const float value = gamma[k] * window.x[i][k];
       if (i > 0 && !(value > maximum[k])) continue;
       maximum[k] = value;
-      first[k] = i;
+      window.first[k] = i;
     }
   }
-#pragma unroll
-  for (int i = 0; i < 4; ++i)
-#pragma unroll
-    for (int k = 0; k < width; ++k)
-      if (first[k] == i) window.gradient[i][k] += rest[k];
   return window;
 }
 
@@ -138,13 +145,16 @@ static __device__ void chunk_sums(float* partial, const Given& given, const floa
   if (c < channels) {
     const Group<width> center = load<width>(mean + c), gammas = load<width>(gamma + c);
     for (int p = chunk.start + static_cast<int>(threadIdx.y); p < chunk.end; p += blockDim.y) {
-      const Window<width> window = window_of(given.load<width>(p, c), gammas);
+      const LoadedWindow<width> loaded = given.load<width>(p, c);
+      const Window<width> window = window_of(loaded, gammas);
+      Group<width> gradients[4];
+      window.gradients(gradients, loaded);
 #pragma unroll
       for (int i = 0; i < 4; ++i)
 #pragma unroll
         for (int k = 0; k < width; ++k) {
-          sums.first[k] += window.gradient[i][k];
-          sums.second[k] += window.gradient[i][k] * (window.x[i][k] - center[k]);
+          sums.first[k] += gradients[i][k];
+          sums.second[k] += gradients[i][k] * (window.x[i][k] - center[k]);
         }
     }
   }
@@ -166,7 +176,7 @@ KERNEL_WITH_THREADS(batch_norm_backward_pooled_chunks, THREADS)(
 }
 
 // dx is zero where x is, in the channels from `masked_start` up to `masked_end`.
-template <int width>
+template <int width, bool is_added>
 static __device__ void differentiate(Element* dx, const Given& given, const float* gamma, const float* dgamma,
                                      const float* dbeta, const float* mean, const float* inverse, int windows,
                                      int channels, int dx_stride, int masked_start, int masked_end) {
@@ -176,14 +186,19 @@ static __device__ void differentiate(Element* dx, const Given& given, const floa
   const Group<width> gammas = load<width>(gamma + c);
   const bool masked = masked_start <= c && c < masked_end;  // slices start at whole groups
   for_each_pixel(windows, [&](int p) {
-    const Window<width> window = window_of(given.load<width>(p, c), gammas);
+    const LoadedWindow<width> loaded = given.load<width>(p, c);
+    const Window<width> window = window_of(loaded, gammas);
+    Group<width> gradients[4];
+    if constexpr (!is_added) window.gradients(gradients, loaded);
     const Corner corner(p, given.w);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       Group<width> gradient;
 #pragma unroll
       for (int k = 0; k < width; ++k) {
-        gradient[k] = dx_of(window.gradient[i][k], window.x[i][k], k);
+        if constexpr (is_added)
+          gradient[k] = to_float(loaded.dout[i].values[k]) + dx_of(window.of_maximum(i, k), window.x[i][k], k);
+        else gradient[k] = dx_of(gradients[i][k], window.x[i][k], k);
         if (masked && !(window.x[i][k] > 0.0f)) gradient[k] = 0.0f;
       }
       store(dx + corner.pixel(i) * dx_stride + c, gradient);
@@ -191,23 +206,29 @@ static __device__ void differentiate(Element* dx, const Given& given, const floa
   });
 }
 
-KERNEL_WITH_THREADS(batch_norm_backward_pooled, THREADS)(
-    Element* dx,             // [images, h, w, channels], stride dx_stride
-    const Element* dpooled,  // [images, h / 2, w / 2, channels], stride dpooled_stride: `windows` in all
-    const Element* dout,     // [images, h, w, channels], stride dout_stride; not read where that is 0
-    const Element* x,        // [images, h, w, channels], stride x_stride
-    const float* gamma,      // [channels]
-    const float* dgamma,     // [channels]
-    const float* dbeta,      // [channels]
-    const float* mean,       // [channels]
-    const float* inverse,    // [channels]
-    int windows, int channels, int dx_stride, int dpooled_stride, int dout_stride, int x_stride, int width, int w,
-    int masked_start, int masked_end) {
-  const Given given = {dpooled, dout, x, dpooled_stride, dout_stride, x_stride, w};
-  if (is_wide<Element>(width))
-    differentiate<WIDE<Element>>(dx, given, gamma, dgamma, dbeta, mean, inverse, windows, channels, dx_stride,
-                                 masked_start, masked_end);
-  else
-    differentiate<1>(dx, given, gamma, dgamma, dbeta, mean, inverse, windows, channels, dx_stride, masked_start,
-                     masked_end);
-}
+#define BACKWARD_PARAMETERS                                                                                       \
+  Element* dx,                 /* [images, h, w, channels], stride dx_stride */                                   \
+      const Element* dpooled,  /* [images, h / 2, w / 2, channels], stride dpooled_stride: `windows` in all */    \
+      const Element* dout,     /* [images, h, w, channels], stride dout_stride; not read where that is 0 */       \
+      const Element* x,        /* [images, h, w, channels], stride x_stride */                                    \
+      const float* gamma,      /* [channels] */                                                                   \
+      const float* dgamma,     /* [channels] */                                                                   \
+      const float* dbeta,      /* [channels] */                                                                   \
+      const float* mean,       /* [channels] */                                                                   \
+      const float* inverse,    /* [channels] */                                                                   \
+      int windows, int channels, int dx_stride, int dpooled_stride, int dout_stride, int x_stride, int width, int w, \
+      int masked_start, int masked_end
+
+#define DIFFERENTIATE(is_added)                                                                                  \
+  const Given given = {dpooled, dout, x, dpooled_stride, dout_stride, x_stride, w};                              \
+  if (is_wide<Element>(width))                                                                                   \
+    differentiate<WIDE<Element>, is_added>(dx, given, gamma, dgamma, dbeta, mean, inverse, windows, channels,    \
+                                           dx_stride, masked_start, masked_end);                                 \
+  else                                                                                                           \
+    differentiate<1, is_added>(dx, given, gamma, dgamma, dbeta, mean, inverse, windows, channels, dx_stride,     \
+                               masked_start, masked_end)
+
+KERNEL_WITH_THREADS(batch_norm_backward_pooled, THREADS)(BACKWARD_PARAMETERS) { DIFFERENTIATE(false); }
+
+// `dout` is added to dx.
+KERNEL_WITH_THREADS(batch_norm_backward_pooled_added, THREADS)(BACKWARD_PARAMETERS) { DIFFERENTIATE(true); }

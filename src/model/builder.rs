@@ -150,10 +150,9 @@ impl Builder<'_> {
         let levels = widths.len();
         let (mut x, mut skips) = (image, Vec::new());
         for (level, &width) in widths[..levels - 1].iter().enumerate() {
-            let name = format!("encoder.{level}");
-            let out = self.block(&name, x, width, false)?;
-            let [block, maxima] = self.pooled_batch_norm(&format!("{name}.bn"), out.whole)?;
-            skips.push(self.skip(level, &out, block)?);
+            let out = self.block(&format!("encoder.{level}"), x, width, false)?;
+            let [skip, maxima] = self.encoder_end(level, &out)?;
+            skips.push(skip);
             x = maxima;
         }
         let name = format!("encoder.{}", levels - 1);
@@ -173,23 +172,23 @@ impl Builder<'_> {
         self.graph.apply_one(Sigmoid, &[head])
     }
 
-    /// What the decoder of a level gets from its encoder, whose output is `block`.
-    fn skip(&mut self, level: usize, out: &BlockOutput, block: ValueId) -> Result<ValueId> {
-        let architecture = self.model.architecture;
-        // Only with all three parts does the whole block's output go on: Table 4's last count says so.
-        let whole = architecture.residual && architecture.path && architecture.attention;
-        let whole = whole || (architecture.dense && level == 3);
-        let mut x = if whole { block } else { out.convolution };
-        if architecture.path {
-            let (blocks, width) = (4 - level, self.model.widths[level]);
-            let mut features = Features { x, norm: None };
-            for index in 0..blocks {
-                let name = format!("path.{level}.{index}");
-                features = self.residual_block(&name, features, width, index + 1 == blocks)?;
-            }
-            x = features.x;
+    /// What the decoder of a level gets from its encoder, and what the next encoder gets.
+    fn encoder_end(&mut self, level: usize, out: &BlockOutput) -> Result<[ValueId; 2]> {
+        let (architecture, norm) = (self.model.architecture, format!("encoder.{level}.bn"));
+        if architecture.dense && level == 3 {
+            let outputs = self.apply_batch_norm(&norm, out.whole, true)?;
+            return Ok([outputs[0], outputs[outputs.len() - 1]]);
         }
-        Ok(x)
+        let (mut features, maxima) = self.pooled(&norm, out.whole)?;
+        // Only with all three parts does the whole block's output go on: Table 4's last count says so.
+        if !(architecture.residual && architecture.path && architecture.attention) {
+            features = Features { x: out.convolution, norm: None };
+        }
+        let (blocks, width) = (if architecture.path { 4 - level } else { 0 }, self.model.widths[level]);
+        for index in 0..blocks {
+            features = self.residual_block(&format!("path.{level}.{index}"), features, width, index + 1 == blocks)?;
+        }
+        Ok([features.x, maxima])
     }
 
     /// Two convolutions, CBAM in a decoder with attention, the block's input beside the result.
@@ -311,12 +310,6 @@ impl Builder<'_> {
         Ok(self.apply_batch_norm(name, x, false)?[0])
     }
 
-    /// A batch norm's result, and the maxima of its windows of 2x2 pixels.
-    fn pooled_batch_norm(&mut self, name: &str, x: ValueId) -> Result<[ValueId; 2]> {
-        let outputs = self.apply_batch_norm(name, x, true)?;
-        Ok([outputs[0], outputs[outputs.len() - 1]])
-    }
-
     fn apply_batch_norm(&mut self, name: &str, x: ValueId, pooled: bool) -> Result<Vec<ValueId>> {
         let inputs = self.batch_norm_inputs(name, x);
         match self.mode {
@@ -337,11 +330,24 @@ impl Builder<'_> {
                 [found[0], found[1], mean]
             }
             Mode::Train | Mode::Statistics => {
-                let found = self.graph.apply(BatchNormScale, &[&inputs[..], &[self.momentum]].concat())?;
+                let op = BatchNormScale::default();
+                let found = self.graph.apply(op, &[&inputs[..], &[self.momentum]].concat())?;
                 [found[0], found[1], found[2]]
             }
         };
         Ok(Features { x, norm: Some(norm) })
+    }
+
+    /// The same of an encoder, and the maxima of its windows of 2x2 pixels.
+    fn pooled(&mut self, name: &str, x: ValueId) -> Result<(Features, ValueId)> {
+        if self.mode == Mode::Evaluate {
+            let found = self.apply_batch_norm(name, x, true)?;
+            return Ok((Features { x: found[0], norm: None }, found[1]));
+        }
+        let inputs = self.batch_norm_inputs(name, x);
+        let op = BatchNormScale { pooled: true };
+        let found = self.graph.apply(op, &[&inputs[..], &[self.momentum]].concat())?;
+        Ok((Features { x, norm: Some([found[0], found[1], found[2]]) }, found[6]))
     }
 
     /// A tensor, and the parameters and running statistics of its batch norm.

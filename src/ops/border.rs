@@ -69,11 +69,13 @@ impl OnCuda for BorderGradient {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (dout, dborder) = (launcher.input(0), launcher.output(0));
         let [_, height, width] = dout.shape.spatial;
+        let images = dout.positions() / (height * width);
+        let touched = images * 2 * (height + width - 2) * dout.channels() * dout.element().bytes();
         let grid = PixelGrid::new(dout.channels(), [&dout, &dborder]);
         launcher
             .kernel(BORDER_BACKWARD)
-            .pointers([dborder.pointer, dout.pointer])
-            .sizes([dout.positions() / (height * width), height, width, dout.channels(), dout.stride, grid.width])
+            .pointers([dborder.pointer, dout.pointer.touching(touched)])
+            .sizes([images, height, width, dout.channels(), dout.stride, grid.width])
             .launch(grid.with_blocks(BORDER_KINDS, 1))
     }
 }

@@ -219,7 +219,7 @@ fn behind_batch_norm(input: usize, hidden: usize, output: usize) -> Case {
             [0, vector.elements()].map(|start| graph.state(vector.clone(), Region::Statistics, start));
         let momentum = graph.input(Shape::flat(1));
         let sum = graph.apply(first.clone(), &inputs[..5])?[0];
-        let norm = graph.apply(BatchNormScale, &[sum, inputs[5], inputs[6], mean, variance, momentum])?;
+        let norm = graph.apply(BatchNormScale::default(), &[sum, inputs[5], inputs[6], mean, variance, momentum])?;
         let folded = graph.apply(FoldResidual, &[&inputs[7..11], &norm[..3]].concat())?;
         let shortcut = graph.apply_one(second.shortcut.clone(), &[inputs[11], folded[2], folded[3]])?;
         let main = graph.apply_one(second.main.clone(), &[sum, folded[0], folded[1]])?;
@@ -231,10 +231,10 @@ fn behind_batch_norm(input: usize, hidden: usize, output: usize) -> Case {
 
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (size, input, output) in [([2, 2], 3, 1), ([5, 4], 8, 33), ([3, 2], 40, 9), ([7, 6], 17, 16), ([5, 4], 9, 64)] {
+    for (size, input, output) in [([2, 2], 3, 1), ([5, 4], 8, 17), ([3, 2], 33, 9)] {
         cases.push(case(size, input, output));
     }
-    for (input, hidden, output) in [(3, 4, 3), (8, 16, 9)] {
+    for (input, hidden, output) in [(3, 4, 3), (8, 16, 3)] {
         cases.push(behind_batch_norm(input, hidden, output));
     }
     cases

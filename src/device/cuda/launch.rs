@@ -96,6 +96,11 @@ impl Pointer {
         Pointer { element, bytes: 0, ..self }
     }
 
+    /// The same for a kernel that touches no more than so many bytes of it.
+    pub fn touching(self, bytes: usize) -> Self {
+        Pointer { bytes: self.bytes.min(bytes), ..self }
+    }
+
     /// Bytes of all that it leads to.
     pub(super) fn bytes(self) -> usize {
         self.bytes

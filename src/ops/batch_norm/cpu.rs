@@ -1,6 +1,6 @@
 //! Batch norm on the CPU.
 
-use super::pooled::write_with_maxima;
+use super::pooled::{write_maxima, write_with_maxima};
 use super::{
     BatchNorm, BatchNormGradient, BatchNormInference, BatchNormScale, BatchNormScaleGradient, BatchNormScaleInference,
     EPSILON,
@@ -85,14 +85,20 @@ impl<T: Real> OnCpu<T> for BatchNorm {
         let (x, gamma, beta) = (call.input(0), call.input(1).dense(), call.input(2).dense());
         let [mean, inverse] = statistics(&mut call, 1);
         let maxima = self.pooled.then(|| call.output(5));
-        write_with_maxima(call.output(0), maxima, |position, out| {
-            let statistics = mean.iter().zip(inverse).zip(gamma.iter().zip(beta));
-            for ((out, &x), ((&mean, &inverse), (&gamma, &beta))) in
-                out.iter_mut().zip(x.pixel(position)).zip(statistics)
-            {
-                *out = (x - mean) * (inverse * gamma) + beta;
-            }
-        });
+        let normalise = normalisation([mean, inverse, gamma, beta]);
+        write_with_maxima(call.output(0), maxima, |position, out| normalise(x.pixel(position), out));
+    }
+}
+
+/// What normalises a pixel by the batch's statistics, and writes it to another.
+fn normalisation<'a, T: Real>(
+    [mean, inverse, gamma, beta]: [&'a [T]; 4],
+) -> impl Fn(&[T], &mut [T]) + Sync + use<'a, T> {
+    move |x, out| {
+        let statistics = mean.iter().zip(inverse).zip(gamma.iter().zip(beta));
+        for ((out, &x), ((&mean, &inverse), (&gamma, &beta))) in out.iter_mut().zip(x).zip(statistics) {
+            *out = (x - mean) * (inverse * gamma) + beta;
+        }
     }
 }
 
@@ -101,13 +107,17 @@ impl<T: Real> OnCpu<T> for BatchNormScale {
         chunk_sums(inputs[0])
     }
 
-    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+    fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
         let (gamma, beta) = (call.input(1).dense(), call.input(2).dense());
         let [mean, inverse] = statistics(&mut call, 2);
         let [scale, shift] = [0, 1].map(|index| call.output(index).into_dense());
         for channel in 0..scale.len() {
             scale[channel] = gamma[channel] * inverse[channel];
             shift[channel] = beta[channel] - mean[channel] * scale[channel];
+        }
+        if self.pooled {
+            let x = call.input(0);
+            write_maxima(cpu, x, call.output(6), normalisation([mean, inverse, gamma, beta]));
         }
     }
 }
@@ -147,11 +157,13 @@ pub(super) struct Slopes<'a, T> {
 }
 
 impl<'a, T: Real> Slopes<'a, T> {
-    /// Adds the sums of all chunks, in `workspace`, to `dgamma` and `dbeta`; keeps what follows from them in their place.
+    /// Makes `dgamma` and `dbeta` of the sums of all chunks, in `workspace`, and of the gradients of scale and shift, if there
+    /// are any; keeps what follows from them in the sums' place.
     pub fn new(
         workspace: &'a mut [T],
         [gamma, mean, inverse]: [&'a [T]; 3],
         [dgamma, dbeta]: [&mut [T]; 2],
+        scale_and_shift: Option<[&[T]; 2]>,
         positions: usize,
     ) -> Self {
         let (channels, count) = (gamma.len(), T::from_f64(positions as f64));
@@ -159,8 +171,11 @@ impl<'a, T: Real> Slopes<'a, T> {
             let sum = |offset: usize| {
                 workspace.chunks_exact(2 * channels).map(|sums| sums[offset + channel].to_f64()).sum::<f64>()
             };
-            dbeta[channel] = T::from_f64(sum(0));
-            dgamma[channel] = T::from_f64(sum(channels) * inverse[channel].to_f64());
+            let [dscale, dshift] =
+                scale_and_shift.map_or([0.0; 2], |gradients| gradients.map(|gradient| gradient[channel].to_f64()));
+            dbeta[channel] = T::from_f64(sum(0) + dshift);
+            let deviations = sum(channels) + dscale - mean[channel].to_f64() * dshift;
+            dgamma[channel] = T::from_f64(deviations * inverse[channel].to_f64());
         }
         let (slopes, offsets) = workspace[..2 * channels].split_at_mut(channels);
         for channel in 0..channels {
@@ -205,7 +220,7 @@ impl<T: Real> OnCpu<T> for BatchNormGradient {
             }
         });
         let [dgamma, dbeta] = [1, 2].map(|index| call.output(index).into_dense());
-        let slopes = Slopes::new(workspace, [gamma, mean, inverse], [dgamma, dbeta], x.shape().positions());
+        let slopes = Slopes::new(workspace, [gamma, mean, inverse], [dgamma, dbeta], None, x.shape().positions());
         let masked = self.masked.start..self.masked.end.min(channels);
         let differentiate = |position, dx: &mut [T]| {
             slopes.apply(dout.pixel(position), x.pixel(position), dx);

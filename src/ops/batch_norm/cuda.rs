@@ -66,7 +66,7 @@ impl OnCuda for BatchNorm {
         launch_statistics(launcher, 1, None)?;
         if self.pooled {
             let vectors = [gamma, beta, mean, inverse];
-            return normalise_and_pool(launcher, [out, launcher.output(5), x], vectors, None);
+            return normalise_and_pool(launcher, Some(out), [launcher.output(5), x], vectors, None);
         }
         let grid = PixelGrid::new(channels, [&x, &out, &gamma, &beta, &mean, &inverse]);
         launcher
@@ -84,7 +84,13 @@ impl OnCuda for BatchNormScale {
 
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let scale_and_shift = [0, 1].map(|index| launcher.output(index));
-        launch_statistics(launcher, 2, Some(scale_and_shift))
+        launch_statistics(launcher, 2, Some(scale_and_shift))?;
+        if !self.pooled {
+            return Ok(());
+        }
+        let ([x, gamma, beta], [mean, inverse]) =
+            ([0, 1, 2].map(|index| launcher.input(index)), [2, 3].map(|index| launcher.output(index)));
+        normalise_and_pool(launcher, None, [launcher.output(6), x], [gamma, beta, mean, inverse], None)
     }
 }
 
@@ -115,18 +121,25 @@ impl OnCuda for BatchNormScaleInference {
     }
 }
 
-/// Launches the kernel that adds the chunks' sums in the workspace to the parameters' gradients.
+/// Launches the kernel that makes the parameters' gradients of the chunks' sums in the workspace and, if there are any, of the
+/// gradients of scale and shift.
 pub(super) fn launch_parameters(
     launcher: &mut Launcher,
     [dgamma, dbeta]: [Operand; 2],
-    inverse: Operand,
+    [mean, inverse]: [Operand; 2],
+    scale_and_shift: Option<[Operand; 2]>,
     chunks: Chunks,
 ) -> Result<()> {
     let (partial, channels) = (launcher.workspace(), dgamma.channels());
+    let none = mean.pointer.unused(Element::F32);
+    let scaled = scale_and_shift.map(|gradients| gradients.map(|gradient| gradient.pointer));
     launcher
         .kernel(BATCH_NORM_BACKWARD_PARAMETERS)
-        .pointers([dgamma.pointer, dbeta.pointer, partial, inverse.pointer])
+        .pointers([dgamma.pointer, dbeta.pointer, partial])
+        .pointers([if scaled.is_some() { mean.pointer } else { none }, inverse.pointer])
+        .pointers(scaled.unwrap_or([none; 2]))
         .sizes([channels, chunks.count])
+        .flag(scaled.is_some())
         .launch(PixelGrid::merging(channels).with_blocks(1, 1))
 }
 
@@ -146,7 +159,7 @@ impl OnCuda for BatchNormGradient {
             .pointers([partial, dout.pointer, x.pointer, mean.pointer])
             .sizes([pixels, channels, dout.stride, x.stride, chunks.pixels, grid.width])
             .launch(grid.with_blocks(chunks.count, 1))?;
-        launch_parameters(launcher, [dgamma, dbeta], inverse, chunks)?;
+        launch_parameters(launcher, [dgamma, dbeta], [mean, inverse], None, chunks)?;
         let vectors = [gamma, dgamma, dbeta, mean, inverse];
         let masked = [self.masked.start, self.masked.end.min(channels)];
         if self.beside {
@@ -175,7 +188,7 @@ impl OnCuda for BatchNormInference {
         let out = launcher.output(0);
         if self.pooled {
             let vectors = [gamma, beta, mean, variance];
-            return normalise_and_pool(launcher, [out, launcher.output(1), x], vectors, Some(EPSILON as f32));
+            return normalise_and_pool(launcher, Some(out), [launcher.output(1), x], vectors, Some(EPSILON as f32));
         }
         launch_inference(launcher, [out, x], [gamma, beta, mean, variance])
     }

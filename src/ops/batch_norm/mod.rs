@@ -4,9 +4,10 @@
 //! batch's mean and unbiased variance; inference uses the running ones. With momentum 1/k in the k-th batch
 //! of a pass, the running statistics are the pass's plain mean.
 //!
-//! [`BatchNorm`] writes the normalised tensor, and the maxima of its windows of 2x2 pixels, if they are wanted: the end of
-//! an encoder's level. Where only a linear layer reads it, [`BatchNormScale`] says what scale and
-//! shift it would take, and [`Fold`](super::fold::Fold) gives them to the layer: the tensor is never written.
+//! [`BatchNorm`] writes the normalised tensor. Where only a linear layer or a residual block reads it, [`BatchNormScale`] says
+//! what scale and shift it would take, and [`Fold`](super::fold::Fold) or
+//! [`FoldResidual`](super::fold_residual::FoldResidual) gives them to the layer: the tensor is never written. Both write the
+//! maxima of its windows of 2x2 pixels, if they are wanted: the end of an encoder's level.
 
 mod cpu;
 mod cuda;
@@ -69,7 +70,7 @@ impl Op for BatchNorm {
             Some(dpooled) => {
                 let dout = context.gradients[0];
                 let inputs: Vec<ValueId> = [dpooled].into_iter().chain(statistics).chain(dout).collect();
-                graph.apply(PooledGradient { masked: 0..0 }, &inputs)?
+                graph.apply(PooledGradient { dout: dout.is_some(), ..PooledGradient::default() }, &inputs)?
             }
             None => {
                 let op = BatchNormGradient { masked: 0..0, beside: false };
@@ -118,8 +119,11 @@ impl Op for BatchNormGradient {
 
 /// The `scale` and `shift` with which `x * scale + shift` is what [`BatchNorm`] makes of `x`; the same inputs. Outputs:
 /// `scale`, `shift`, and those of [`BatchNorm`] behind the first.
-#[derive(Debug)]
-pub struct BatchNormScale;
+#[derive(Debug, Default)]
+pub struct BatchNormScale {
+    /// As in [`BatchNorm`].
+    pub pooled: bool,
+}
 
 impl Op for BatchNormScale {
     fn name(&self) -> &'static str {
@@ -127,7 +131,8 @@ impl Op for BatchNormScale {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![channel_vectors(&inputs[..5])?; 6])
+        let maxima = self.pooled.then(|| pooled::halved(inputs[0])).transpose()?;
+        Ok(std::iter::repeat_n(channel_vectors(&inputs[..5])?, 6).chain(maxima).collect())
     }
 
     fn in_place(&self) -> &'static [(usize, usize)] {
@@ -136,8 +141,14 @@ impl Op for BatchNormScale {
 
     fn gradient(&self, graph: &mut Graph, context: &Gradient) -> Result<Vec<Option<ValueId>>> {
         let (x, gamma) = (context.inputs[0], context.inputs[1]);
-        let op = BatchNormScaleGradient { pixels: graph.shape(x).positions() };
         let statistics = [context.outputs[2], context.outputs[3]];
+        if let Some(dpooled) = context.gradients.get(6).copied().flatten() {
+            let scaled: Vec<ValueId> = context.gradients[..2].iter().copied().flatten().collect();
+            let op = PooledGradient { scaled: scaled.len() == 2, ..PooledGradient::default() };
+            let inputs = [&[dpooled, x, gamma, statistics[0], statistics[1]], &scaled[..]].concat();
+            return Ok(graph.apply(op, &inputs)?.into_iter().map(Some).chain([None; 3]).collect());
+        }
+        let op = BatchNormScaleGradient { pixels: graph.shape(x).positions() };
         let inputs = [context.of(0), context.of(1), gamma, statistics[0], statistics[1]];
         let found = graph.apply(op, &inputs)?;
         let dx = context.wanted[0].then(|| graph.apply_one(Affine, &[x, found[2], found[3]])).transpose()?;
@@ -303,7 +314,8 @@ fn folded(x: Shape, weight: Shape, out: Channels, layer: impl Op + Clone + 'stat
         move |graph, inputs| {
             let [mean, variance] = running(graph, &x);
             let momentum = graph.input(Shape::flat(1));
-            let norm = graph.apply(BatchNormScale, &[inputs[0], inputs[1], inputs[2], mean, variance, momentum])?;
+            let norm =
+                graph.apply(BatchNormScale::default(), &[inputs[0], inputs[1], inputs[2], mean, variance, momentum])?;
             let folded = graph.apply(Fold, &[inputs[3], inputs[4], norm[0], norm[1], norm[2]])?;
             graph.apply(layer.clone(), &[inputs[0], folded[0], folded[1]])
         },

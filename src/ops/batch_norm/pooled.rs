@@ -3,15 +3,16 @@
 
 use super::cpu::{Slopes, add_pixel, mask};
 use super::cuda::{chunk_elements, launch_parameters};
-use super::{BatchNorm, BatchNormInference, channel_vectors, running};
+use super::{BatchNorm, BatchNormInference, BatchNormScale, channel_vectors, running};
 use crate::device::Precision;
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Output, Real};
 use crate::device::cuda::{Chunks, Launcher, OnCuda, Operand, PixelGrid};
 use crate::device::kernels::{
-    BATCH_NORM_BACKWARD_POOLED, BATCH_NORM_BACKWARD_POOLED_CHUNKS, BATCH_NORM_FORWARD_POOLED,
-    BATCH_NORM_INFERENCE_POOLED,
+    BATCH_NORM_BACKWARD_POOLED, BATCH_NORM_BACKWARD_POOLED_ADDED, BATCH_NORM_BACKWARD_POOLED_CHUNKS,
+    BATCH_NORM_FORWARD_POOLED, BATCH_NORM_INFERENCE_POOLED,
 };
 use crate::graph::ValueId;
+use crate::ops::add::Add;
 use crate::ops::case::Case;
 use crate::ops::relu::Relu;
 use crate::ops::{Op, Rewritten};
@@ -33,14 +34,26 @@ pub(super) fn halved(x: &Shape) -> Result<Shape> {
     Ok(Shape { spatial: [depth, height / 2, width / 2], ..x.clone() })
 }
 
-/// The gradient of [`BatchNorm`] whose maxima have one. It goes to each window's first maximum, beside what `dout` is.
+/// The gradient of [`BatchNorm`], or of [`BatchNormScale`], whose maxima have one. It goes to each
+/// window's first maximum, beside what `dout` is.
 ///
-/// Inputs: `dpooled`, `x`, `gamma`, mean, `1 / sqrt(variance + epsilon)`, and `dout` if there is one. Outputs: `dx`, `dgamma`,
-/// `dbeta`.
-#[derive(Debug)]
+/// Inputs: `dpooled`, `x`, `gamma`, mean, `1 / sqrt(variance + epsilon)`, and `dout` if there is one, or the gradients of scale
+/// and shift if they have some, and what is added to `dx`, if anything is. Outputs: `dx`, `dgamma`, `dbeta`.
+#[derive(Debug, Clone, Default)]
 pub struct PooledGradient {
     /// As in [`BatchNormGradient`](super::BatchNormGradient).
     pub(super) masked: Range<usize>,
+    pub(super) dout: bool,
+    pub(super) scaled: bool,
+    pub(super) add: bool,
+}
+
+impl PooledGradient {
+    /// The indices of `dout`, of the two gradients of scale and shift, and of what is added.
+    fn optional(&self) -> [Option<usize>; 3] {
+        let added = 5 + if self.scaled { 2 } else { usize::from(self.dout) };
+        [self.dout.then_some(5), self.scaled.then_some(5), self.add.then_some(added)]
+    }
 }
 
 impl Op for PooledGradient {
@@ -50,7 +63,9 @@ impl Op for PooledGradient {
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         let vector = channel_vectors(&inputs[1..5])?;
-        if *inputs[0] != halved(inputs[1])? || inputs.get(5).is_some_and(|&dout| dout != inputs[1]) {
+        let [dout, _, added] = self.optional();
+        let differs = [dout, added].into_iter().flatten().any(|index| inputs[index] != inputs[1]);
+        if *inputs[0] != halved(inputs[1])? || differs {
             return Err(Error::shape("batch_norm", format!("{} has no maxima of {}", inputs[1], inputs[0])));
         }
         Ok(vec![inputs[1].clone(), vector.clone(), vector])
@@ -62,7 +77,13 @@ impl Op for PooledGradient {
 
     fn masked_channels(&self, inputs: &[ValueId], mask: ValueId, channels: Range<usize>) -> Option<Rewritten> {
         let possible = inputs[1] == mask && self.masked.is_empty();
-        possible.then(|| (Arc::new(PooledGradient { masked: channels }) as _, inputs.to_vec()))
+        possible.then(|| (Arc::new(PooledGradient { masked: channels, ..self.clone() }) as _, inputs.to_vec()))
+    }
+
+    fn plus(&self, inputs: &[ValueId], added: ValueId) -> Option<Rewritten> {
+        let possible = !self.dout && !self.add && self.masked.is_empty();
+        let op = possible.then(|| PooledGradient { add: true, ..self.clone() })?;
+        Some((Arc::new(op), [inputs, &[added]].concat()))
     }
 }
 
@@ -92,12 +113,37 @@ pub(super) fn write_with_maxima<T: Real>(
             let maximum = maxima.pixel(window);
             let [first, others @ ..] = window_positions(window, width);
             maximum.copy_from_slice(out.pixel(first));
-            for position in others {
-                let pairs = maximum.iter_mut().zip(&*out.pixel(position));
-                pairs.for_each(|(maximum, &value)| *maximum = if value > *maximum { value } else { *maximum });
-            }
+            others.into_iter().for_each(|position| keep_larger(maximum, out.pixel(position)));
         }
     });
+}
+
+/// Writes the maximum of each channel in each window of what `normalise` makes of `x`.
+pub(super) fn write_maxima<T: Real>(
+    cpu: &Cpu<T>,
+    x: Input<T>,
+    maxima: Output<T>,
+    normalise: impl Fn(&[T], &mut [T]) + Sync,
+) {
+    let (width, channels) = (x.shape().spatial[2], x.channels());
+    maxima.blocks(width / 2).for_each(|mut maxima| {
+        cpu.with_scratch(channels, |scratch| {
+            for window in maxima.positions() {
+                let maximum = maxima.pixel(window);
+                let [first, others @ ..] = window_positions(window, width);
+                normalise(x.pixel(first), maximum);
+                for position in others {
+                    normalise(x.pixel(position), scratch);
+                    keep_larger(maximum, scratch);
+                }
+            }
+        });
+    });
+}
+
+fn keep_larger<T: Real>(maximum: &mut [T], values: &[T]) {
+    let pairs = maximum.iter_mut().zip(values);
+    pairs.for_each(|(maximum, &value)| *maximum = if value > *maximum { value } else { *maximum });
 }
 
 /// What a window's gradient is made of.
@@ -147,7 +193,10 @@ impl<T: Real> OnCpu<T> for PooledGradient {
     fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
         let (dpooled, x, gamma) = (call.input(0), call.input(1), call.input(2).dense());
         let (mean, inverse) = (call.input(3).dense(), call.input(4).dense());
-        let given = Given { dpooled, dout: (call.inputs() > 5).then(|| call.input(5)), x, gamma };
+        let [dout, scaled, added] = self.optional();
+        let (dout, added) = (dout.map(|index| call.input(index)), added.map(|index| call.input(index)));
+        let scaled = scaled.map(|first| [first, first + 1].map(|index| call.input(index).dense()));
+        let given = Given { dpooled, dout, x, gamma };
         let (channels, windows) = (x.channels(), dpooled.shape().positions());
         let workspace = call.workspace();
         workspace.par_chunks_mut(2 * channels).enumerate().for_each(|(chunk, sums)| {
@@ -162,7 +211,7 @@ impl<T: Real> OnCpu<T> for PooledGradient {
             });
         });
         let [dgamma, dbeta] = [1, 2].map(|index| call.output(index).into_dense());
-        let slopes = Slopes::new(workspace, [gamma, mean, inverse], [dgamma, dbeta], x.shape().positions());
+        let slopes = Slopes::new(workspace, [gamma, mean, inverse], [dgamma, dbeta], scaled, x.shape().positions());
         let width = x.shape().spatial[2];
         let masked = self.masked.start..self.masked.end.min(channels);
         call.output(0).blocks(2 * width).for_each(|mut dx| {
@@ -172,6 +221,9 @@ impl<T: Real> OnCpu<T> for PooledGradient {
                     given.for_each_pixel(window, scratch, |position, gradient| {
                         let (dx, x) = (dx.pixel(position), x.pixel(position));
                         slopes.apply(gradient, x, dx);
+                        if let Some(added) = added {
+                            dx.iter_mut().zip(added.pixel(position)).for_each(|(dx, &added)| *dx += added);
+                        }
                         mask(&mut dx[masked.clone()], &x[masked.clone()]);
                     });
                 }
@@ -182,22 +234,24 @@ impl<T: Real> OnCpu<T> for PooledGradient {
 
 // ------------------------------------------------------------------ CUDA
 
-/// Normalises `x` to `out`, and writes the maxima; `vectors` are gamma, beta, mean, and `1 / sqrt(variance + epsilon)`; or, if
-/// there is an epsilon, the variance.
+/// Normalises `x` to `out`, if that is wanted, and writes the maxima; `vectors` are gamma, beta, mean, and
+/// `1 / sqrt(variance + epsilon)`; or, if there is an epsilon, the variance.
 pub(super) fn normalise_and_pool(
     launcher: &mut Launcher,
-    [out, maxima, x]: [Operand; 3],
+    out: Option<Operand>,
+    [maxima, x]: [Operand; 2],
     vectors: [Operand; 4],
     epsilon: Option<f32>,
 ) -> Result<()> {
-    let operands = [out, maxima, x];
     let (windows, channels) = (maxima.positions(), x.channels());
-    let grid = PixelGrid::new(channels, operands.iter().chain(&vectors));
+    let grid = PixelGrid::new(channels, out.iter().chain([&maxima, &x]).chain(&vectors));
     let kernel = if epsilon.is_some() { BATCH_NORM_INFERENCE_POOLED } else { BATCH_NORM_FORWARD_POOLED };
+    let (out, out_stride) = out.map_or((maxima.pointer.unused(maxima.element()), 0), |out| (out.pointer, out.stride));
     launcher
         .kernel(kernel)
-        .pointers(operands.iter().chain(&vectors).map(|operand| operand.pointer))
-        .sizes([windows, channels].into_iter().chain(operands.map(|operand| operand.stride)))
+        .pointers([out, maxima.pointer, x.pointer])
+        .pointers(vectors.map(|operand| operand.pointer))
+        .sizes([windows, channels, out_stride, maxima.stride, x.stride])
         .sizes([grid.width, x.shape.spatial[2]])
         .floats(epsilon)
         .launch(grid.over(windows, 1))
@@ -214,22 +268,28 @@ impl OnCuda for PooledGradient {
 
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let [dpooled, x, gamma, mean, inverse] = [0, 1, 2, 3, 4].map(|index| launcher.input(index));
-        let dout = (launcher.inputs() > 5).then(|| launcher.input(5));
+        let [dout, scaled, added] = self.optional();
+        let [dout, added] = [dout, added].map(|index| index.map(|index| launcher.input(index)));
+        let scaled = scaled.map(|first| [first, first + 1].map(|index| launcher.input(index)));
         let ([dx, dgamma, dbeta], partial) = ([0, 1, 2].map(|index| launcher.output(index)), launcher.workspace());
         let (windows, channels, [_, _, width]) = (dpooled.positions(), x.channels(), x.shape.spatial);
         let operands = [dx, dpooled, x, gamma, dgamma, dbeta, mean, inverse];
-        let grid = PixelGrid::new(channels, operands.iter().chain(&dout));
-        // Without dout the kernels get a pointer that they do not read, and a stride of 0.
-        let (dout, dout_stride) = dout.map_or((x.pointer.unused(x.element()), 0), |dout| (dout.pointer, dout.stride));
+        let grid = PixelGrid::new(channels, operands.iter().chain(&dout).chain(&added));
+        // Without a tensor the kernels get a pointer that they do not read, and a stride of 0.
+        let none = (x.pointer.unused(x.element()), 0);
+        let [dout, added] = [dout, added].map(|tensor| tensor.map(|tensor| (tensor.pointer, tensor.stride)));
+        let (dout, dout_stride) = dout.unwrap_or(none);
         let chunks = grid.chunks_up_to(Chunks::most(windows, 1).min(GRADIENT_CHUNKS), windows);
         launcher
             .kernel(BATCH_NORM_BACKWARD_POOLED_CHUNKS)
             .pointers([partial, dpooled.pointer, dout, x.pointer, gamma.pointer, mean.pointer])
             .sizes([windows, channels, dpooled.stride, dout_stride, x.stride, chunks.pixels, grid.width, width])
             .launch(grid.with_blocks(chunks.count, 1))?;
-        launch_parameters(launcher, [dgamma, dbeta], inverse, chunks)?;
+        launch_parameters(launcher, [dgamma, dbeta], [mean, inverse], scaled, chunks)?;
+        let kernel = if added.is_some() { BATCH_NORM_BACKWARD_POOLED_ADDED } else { BATCH_NORM_BACKWARD_POOLED };
+        let (dout, dout_stride) = added.unwrap_or((dout, dout_stride));
         launcher
-            .kernel(BATCH_NORM_BACKWARD_POOLED)
+            .kernel(kernel)
             .pointers([dx.pointer, dpooled.pointer, dout, x.pointer])
             .pointers([gamma, dgamma, dbeta, mean, inverse].map(|operand| operand.pointer))
             .sizes([windows, channels, dx.stride, dpooled.stride, dout_stride, x.stride, grid.width, width])
@@ -254,6 +314,19 @@ pub(super) fn cases() -> Vec<Case> {
                 let operands = [inputs[0], inputs[1], inputs[2], mean, variance, momentum];
                 let outputs = graph.apply(BatchNorm { pooled: true }, &operands)?;
                 Ok([outputs[5]].into_iter().chain(whole.then_some(outputs[0])).collect())
+            });
+            cases.push(case.distinct());
+        }
+        // The maxima beside a scale and a shift, of a tensor that a layer reads, too, or none does.
+        for read in [false, true] {
+            let (inputs, shape) = ([x.clone(), vector.clone(), vector.clone(), x.clone()], x.clone());
+            let case = Case::new("batch_norm_scale", inputs, move |graph, inputs| {
+                let [mean, variance] = running(graph, &shape);
+                let momentum = graph.input(Shape::flat(1));
+                let operands = [inputs[0], inputs[1], inputs[2], mean, variance, momentum];
+                let norm = graph.apply(BatchNormScale { pooled: true }, &operands)?;
+                let sum = graph.apply_one(Add::default(), &[if read { inputs[0] } else { inputs[3] }, inputs[3]])?;
+                Ok(vec![norm[6], norm[0], norm[1], sum])
             });
             cases.push(case.distinct());
         }
