@@ -10,7 +10,8 @@ use rarunet_cuda::device::{Device, Precision};
 use rarunet_cuda::graph::{Graph, Region, ValueId};
 use rarunet_cuda::model::{LossScale, Mode, Model, Network};
 use rarunet_cuda::ops::adam;
-use rarunet_cuda::ops::batch_norm::BatchNormInference;
+use rarunet_cuda::ops::batch_norm::{BatchNormInference, BatchNormScale};
+use rarunet_cuda::ops::fold_residual::FoldResidual;
 use rarunet_cuda::ops::relu::Relu;
 use rarunet_cuda::ops::residual::Residual;
 use rarunet_cuda::tensor::{Shape, Storage};
@@ -159,15 +160,63 @@ fn residual_blocks_on_other_devices() {
     if in_child() || std::env::var_os("RARUNET_TEST_DEVICE").is_some() || super::open().is_none() {
         return;
     }
-    let (roomy, turing) = ((CAPABILITY, "8.0"), (CAPABILITY, "7.5"));
-    for variables in [&[roomy][..], &[roomy, ("RARUNET_EMULATOR_ORDER", "shuffled:7")], &[turing]] {
-        let (passed, printed) = run_in_child("cuda::rounding::a_residual_sum_comes_to_the_same_bits", variables);
-        assert!(passed && printed.contains("1 passed"), "{variables:?}: {printed}");
+    let [roomy, turing, hopper] = ["8.0", "7.5", "9.0"].map(|capability| (CAPABILITY, capability));
+    let shuffled = ("RARUNET_EMULATOR_ORDER", "shuffled:7");
+    for variables in [&[roomy][..], &[roomy, shuffled], &[turing], &[hopper], &[hopper, shuffled]] {
+        for test in ["a_residual_sum_comes_to_the_same_bits", "a_folded_residual_block_comes_close_to_the_cpus"] {
+            let (passed, printed) = run_in_child(&format!("cuda::rounding::{test}"), variables);
+            assert!(passed && printed.contains("1 passed"), "{variables:?}: {printed}");
+        }
     }
 }
 
+/// Into which a batch norm is folded, behind another block: where channels come in 64s, and where they do not.
+#[test]
+fn a_folded_residual_block_comes_close_to_the_cpus() {
+    for (precision, tolerance) in [(Precision::Bf16, 1e-2), (Precision::Fp16, 2e-3)] {
+        if precision == Precision::Bf16 && std::env::var(CAPABILITY).is_ok_and(|capability| capability == "7.5") {
+            continue;
+        }
+        for channels in [64, 40] {
+            let Some(device) = super::open_in(precision) else { return };
+            let found = folded(Box::new(device), channels);
+            let expected = folded(Box::new(cpu(precision)), channels);
+            for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let norm =
+                    |values: &mut dyn Iterator<Item = f32>| values.map(|value| value.powi(2)).sum::<f32>().sqrt();
+                let difference = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b));
+                let error = difference / norm(&mut expected.iter().copied());
+                assert!(error < tolerance, "{precision}, {channels} channels, value {index}: {error}");
+            }
+        }
+    }
+}
+
+/// Output and gradients of two residual blocks, between which there is a batch norm.
+fn folded(mut device: Box<dyn Device<f32>>, channels: usize) -> Vec<Vec<f32>> {
+    let (first, second) = (Residual::new(channels, true), Residual::bordered(channels, true));
+    let x = Shape::image(2, 18, 35, 8);
+    let sum = x.with_channels(first.main.out.clone());
+    let vector = Shape::vector(sum.channels.clone());
+    let [of_first, of_second] = [(&first, &x), (&second, &sum)].map(|(op, x)| op.parameter_shapes(&x.channels));
+    let norm = [vector.clone(), vector.clone()];
+    let shapes = [std::slice::from_ref(&x), &of_first, &norm, &of_second, &[Shape::flat(1), sum.clone()]].concat();
+    let mut graph = Graph::new();
+    let inputs: Vec<ValueId> = shapes.iter().map(|shape| graph.input(shape.clone())).collect();
+    let running = [0, channels].map(|start| graph.state(vector.clone(), Region::Statistics, start));
+    let sum = graph.apply(first, &inputs[..5]).unwrap()[0];
+    let norm = [sum, inputs[5], inputs[6], running[0], running[1], inputs[11]];
+    let norm = graph.apply(BatchNormScale::default(), &norm).unwrap();
+    let folded = graph.apply(FoldResidual, &[&inputs[7..11], &norm[..3]].concat()).unwrap();
+    let out = graph.apply(second, &[&[sum], &folded[..]].concat()).unwrap()[0];
+    let gradients = graph.differentiate(&[(out, inputs[12])], &inputs[..11]).unwrap();
+    let kept: Vec<ValueId> = std::iter::once(out).chain(gradients.into_iter().flatten()).collect();
+    device.allocate_state(Region::Statistics, 2 * channels).unwrap();
+    computed(device, graph, &inputs, &kept)
+}
+
 /// Output and gradients of a residual block of `relu(x)`, to which something is added at the border.
-fn residual(mut device: Box<dyn Device<f32>>, x: &Shape, outputs: usize) -> Vec<Vec<f32>> {
+fn residual(device: Box<dyn Device<f32>>, x: &Shape, outputs: usize) -> Vec<Vec<f32>> {
     let op = Residual::bordered(outputs, true);
     let [main, bias, shortcut, _] = op.parameter_shapes(&x.channels);
     let dout = Shape::image(x.batch, x.spatial[1], x.spatial[2], outputs);
@@ -179,19 +228,25 @@ fn residual(mut device: Box<dyn Device<f32>>, x: &Shape, outputs: usize) -> Vec<
     let out = graph.apply(op, &[y, main, bias, shortcut, shortcut_bias, border]).unwrap()[0];
     let gradients = graph.differentiate(&[(out, dout)], &inputs[..6]).unwrap();
     let kept: Vec<ValueId> = std::iter::once(out).chain(gradients.into_iter().flatten()).collect();
-    let counts: Vec<usize> = kept.iter().map(|&value| graph.shape(value).values()).collect();
-    let step = device.load(graph, &kept).unwrap();
+    computed(device, graph, &inputs, &kept)
+}
+
+/// The values that are kept, of inputs in eighths.
+fn computed(mut device: Box<dyn Device<f32>>, graph: Graph, inputs: &[ValueId], kept: &[ValueId]) -> Vec<Vec<f32>> {
+    let count = |&value: &ValueId| graph.shape(value).values();
+    let (given, counts): (Vec<_>, Vec<_>) = (inputs.iter().map(count).collect(), kept.iter().map(count).collect());
+    let step = device.load(graph, kept).unwrap();
     device.poison().unwrap();
-    for (seed, (&input, shape)) in inputs.iter().zip(&shapes).enumerate() {
-        device.write(step, input, &eighths(shape.values(), seed)).unwrap();
+    for (seed, (&input, count)) in inputs.iter().zip(given).enumerate() {
+        device.write(step, input, &eighths(count, seed)).unwrap();
     }
     device.run(step).unwrap();
-    let read = |(&value, &count): (&ValueId, &usize)| {
+    let read = |(&value, count): (&ValueId, usize)| {
         let mut data = vec![0.0; count];
         device.read(step, value, &mut data).unwrap();
         data
     };
-    kept.iter().zip(&counts).map(read).collect()
+    kept.iter().zip(counts).map(read).collect()
 }
 
 /// What is no number in one of a residual block's branches is so in its sum.
