@@ -192,6 +192,18 @@ impl<'a, T: Real> BitsInput<'a, T> {
         BitsInput { groups: bits.dense(), of_pixel: channels.div_ceil(CHANNEL_ALIGNMENT) }
     }
 
+    /// Writes a tensor once more, but zero where there is no bit.
+    pub fn write_beside(&self, tensor: Output<T>, beside: Output<T>) {
+        let count = task_positions(tensor.channels());
+        tensor.blocks(count).zip(beside.blocks(count)).for_each(|(mut tensor, mut beside)| {
+            for position in tensor.positions() {
+                let pixel = beside.pixel(position);
+                pixel.copy_from_slice(tensor.pixel(position));
+                self.keep(position, pixel);
+            }
+        });
+    }
+
     /// Sets the channels of a pixel to zero that have no bit.
     pub fn keep(&self, position: usize, pixel: &mut [T]) {
         let groups = &self.groups[position * self.of_pixel..][..self.of_pixel];

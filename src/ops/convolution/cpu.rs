@@ -10,7 +10,7 @@
 use super::bias::{bias_sums, sum_bias};
 use super::winograd::{WeightPoints, weight_points};
 use super::{BiasOf, Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, SHORTCUT, Window};
-use crate::device::cpu::operand::{Span, SpanMut, task_positions};
+use crate::device::cpu::operand::{Span, SpanMut};
 use crate::device::cpu::tile::{Product, Start};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Output, Real};
 use crate::ops::affine::AffineTerms;
@@ -357,15 +357,7 @@ impl<T: Real> OnCpu<T> for ConvolutionInputGradient {
             self.add_products(cpu, workspace, main, dx.lend(), Start::Zero, epilogue);
         }
         if let Some(positive) = positive {
-            let positive = BitsInput::new(call.input(positive), dx.channels());
-            let count = task_positions(dx.channels());
-            dx.blocks(count).zip(call.output(1).blocks(count)).for_each(|(mut dx, mut beside)| {
-                for position in dx.positions() {
-                    let pixel = beside.pixel(position);
-                    pixel.copy_from_slice(dx.pixel(position));
-                    positive.keep(position, pixel);
-                }
-            });
+            BitsInput::new(call.input(positive), dx.channels()).write_beside(dx, call.output(1));
         }
     }
 }
