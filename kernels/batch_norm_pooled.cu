@@ -1,4 +1,4 @@
-// Batch normalisation, and beside it the maximum of each window of 2x2 pixels of its result: an encoder level's end in one
+// Batch normalisation and the maximum of each window of 2x2 pixels of its result, or that alone: an encoder level's end in one
 // pass, its gradient in two. A thread takes a window's pixels at once. Depth counts as images; height and width are even.
 
 #include "batch_norm.cuh"
@@ -75,7 +75,7 @@ KERNEL_WITH_THREADS(batch_norm_inference_pooled, THREADS)(
 
 // ---- backward ---------------------------------------------------------------------------------------------------------
 // A pixel's gradient is dout, if there is one, and that of the window's maximum, if the pixel is its first. Which is, x says:
-// times gamma it is in the order of the results. Or instead of dout there is what is added to dx.
+// times gamma it is in the order of the results. Where dout is `added`, it is no gradient of the results, but a part of dx.
 
 template <int width> struct LoadedWindow {
   Stored<width, Element> x[4], dout[4], dpooled;
@@ -230,5 +230,5 @@ static __device__ void differentiate(Element* dx, const Given& given, const floa
 
 KERNEL_WITH_THREADS(batch_norm_backward_pooled, THREADS)(BACKWARD_PARAMETERS) { DIFFERENTIATE(false); }
 
-// `dout` is added to dx.
+// `dout` is what is added to dx.
 KERNEL_WITH_THREADS(batch_norm_backward_pooled_added, THREADS)(BACKWARD_PARAMETERS) { DIFFERENTIATE(true); }

@@ -143,8 +143,8 @@ __device__ __forceinline__ Vector16<Element> elements(const uint4& whole) {
   return vector;
 }
 
-// What becomes of the target before it is stored: what stands in another tensor of its shape is added, by 1x1 kernels
-// perhaps times a scale of its channel, and with the bias for an offset, which may cancel much of it; negative values become
+// What becomes of the target before it is stored: what stands in another tensor of its shape is added, perhaps times a scale of
+// its channel, and with the bias for an offset, which may cancel much of it; negative values become
 // zero, and so do those where a mask is not above zero; and it is normalised. It may be written once more, but zero there
 // wherever there is no bit. A stride of 0 says that there is no such tensor.
 // Each step rounds as if it were a pass over the tensor of its own. What the element cannot hold is limited to what it can in
@@ -291,7 +291,7 @@ __device__ __forceinline__ void write_sums(Element* target, typename T::Sums& su
       if (places[i] < 0) continue;
       if (epilogue.added_stride) added[i] = load_whole(epilogue.added + places[i] * epilogue.added_stride + pieces.channel);
       if (epilogue.mask_stride)
-        mask[i] = epilogue.mask == epilogue.added
+        mask[i] = epilogue.added_stride && epilogue.mask == epilogue.added
                       ? added[i]
                       : load_whole(epilogue.mask + places[i] * epilogue.mask_stride + pieces.channel);
       if (epilogue.beside_stride) bits[i] = epilogue.positive[places[i] * epilogue.groups + pieces.channel / PIECE];

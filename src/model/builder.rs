@@ -214,8 +214,12 @@ impl Builder<'_> {
     fn residual_block(&mut self, name: &str, features: Features, width: usize, last: bool) -> Result<Features> {
         let Features { x, norm: earlier } = features;
         let inference = self.mode == Mode::Evaluate;
-        let mut op =
-            if inference { Residual::normalised(width) } else { Residual::new(width, self.mode == Mode::Train) };
+        let positive = self.mode == Mode::Train;
+        let op = match (inference, earlier) {
+            (true, _) => Residual::normalised(width),
+            (false, Some(_)) => Residual::bordered(width, positive),
+            (false, None) => Residual::new(width, positive),
+        };
         let mut operands = vec![x];
         for (part, convolution) in [("conv", &op.main), ("shortcut", &op.shortcut)] {
             let kernel = convolution.window.kernel;
@@ -228,7 +232,6 @@ impl Builder<'_> {
         }
         if let Some(earlier) = earlier {
             operands.splice(1.., self.graph.apply(FoldResidual, &[&operands[1..], &earlier].concat())?);
-            op.border = true;
         }
         let sum = self.graph.apply(op, &operands)?[0];
         match last {

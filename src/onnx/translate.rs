@@ -92,7 +92,7 @@ impl Translation {
                 }
                 None => self.activated("Conv", &inputs, &name, op.relu, attributes),
             }
-        } else if let Some(op) = op.downcast_ref::<Residual>() {
+        } else if let Some(op) = op.downcast_ref::<Residual>().filter(|op| !op.border) {
             let [main, shortcut] = ["main", "shortcut"].map(|part| format!("{name}.{part}"));
             let operands = |first: usize| [inputs[0], inputs[first], inputs[first + 1]];
             self.activated("Conv", &operands(1), &main, true, convolution(&op.main));

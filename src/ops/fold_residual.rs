@@ -115,42 +115,54 @@ impl<T: Real> OnCpu<T> for FoldResidual {
     }
 }
 
+/// The sum of products, in lanes that the compiler makes vectors of.
+fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+    let mut lanes = [T::ZERO; 16];
+    for (a, b) in a.chunks(lanes.len()).zip(b.chunks(lanes.len())) {
+        lanes.iter_mut().zip(a.iter().zip(b)).for_each(|(lane, (&a, &b))| *lane += a * b);
+    }
+    lanes.into_iter().fold(T::ZERO, |sum, lane| sum + lane)
+}
+
 impl<T: Real> OnCpu<T> for FoldResidualGradient {
+    /// Each matrix's constants, and its sums for scale and shift.
     fn workspace(&self, _: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
-        MATRICES * inputs[1].channels.stored()
+        MATRICES * (inputs[1].channels.stored() + 2 * inputs[7].channels.stored())
     }
 
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
         let [dfolded, dbias, dfolded_shortcut, dshortcut_bias, dborder, main, shortcut, scale, shift] =
             [0, 1, 2, 3, 4, 5, 6, 7, 8].map(|index| call.input(index).dense());
         let [dmain, dshortcut, dscale, dshift] = [0, 1, 2, 3].map(|index| call.output(index).into_dense());
-        let (outputs, matrix) = (dbias.len(), shortcut.len());
-        let constants = &mut call.workspace()[..MATRICES * outputs];
-        for (tap, constants) in constants.chunks_exact_mut(outputs).enumerate() {
+        let (inputs, outputs, matrix) = (scale.len(), dbias.len(), shortcut.len());
+        let workspace = &mut call.workspace()[..MATRICES * (outputs + 2 * inputs)];
+        let weights = main.par_chunks_exact(matrix).chain(shortcut.par_chunks_exact(matrix));
+        let gradients = dfolded.par_chunks_exact(matrix).chain(dfolded_shortcut.par_chunks_exact(matrix));
+        let targets = dmain.par_chunks_exact_mut(matrix).chain(dshortcut.par_chunks_exact_mut(matrix));
+        let matrices = weights.zip(gradients).zip(targets).zip(workspace.par_chunks_exact_mut(outputs + 2 * inputs));
+        matrices.enumerate().for_each(|(tap, (((weights, gradients), targets), workspace))| {
+            let (constants, sums) = workspace.split_at_mut(outputs);
             constants.copy_from_slice(if tap < FOLD_TAPS { dbias } else { dshortcut_bias });
             for kind in (0..BORDER_KINDS).filter(|&kind| tap < FOLD_TAPS && is_missed(kind, tap)) {
                 let missed = &dborder[kind * outputs..][..outputs];
                 constants.iter_mut().zip(missed).for_each(|(constant, &missed)| *constant = *constant - missed);
             }
-        }
-        dscale.fill(T::ZERO);
-        dshift.fill(T::ZERO);
-        let weights = main.chunks_exact(matrix).chain([shortcut]);
-        let gradients = dfolded.chunks_exact(matrix).chain([dfolded_shortcut]);
-        let targets = dmain.chunks_exact_mut(matrix).chain([dshortcut]);
-        for (((weights, gradients), targets), constants) in
-            weights.zip(gradients).zip(targets).zip(constants.chunks_exact(outputs))
-        {
             let rows = weights.chunks_exact(outputs).zip(gradients.chunks_exact(outputs));
-            for (c, ((weights, gradients), targets)) in rows.zip(targets.chunks_exact_mut(outputs)).enumerate() {
-                for (((&weight, &gradient), target), &constant) in
-                    weights.iter().zip(gradients).zip(targets).zip(constants)
-                {
+            let rows = rows.zip(targets.chunks_exact_mut(outputs)).zip(sums.chunks_exact_mut(2));
+            for (c, (((weights, gradients), targets), sums)) in rows.enumerate() {
+                let terms = gradients.iter().zip(&*constants);
+                targets.iter_mut().zip(terms).for_each(|(target, (&gradient, &constant))| {
                     *target = scale[c] * gradient + shift[c] * constant;
-                    dscale[c] += weight * gradient;
-                    dshift[c] += weight * constant;
-                }
+                });
+                (sums[0], sums[1]) = (dot(weights, gradients), dot(weights, constants));
             }
+        });
+        let sums = |c: usize, index: usize| {
+            let all = workspace.chunks_exact(outputs + 2 * inputs).map(|matrix| matrix[outputs + 2 * c + index]);
+            all.fold(T::ZERO, |sum, value| sum + value)
+        };
+        for c in 0..inputs {
+            (dscale[c], dshift[c]) = (sums(c, 0), sums(c, 1));
         }
     }
 }
@@ -213,7 +225,8 @@ fn behind_batch_norm(input: usize, hidden: usize, output: usize) -> Case {
     let sum = x.with_channels(first.main.out.clone());
     let vector = Shape::vector(sum.channels.clone());
     let (of_first, of_second) = (first.parameter_shapes(&x.channels), second.parameter_shapes(&sum.channels));
-    let inputs = [&[x.clone()][..], &of_first, &[vector.clone(), vector.clone()], &of_second, &[sum.clone()]].concat();
+    let norm = [vector.clone(), vector.clone()];
+    let inputs = [std::slice::from_ref(&x), &of_first, &norm, &of_second, std::slice::from_ref(&sum)].concat();
     let case = Case::new("fold_residual", inputs, move |graph, inputs| {
         let [mean, variance] =
             [0, vector.elements()].map(|start| graph.state(vector.clone(), Region::Statistics, start));

@@ -80,6 +80,12 @@ impl Op for Residual {
         if shortcut != outputs {
             return Err(Error::shape("residual", format!("{} cannot be added to {}", shortcut[0], outputs[0])));
         }
+        if self.normalised && self.border {
+            return Err(Error::shape(
+                "residual",
+                "a block is normalised, or something is added at its border, not both",
+            ));
+        }
         if self.normalised {
             channel_vectors(&[&[&outputs[0]], &inputs[5..]].concat())?;
         }

@@ -143,9 +143,10 @@ impl Op for BatchNormScale {
         let (x, gamma) = (context.inputs[0], context.inputs[1]);
         let statistics = [context.outputs[2], context.outputs[3]];
         if let Some(dpooled) = context.gradients.get(6).copied().flatten() {
-            let scaled: Vec<ValueId> = context.gradients[..2].iter().copied().flatten().collect();
-            let op = PooledGradient { scaled: scaled.len() == 2, ..PooledGradient::default() };
-            let inputs = [&[dpooled, x, gamma, statistics[0], statistics[1]], &scaled[..]].concat();
+            let scaled = context.gradients[0].is_some() || context.gradients[1].is_some();
+            let op = PooledGradient { scaled, ..PooledGradient::default() };
+            let mut inputs = vec![dpooled, x, gamma, statistics[0], statistics[1]];
+            inputs.extend(scaled.then(|| [context.of(0), context.of(1)]).into_iter().flatten());
             return Ok(graph.apply(op, &inputs)?.into_iter().map(Some).chain([None; 3]).collect());
         }
         let op = BatchNormScaleGradient { pixels: graph.shape(x).positions() };

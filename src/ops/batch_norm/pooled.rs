@@ -62,7 +62,7 @@ impl Op for PooledGradient {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let vector = channel_vectors(&inputs[1..5])?;
+        let vector = channel_vectors(&inputs[1..if self.scaled { 7 } else { 5 }])?;
         let [dout, _, added] = self.optional();
         let differs = [dout, added].into_iter().flatten().any(|index| inputs[index] != inputs[1]);
         if *inputs[0] != halved(inputs[1])? || differs {

@@ -8,6 +8,7 @@
 //! 3x3 convolutions of many channels go another way, in `winograd.rs`.
 
 use super::bias::{bias_sums, sum_bias};
+use super::epilogue::CpuEpilogue;
 use super::winograd::{WeightPoints, weight_points};
 use super::{BiasOf, Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, SHORTCUT, Window};
 use crate::device::cpu::operand::{Span, SpanMut};
@@ -15,7 +16,7 @@ use crate::device::cpu::tile::{Product, Start};
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Output, Real};
 use crate::ops::affine::AffineTerms;
 use crate::ops::residual::BitsInput;
-use crate::tensor::{Shape, Storage};
+use crate::tensor::Shape;
 use rayon::prelude::*;
 
 /// The largest kernel has 7 x 7 x 7 elements.
@@ -71,66 +72,7 @@ pub(in crate::ops) struct Correlation<'a, T> {
     pub weights: Weights<'a, T>,
     /// What the sums begin with, output channel by output channel.
     pub start: Start<'a, T>,
-    pub epilogue: Epilogue<'a, T>,
-}
-
-/// What becomes of an output once its sums are there, in this order.
-#[derive(Clone, Copy)]
-pub(in crate::ops) struct Epilogue<'a, T> {
-    /// Added, of the output's shape.
-    pub added: Option<Input<'a, T>>,
-    /// Added likewise.
-    pub affine: Option<AffineTerms<Input<'a, T>>>,
-    /// Negative values become zero,
-    pub relu: bool,
-    /// and so do those where this is not above zero.
-    pub mask: Option<Input<'a, T>>,
-    /// As [`Op::saturates`] says.
-    pub saturates: bool,
-}
-
-impl<T> Default for Epilogue<'_, T> {
-    fn default() -> Self {
-        Epilogue { added: None, affine: None, relu: false, mask: None, saturates: false }
-    }
-}
-
-impl<T: Real> Epilogue<'_, T> {
-    /// Whether a ReLU is all there is, which the sums' own code does.
-    pub(super) fn relu_alone(&self) -> bool {
-        self.relu && !self.has_tensors()
-    }
-
-    fn has_tensors(&self) -> bool {
-        self.added.is_some() || self.affine.is_some() || self.mask.is_some()
-    }
-
-    pub(super) fn apply(&self, cpu: &Cpu<T>, out: &mut Output<T>) {
-        if !self.has_tensors() {
-            return;
-        }
-        let reduced = out.shape().storage == Storage::Reduced;
-        for position in out.positions() {
-            let pixel = out.pixel(position);
-            // A GPU adds to what it has rounded.
-            if reduced && (self.added.is_some() || self.affine.is_some()) {
-                cpu.round(pixel, self.saturates);
-            }
-            if let Some(added) = self.added {
-                pixel.iter_mut().zip(added.pixel(position)).for_each(|(out, &added)| *out += added);
-            }
-            if let Some(affine) = self.affine {
-                affine.for_each(position, pixel, |out, value| *out += value);
-            }
-            if self.relu {
-                pixel.iter_mut().for_each(|out| *out = if *out > T::ZERO { *out } else { T::ZERO });
-            }
-            if let Some(mask) = self.mask {
-                let masked = pixel.iter_mut().zip(mask.pixel(position));
-                masked.for_each(|(out, &mask)| *out = if mask > T::ZERO { *out } else { T::ZERO });
-            }
-        }
-    }
+    pub epilogue: CpuEpilogue<'a, T>,
 }
 
 impl<T: Real> Correlation<'_, T> {
@@ -278,7 +220,7 @@ impl<T: Real> OnCpu<T> for Convolution {
         let first = self.first_added(call.inputs());
         let out = call.output(0);
         let saturates = self.is_limited(call.inputs(), x.shape(), out.shape());
-        let epilogue = Epilogue {
+        let epilogue = CpuEpilogue {
             added: self.add.then(|| call.input(first)),
             affine: self.affine.then(|| AffineTerms::new(first, |index| call.input(index))),
             relu: self.relu,
@@ -304,7 +246,7 @@ impl Convolution {
         [x, weight]: [Input<T>; 2],
         out: Output<T>,
         start: Start<T>,
-        epilogue: Epilogue<T>,
+        epilogue: CpuEpilogue<T>,
     ) {
         if self.is_winograd(cpu, x.shape(), out.shape()) {
             let bias = match start {
@@ -341,7 +283,7 @@ impl<T: Real> OnCpu<T> for ConvolutionInputGradient {
     fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
         let (dout, weight, workspace) = (call.input(0), call.input(1), call.workspace());
         let (first, [mask, positive]) = (self.first_added(), self.last_inputs(call.inputs()));
-        let epilogue = Epilogue {
+        let epilogue = CpuEpilogue {
             added: self.add.then(|| call.input(first)),
             affine: self.affine.then(|| AffineTerms::new(first, |index| call.input(index))),
             relu: false,
@@ -350,7 +292,7 @@ impl<T: Real> OnCpu<T> for ConvolutionInputGradient {
         };
         let (mut dx, main) = (call.output(0), Factors { window: self.window, dout, weight });
         if self.shortcut {
-            self.add_products(cpu, workspace, main, dx.lend(), Start::Zero, Epilogue::default());
+            self.add_products(cpu, workspace, main, dx.lend(), Start::Zero, CpuEpilogue::default());
             let shortcut = Factors { window: SHORTCUT, dout: call.input(2), weight: call.input(3) };
             self.add_products(cpu, workspace, shortcut, dx.lend(), Start::Out, epilogue);
         } else {
@@ -378,7 +320,7 @@ impl ConvolutionInputGradient {
         Factors { window, dout, weight }: Factors<T>,
         dx: Output<T>,
         start: Start<T>,
-        epilogue: Epilogue<T>,
+        epilogue: CpuEpilogue<T>,
     ) {
         if window == self.window && self.is_winograd(cpu, dout.shape()) {
             let weights = WeightPoints::flipped(cpu, workspace, weight, dout.shape().channels.used());

@@ -1,13 +1,14 @@
 //! Convolution on CUDA: which kernel of `kernels/convolution.cu` a shape gets, and with how many blocks.
 
 use super::bias::{bias_workspace, launch_bias};
+use super::epilogue::{Beside, Epilogue};
 use super::special::{SpecialProduct, SpecialWeights};
 use super::sums::Sums;
 use super::tensor::{Form, Shortcut, TensorProduct, TensorWeights};
 use super::{Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, SHORTCUT, Window};
 use crate::Result;
 use crate::device::Precision;
-use crate::device::cuda::{Elements, Grid, Launcher, OnCuda, Operand, Pointer};
+use crate::device::cuda::{Grid, Launcher, OnCuda, Operand, Pointer};
 use crate::device::kernels::convolution::{
     FEW_WEIGHTS_THREADS, NARROW_LANES, NARROW_OUTPUTS, NARROW_THREADS, SHALLOW_COLUMNS, SHALLOW_INNER, SHALLOW_PIXELS,
     SHALLOW_THREADS,
@@ -16,7 +17,6 @@ use crate::device::kernels::convolution_tile::{VECTORS_FORWARD_THREADS, VECTORS_
 use crate::device::kernels::matrix_tile::{TILE_INNER, TILE_THREADS};
 use crate::device::kernels::*;
 use crate::ops::affine::AffineTerms;
-use crate::ops::residual::launch_masked;
 use crate::tensor::{CHANNEL_ALIGNMENT, Shape};
 
 /// Lanes of a warp.
@@ -80,53 +80,6 @@ impl TileKernels {
             TILE_128X32 => narrow,
             _ => small,
         }
-    }
-}
-
-// ------------------------------------------------------------------ epilogue
-
-/// What becomes of a target once its sums are there, in this order.
-#[derive(Clone, Copy, Default)]
-pub(in crate::ops) struct Epilogue<'a> {
-    /// Added, of the target's shape.
-    pub added: Option<Operand<'a>>,
-    /// Added likewise.
-    pub affine: Option<AffineTerms<Operand<'a>>>,
-    /// Negative values become zero,
-    pub relu: bool,
-    /// and so do those where this is not above zero.
-    pub mask: Option<Operand<'a>>,
-    /// Another tensor gets the same, but zero wherever there is no bit.
-    pub beside: Option<Beside<'a>>,
-}
-
-/// A tensor of the target's shape, and the bits for it.
-#[derive(Clone, Copy)]
-pub(in crate::ops) struct Beside<'a> {
-    pub target: Operand<'a>,
-    pub positive: Operand<'a>,
-}
-
-impl Epilogue<'_> {
-    /// In passes of their own, behind kernels that do no more than a ReLU.
-    pub(super) fn launch(&self, launcher: &mut Launcher, target: Operand) -> Result<()> {
-        let pass = |launcher: &mut Launcher, kernel, other: Operand, relu: Option<bool>| {
-            let operands = [target, target, other];
-            let elements = Elements::new(&operands);
-            let launch = launcher.kernel(kernel).pointers(operands.map(|operand| operand.pointer));
-            let launch = launch.sizes(elements.sizes()).sizes(relu.map(usize::from));
-            launch.launch(elements.grid())
-        };
-        if let Some(added) = self.added {
-            pass(launcher, ADD_FORWARD, added, Some(self.relu))?;
-        }
-        if let Some(affine) = self.affine {
-            affine.add(launcher, target)?;
-        }
-        if let Some(mask) = self.mask {
-            pass(launcher, RELU_BACKWARD, mask, None)?;
-        }
-        self.beside.map_or(Ok(()), |beside| launch_masked(launcher, beside.target, target, beside.positive))
     }
 }
 

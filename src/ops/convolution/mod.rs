@@ -7,14 +7,16 @@
 mod bias;
 mod cpu;
 mod cuda;
+mod epilogue;
 mod special;
 mod sums;
 mod tensor;
 mod winograd;
 
 pub(super) use bias::BiasGradient;
-pub(super) use cpu::{Epilogue as CpuEpilogue, Weights};
-pub(super) use cuda::{Epilogue, TILE_64X32, TILE_128X64, Tile, TileKernels, any_kernel, tensor_form};
+pub(super) use cpu::Weights;
+pub(super) use cuda::{TILE_64X32, TILE_128X64, Tile, TileKernels, any_kernel, tensor_form};
+pub(super) use epilogue::{CpuEpilogue, Epilogue};
 pub(super) use tensor::{Form, Rectified, Shortcut, TensorProduct, TensorWeights};
 
 use super::window::Window;

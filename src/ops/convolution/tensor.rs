@@ -1,6 +1,6 @@
 //! Convolution on tensor cores: which kernel of `kernels/convolution_tensor*.cu` a shape gets, and with how many blocks.
 
-use super::cuda::Epilogue;
+use super::epilogue::Epilogue;
 use super::sums::Sums;
 use super::{BiasOf, Window};
 use crate::Result;

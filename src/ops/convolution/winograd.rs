@@ -5,7 +5,8 @@
 //! points stay in the second-level cache: their inputs are transformed, multiplied with the weights' points, and
 //! transformed back. The weight gradient adds its products over a chunk of tiles, and the chunks in order.
 
-use super::cpu::{Epilogue, MIN_TASKS};
+use super::cpu::MIN_TASKS;
+use super::epilogue::CpuEpilogue;
 use super::{Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, Window};
 use crate::device::cpu::operand::{Span, SpanMut};
 use crate::device::cpu::tile::{Product, Start};
@@ -220,7 +221,7 @@ impl<'a, T: Real> WeightPoints<'a, T> {
         x: Input<T>,
         out: Output<T>,
         bias: Option<&[T]>,
-        epilogue: Epilogue<T>,
+        epilogue: CpuEpilogue<T>,
     ) {
         let columns = cpu.tiles().max_columns();
         let tiling = self.tiling(x.shape(), columns);
