@@ -246,11 +246,12 @@ impl<'a> Run<'a> {
                 self.write_best()?;
                 (self.state.best_epoch, self.state.best_val_dice) = (record.epoch, record.val_dice);
             }
-            // In this order: a line that no checkpoint knows of is dropped when the run goes on.
+            // In this order: a line that no checkpoint knows of is dropped when the run goes on, and what the observer has
+            // written of the epoch is written again.
             record.append_to(&self.folder.log())?;
+            observer.epoch(&record, best);
             self.state.epoch += 1;
             self.checkpoint()?;
-            observer.epoch(&record, best);
         }
         Ok(Outcome {
             best_epoch: self.state.best_epoch,

@@ -86,8 +86,9 @@ fn two_runs_with_one_seed_are_bit_equal_for_any_number_of_threads() {
 fn training_learns_and_prediction_keeps_the_scans_geometry() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    // From fewer patients, whether another's mask is found depends on the seed.
-    write_dataset(&data, 16);
+    // From fewer patients, whether another's mask is found depends on the seed: of six, it has 0.65 to 0.71; from 16 patients 0.30
+    // to 0.59.
+    write_dataset(&data, 32);
     let widths = [8, 16, 16, 24, 24];
     let settings = Settings { widths, epochs: 20, learning_rate: 5e-3, augment: false, ..settings() };
     let outcome = train(&settings, &data, &folder.path().join("run"), 2, &Silent).unwrap();
