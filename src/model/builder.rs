@@ -332,13 +332,15 @@ impl Builder<'_> {
                 let found = self.graph.apply(BatchNormScaleInference, &[gamma, beta, mean, variance])?;
                 [found[0], found[1], mean]
             }
-            Mode::Train | Mode::Statistics => {
-                let op = BatchNormScale::default();
-                let found = self.graph.apply(op, &[&inputs[..], &[self.momentum]].concat())?;
-                [found[0], found[1], found[2]]
-            }
+            Mode::Train | Mode::Statistics => return Ok(self.batch_norm_scale(inputs, false)?.0),
         };
         Ok(Features { x, norm: Some(norm) })
+    }
+
+    /// A tensor with its batch norm by the batch's statistics, and all that the op finds.
+    fn batch_norm_scale(&mut self, inputs: [ValueId; 5], pooled: bool) -> Result<(Features, Vec<ValueId>)> {
+        let found = self.graph.apply(BatchNormScale { pooled }, &[&inputs[..], &[self.momentum]].concat())?;
+        Ok((Features { x: inputs[0], norm: Some([found[0], found[1], found[2]]) }, found))
     }
 
     /// The same of an encoder, and the maxima of its windows of 2x2 pixels.
@@ -348,9 +350,8 @@ impl Builder<'_> {
             return Ok((Features { x: found[0], norm: None }, found[1]));
         }
         let inputs = self.batch_norm_inputs(name, x);
-        let op = BatchNormScale { pooled: true };
-        let found = self.graph.apply(op, &[&inputs[..], &[self.momentum]].concat())?;
-        Ok((Features { x, norm: Some([found[0], found[1], found[2]]) }, found[6]))
+        let (features, found) = self.batch_norm_scale(inputs, true)?;
+        Ok((features, found[6]))
     }
 
     /// A tensor, and the parameters and running statistics of its batch norm.

@@ -28,11 +28,26 @@ pub(super) fn border_kind(position: usize, [_, height, width]: [usize; 3]) -> Op
     (place != 4).then_some(place - usize::from(place > 4))
 }
 
+/// Where pixels of a kind are in an image, along its height and along its width: 0 first, 1 between, 2 last.
+fn places(kind: usize) -> [usize; 2] {
+    let place = kind + usize::from(kind > 3);
+    [place / 3, place % 3]
+}
+
 /// Whether a tap of a 3x3 kernel, counted row by row, meets no pixel at those of a kind.
 pub(super) fn is_missed(kind: usize, tap: usize) -> bool {
-    let place = kind + usize::from(kind > 3);
-    let misses = |place: usize, tap: usize| place != 1 && place == tap;
-    misses(place / 3, tap / 3) || misses(place % 3, tap % 3)
+    places(kind).into_iter().zip([tap / 3, tap % 3]).any(|(place, tap)| place != 1 && place == tap)
+}
+
+/// The pixels of a kind, in order.
+fn kind_pixels(kind: usize, image: &Shape) -> impl Iterator<Item = usize> {
+    let [_, height, width] = image.spatial;
+    let [vertical, horizontal] = places(kind);
+    let range = |place: usize, size: usize| [0..1, 1..size - 1, size - 1..size][place].clone();
+    let (rows, columns) = (range(vertical, height), range(horizontal, width));
+    let images = 0..image.positions() / (height * width);
+    let rows = images.flat_map(move |image| rows.clone().map(move |row| (image * height + row) * width));
+    rows.flat_map(move |first| columns.clone().map(move |column| first + column))
 }
 
 /// The gradient of what is added to the pixels of each kind: of an image the sums over each.
@@ -55,10 +70,9 @@ impl Op for BorderGradient {
 impl<T: Real> OnCpu<T> for BorderGradient {
     fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
         let (dout, mut dborder) = (call.input(0), call.output(0));
-        let (spatial, channels) = (dout.shape().spatial, dout.channels());
-        dborder.dense().par_chunks_exact_mut(channels).enumerate().for_each(|(kind, sums)| {
+        dborder.dense().par_chunks_exact_mut(dout.channels()).enumerate().for_each(|(kind, sums)| {
             sums.fill(T::ZERO);
-            for position in (0..dout.shape().positions()).filter(|&at| border_kind(at, spatial) == Some(kind)) {
+            for position in kind_pixels(kind, dout.shape()) {
                 sums.iter_mut().zip(dout.pixel(position)).for_each(|(sum, &gradient)| *sum += gradient);
             }
         });

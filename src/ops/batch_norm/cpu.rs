@@ -226,13 +226,10 @@ impl<T: Real> OnCpu<T> for BatchNormGradient {
             slopes.apply(dout.pixel(position), x.pixel(position), dx);
             mask(&mut dx[masked.clone()], &x.pixel(position)[masked.clone()]);
         };
-        call.output(0).for_each_pixel(differentiate);
+        let mut dx = call.output(0);
+        dx.lend().for_each_pixel(differentiate);
         if self.beside {
-            let positive = BitsInput::new(call.input(5), channels);
-            call.output(3).for_each_pixel(|position, dx| {
-                differentiate(position, dx);
-                positive.keep(position, dx);
-            });
+            BitsInput::new(call.input(5), channels).write_beside(dx, call.output(3));
         }
     }
 }
