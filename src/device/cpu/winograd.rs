@@ -86,6 +86,11 @@ impl Square {
         }
     }
 
+    /// Whether nothing of a square of this side lies outside.
+    fn is_whole(&self, side: usize) -> bool {
+        self.from == [0; 2] && self.to[0] >= side && self.to[1] >= side
+    }
+
     fn contains(&self, row: usize, column: usize) -> bool {
         self.from[0] <= row && row < self.to[0] && self.from[1] <= column && column < self.to[1]
     }
@@ -153,36 +158,58 @@ pub(super) unsafe fn transform<S: Simd, L: Line<S, FROM, TO>, const FROM: usize,
     target: *mut S::Scalar,
     t: &Transformation<S::Scalar>,
 ) {
-    let (source, target) = (source.wrapping_offset(t.from.start), target.wrapping_offset(t.to.start));
+    let whole = t.from.is_whole(FROM) && t.to.is_whole(TO);
+    for channel in (0..t.channels).step_by(S::LANES) {
+        let lanes = S::LANES.min(t.channels - channel);
+        // SAFETY: the caller's contract.
+        unsafe {
+            if whole && lanes == S::LANES {
+                vector::<S, L, FROM, TO, true>(source, target, t, channel, S::LANES);
+            } else {
+                vector::<S, L, FROM, TO, false>(source, target, t, channel, lanes);
+            }
+        }
+    }
+}
+
+/// Transforms a vector of `lanes` channels; where both squares are `WHOLE`, without asking of each element.
+///
+/// # Safety
+/// As of [`transform`].
+#[inline(always)]
+unsafe fn vector<S: Simd, L: Line<S, FROM, TO>, const FROM: usize, const TO: usize, const WHOLE: bool>(
+    source: *const S::Scalar,
+    target: *mut S::Scalar,
+    t: &Transformation<S::Scalar>,
+    channel: usize,
+    lanes: usize,
+) {
+    let source = source.wrapping_offset(t.from.start).wrapping_add(channel);
+    let target = target.wrapping_offset(t.to.start).wrapping_add(channel);
     // SAFETY: the caller's contract; every access below is to elements that the transformation describes.
     unsafe {
         let zero = S::splat(<S::Scalar as Real>::ZERO);
-        for channel in (0..t.channels).step_by(S::LANES) {
-            let lanes = S::LANES.min(t.channels - channel);
-            let mut half = [[zero; TO]; FROM]; // column by column
-            for (column, half) in half.iter_mut().enumerate() {
-                let mut values = [zero; FROM];
-                for (row, value) in values.iter_mut().enumerate() {
-                    if t.from.contains(row, column) {
-                        let place = source.wrapping_add(row * t.from.row + column * t.from.column + channel);
-                        *value = S::load(place, lanes);
-                    }
+        // Row by row, so that what the second pass reads lies together.
+        let mut half = [[zero; FROM]; TO];
+        for column in 0..FROM {
+            let mut values = [zero; FROM];
+            for (row, value) in values.iter_mut().enumerate() {
+                if WHOLE || t.from.contains(row, column) {
+                    *value = S::load(source.wrapping_add(row * t.from.row + column * t.from.column), lanes);
                 }
-                *half = L::line(values);
             }
-            let bias = match t.bias {
-                Some(bias) => S::load(bias.as_ptr().add(channel), lanes),
-                None => zero,
-            };
-            for row in 0..TO {
-                let values = L::line(half.map(|column| column[row]));
-                for (column, &value) in values.iter().enumerate() {
-                    if t.to.contains(row, column) {
-                        let value = S::add(value, bias);
-                        let value = if t.relu { S::max(value, zero) } else { value };
-                        let place = target.wrapping_add(row * t.to.row + column * t.to.column + channel);
-                        S::store(place, value, lanes);
-                    }
+            half.iter_mut().zip(L::line(values)).for_each(|(row, value)| row[column] = value);
+        }
+        let bias = match t.bias {
+            Some(bias) => S::load(bias.as_ptr().add(channel), lanes),
+            None => zero,
+        };
+        for (row, &half) in half.iter().enumerate() {
+            for (column, value) in L::line(half).into_iter().enumerate() {
+                if WHOLE || t.to.contains(row, column) {
+                    let value = S::add(value, bias);
+                    let value = if t.relu { S::max(value, zero) } else { value };
+                    S::store(target.wrapping_add(row * t.to.row + column * t.to.column), value, lanes);
                 }
             }
         }
