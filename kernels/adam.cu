@@ -7,6 +7,9 @@
 
 constexpr int CHECK_BLOCKS = 1024;
 
+// The elements that groups of `width` cover; what is left over is done one by one.
+__device__ __forceinline__ int whole(int count, int width) { return width > 1 ? count / width * width : 0; }
+
 template <int width> static __device__ bool all_finite(const float* gradients, int groups) {
   bool finite = true;
   for_each_pixel(
@@ -21,10 +24,11 @@ template <int width> static __device__ bool all_finite(const float* gradients, i
 // Grid: CHECK_BLOCKS blocks of THREADS threads along y.
 KERNEL_WITH_THREADS(adam_check, THREADS)(
     float* finite,           // [CHECK_BLOCKS]: 1 or 0
-    const float* gradients,  // [groups, width]
-    int groups, int width) {
+    const float* gradients,  // [count]
+    int count, int width) {
   __shared__ int failures[THREADS];
-  failures[threadIdx.y] = width == 4 ? !all_finite<4>(gradients, groups) : !all_finite<1>(gradients, groups);
+  const int begin = whole(count, width);
+  failures[threadIdx.y] = !all_finite<4>(gradients, begin / 4) || !all_finite<1>(gradients + begin, count - begin);
   for (int half = THREADS / 2; half > 0; half /= 2) {
     __syncthreads();
     if (static_cast<int>(threadIdx.y) < half) failures[threadIdx.y] |= failures[threadIdx.y + half];
@@ -76,17 +80,19 @@ static __device__ void update(float* parameters, float* first, float* second, co
 }
 
 KERNEL_WITH_THREADS(adam_update, THREADS)(
-    float* parameters,        // [groups, width]
-    float* first,             // [groups, width]: the first moments
-    float* second,            // [groups, width]
-    const float* gradients,   // [groups, width]
+    float* parameters,        // [count]
+    float* first,             // [count]: the first moments
+    float* second,            // [count]
+    const float* gradients,   // [count]
     const float* rate,        // [2]: the corrected learning rate, the second moments' correction
     const float* loss_scale,  // [1]
     const float* finite,      // [1]
-    int groups, int width,
+    int count, int width,
     float beta1, float beta2, float epsilon) {
   if (*finite == 0.0f) return;
   const float scale = 1.0f / *loss_scale;
-  if (width == 4) update<4>(parameters, first, second, gradients, rate, scale, groups, beta1, beta2, epsilon);
-  else update<1>(parameters, first, second, gradients, rate, scale, groups, beta1, beta2, epsilon);
+  const int begin = whole(count, width);
+  update<4>(parameters, first, second, gradients, rate, scale, begin / 4, beta1, beta2, epsilon);
+  update<1>(parameters + begin, first + begin, second + begin, gradients + begin, rate, scale, count - begin, beta1, beta2,
+            epsilon);
 }

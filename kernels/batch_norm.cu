@@ -50,18 +50,12 @@ KERNEL_WITH_THREADS(batch_norm_forward_chunks, THREADS)(
   else chunk_moments<1>(partial, x, pixels, channels, x_stride, chunk_pixels);
 }
 
-// How many values were seen, their mean, and their summed squared deviations from it.
+// How many values a chunk has, their mean, and their summed squared deviations from it.
 struct Moments {
   float count, mean, squares;
 };
 
-// Chan, Golub and LeVeque's merge of two sets' moments.
-static __device__ Moments merge(const Moments& a, const Moments& b) {
-  const float count = a.count + b.count, share = count > 0.0f ? b.count / count : 0.0f, delta = b.mean - a.mean;
-  return {count, a.mean + delta * share, a.squares + (b.squares + delta * delta * a.count * share)};
-}
-
-// Threads along y share the chunks.
+// Threads along y share the chunks, whose means are taken from the first one's, as a chunk's values are from its first.
 KERNEL_WITH_THREADS(batch_norm_forward_statistics, THREADS)(
     float* mean,              // [channels]
     float* inverse,           // [channels]: 1 / sqrt(variance + epsilon)
@@ -76,7 +70,8 @@ KERNEL_WITH_THREADS(batch_norm_forward_statistics, THREADS)(
     int pixels, int channels, int chunk_pixels, int chunks, int has_scale,
     float epsilon) {
   const int c = first_channel<1>();
-  Moments moments = {};
+  const float pivot = c < channels ? partial[c] : 0.0f;
+  Sums<1> sums = {};
   if (c < channels) {
     for_each_chunk(
         chunks,
@@ -85,11 +80,16 @@ KERNEL_WITH_THREADS(batch_norm_forward_statistics, THREADS)(
           const float* other = partial + index * 2 * channels + c;
           return Moments{static_cast<float>(chunk.end - chunk.start), other[0], other[channels]};
         },
-        [&](int, const Moments& other) { moments = merge(moments, other); });
+        [&](int, const Moments& chunk) {
+          const float difference = chunk.mean - pivot;
+          sums.first[0] += chunk.count * difference;
+          sums.second[0] += chunk.squares + chunk.count * difference * difference;
+        });
   }
-  moments = reduce_rows(moments, merge);
+  sums = reduce_rows(sums, plus<1>);
   if (threadIdx.y > 0 || c >= channels) return;
-  const float average = moments.mean, squares = moments.squares, reciprocal = 1.0f / sqrtf(squares / pixels + epsilon);
+  const float share = sums.first[0] / pixels, average = pivot + share;
+  const float squares = max(sums.second[0] - sums.first[0] * share, 0.0f), reciprocal = 1.0f / sqrtf(squares / pixels + epsilon);
   mean[c] = average;
   inverse[c] = reciprocal;
   if (has_scale) {

@@ -23,11 +23,12 @@ struct KindPixels {
 
 template <int width>
 static __device__ void sum(float* dborder, const Element* dout, int images, int h, int w, int channels, int dout_stride) {
+  constexpr int at_once = 16;  // a kind's pixels are few, and one block's
   const int c = first_channel<width>();
   const KindPixels pixels(blockIdx.x, h, w);
   Group<width> sums = {};
   if (c < channels)
-    for_each_step<PIXELS_PER_THREAD>(
+    for_each_step<at_once>(
         threadIdx.y, images * pixels.rows * pixels.columns, blockDim.y,
         [&](int index) { return load_stored<width>(dout + pixels.pixel(index) * dout_stride + c); },
         [&](int, const Stored<width, Element>& stored) {

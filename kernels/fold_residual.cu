@@ -7,15 +7,37 @@
 #include "border.cuh"
 #include "pixels.cuh"
 
-constexpr int FOLD_TAPS = 9;          // of the 3x3 kernel
-constexpr int FOLD_COLUMNS = 8;       // outputs of a block forward
+constexpr int FOLD_TAPS = 9;           // of the 3x3 kernel
+constexpr int FOLD_COLUMNS = 8;        // outputs of a block forward
+constexpr int FOLD_ROWS_AT_ONCE = 4;   // inputs whose weights a thread has under way forward
 constexpr int FOLD_ROW_THREADS = 128;  // of a block backward
+
+constexpr int FOLD_MATRICES = FOLD_TAPS + 1;
+
+// What stands at one place in each of the matrices: the 3x3 kernel's taps lie one after the other, `pitch` apart.
+template <class T> struct Matrices {
+  T of[FOLD_MATRICES];
+
+  __device__ __forceinline__ Matrices() {}
+  __device__ __forceinline__ Matrices(const T* main, const T* shortcut, int pitch) {
+#pragma unroll
+    for (int tap = 0; tap < FOLD_TAPS; ++tap) of[tap] = main[tap * pitch];
+    of[FOLD_TAPS] = *shortcut;
+  }
+
+  __device__ __forceinline__ void store(T* main, T* shortcut, int pitch) const {
+#pragma unroll
+    for (int tap = 0; tap < FOLD_TAPS; ++tap) main[tap * pitch] = of[tap];
+    *shortcut = of[FOLD_TAPS];
+  }
+};
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
 
-// What the taps make of shift, and the 1x1 kernel.
-struct Constants {
-  float of[FOLD_TAPS + 1];
+// An input's weights for an output, and what they are folded with.
+struct FoldedRow {
+  Matrices<Element> weights;
+  float scale, shift, mean;
 };
 
 // folded = weight * scale; of a row's sum of weight * shift, and of what rounding changes in the weights, which meets x, which
@@ -34,24 +56,30 @@ KERNEL_WITH_THREADS(fold_residual_forward, THREADS)(
     const float* shift,             // [inputs]
     const float* mean,              // [inputs]: of x
     int inputs, int outputs) {
-  const int k = blockIdx.x * FOLD_COLUMNS + threadIdx.x;
-  Constants sums = {};
+  const int k = blockIdx.x * FOLD_COLUMNS + threadIdx.x, matrix = inputs * outputs;
+  Matrices<float> sums;  // what each matrix makes of shift
+#pragma unroll
+  for (int tap = 0; tap < FOLD_MATRICES; ++tap) sums.of[tap] = 0.0f;
   if (k < outputs)
-    for (int c = threadIdx.y; c < inputs; c += blockDim.y) {
-      const float factor = scale[c], addend = shift[c], center = mean[c];
+    for_each_step<FOLD_ROWS_AT_ONCE>(
+        threadIdx.y, inputs, blockDim.y,
+        [&](int c) {
+          const int place = c * outputs + k;
+          return FoldedRow{{weight + place, shortcut + place, matrix}, scale[c], shift[c], mean[c]};
+        },
+        [&](int c, const FoldedRow& row) {
+          Matrices<Element> rounded;
 #pragma unroll
-      for (int tap = 0; tap <= FOLD_TAPS; ++tap) {
-        const bool is_main = tap < FOLD_TAPS;
-        const int place = is_main ? (tap * inputs + c) * outputs + k : c * outputs + k;
-        const float value = to_float((is_main ? weight : shortcut)[place]);
-        const Element rounded = from_float<Element>(value * factor);
-        (is_main ? folded : folded_shortcut)[place] = rounded;
-        sums.of[tap] += value * addend + center * fmaf(value, factor, -to_float(rounded));
-      }
-    }
-  sums = reduce_rows(sums, [](Constants a, const Constants& b) {
+          for (int tap = 0; tap < FOLD_MATRICES; ++tap) {
+            const float value = to_float(row.weights.of[tap]);
+            rounded.of[tap] = from_float<Element>(value * row.scale);
+            sums.of[tap] += value * row.shift + row.mean * fmaf(value, row.scale, -to_float(rounded.of[tap]));
+          }
+          rounded.store(folded + c * outputs + k, folded_shortcut + c * outputs + k, matrix);
+        });
+  sums = reduce_rows(sums, [](Matrices<float> a, const Matrices<float>& b) {
 #pragma unroll
-    for (int tap = 0; tap <= FOLD_TAPS; ++tap) a.of[tap] += b.of[tap];
+    for (int tap = 0; tap < FOLD_MATRICES; ++tap) a.of[tap] += b.of[tap];
     return a;
   });
   if (threadIdx.y > 0 || k >= outputs) return;
@@ -88,30 +116,34 @@ KERNEL_WITH_THREADS(fold_residual_backward, FOLD_ROW_THREADS)(
     const float* scale,                 // [inputs]
     const float* shift,                 // [inputs]
     int inputs, int outputs) {
-  const int c = blockIdx.x;
+  const int c = blockIdx.x, matrix = inputs * outputs;
   const float factor = scale[c], addend = shift[c];
   float of_scale = 0.0f, of_shift = 0.0f;
   for (int k = threadIdx.x; k < outputs; k += FOLD_ROW_THREADS) {
-    const float everywhere = dfolded_bias[k];
-    float missed[FOLD_TAPS] = {};
+    // All loads before the first store, which they would wait for.
+    const int place = c * outputs + k;
+    const Matrices<float> gradients(dfolded + place, dfolded_shortcut + place, matrix);
+    const Matrices<Element> weights(weight + place, shortcut + place, matrix);
+    const float everywhere = dfolded_bias[k], of_shortcut = dfolded_shortcut_bias[k];
+    Matrices<float> constants, found;
+#pragma unroll
+    for (int tap = 0; tap < FOLD_MATRICES; ++tap) constants.of[tap] = 0.0f;
 #pragma unroll
     for (int kind = 0; kind < BORDER_KINDS; ++kind) {
       const float sum = dborder[kind * outputs + k];
 #pragma unroll
       for (int tap = 0; tap < FOLD_TAPS; ++tap)
-        if (is_missed(kind, tap)) missed[tap] += sum;
+        if (is_missed(kind, tap)) constants.of[tap] += sum;
     }
 #pragma unroll
-    for (int tap = 0; tap <= FOLD_TAPS; ++tap) {
-      const bool is_main = tap < FOLD_TAPS;
-      const int place = is_main ? (tap * inputs + c) * outputs + k : c * outputs + k;
-      const float gradient = (is_main ? dfolded : dfolded_shortcut)[place];
-      const float constant = is_main ? everywhere - missed[is_main ? tap : 0] : dfolded_shortcut_bias[k];
-      const float value = to_float((is_main ? weight : shortcut)[place]);
-      (is_main ? dweight : dshortcut)[place] = factor * gradient + addend * constant;
+    for (int tap = 0; tap < FOLD_MATRICES; ++tap) {
+      const float constant = tap < FOLD_TAPS ? everywhere - constants.of[tap] : of_shortcut;
+      const float gradient = gradients.of[tap], value = to_float(weights.of[tap]);
+      found.of[tap] = factor * gradient + addend * constant;
       of_scale += value * gradient;
       of_shift += value * constant;
     }
+    found.store(dweight + place, dshortcut + place, matrix);
   }
   of_scale = block_sum(of_scale);
   of_shift = block_sum(of_shift);

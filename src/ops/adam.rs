@@ -87,21 +87,20 @@ impl OnCuda for Adam {
         let (finite, checks) = (launcher.output(3).pointer, launcher.workspace());
         let pointers = [parameters, first, second, gradients].map(|operand| operand.pointer);
         let count = parameters.positions();
-        let wide = count.is_multiple_of(4) && pointers.iter().all(|pointer| pointer.is_aligned());
-        let width = if wide { 4 } else { 1 };
+        let width = if pointers.iter().all(|pointer| pointer.is_aligned()) { 4 } else { 1 };
         launcher
             .kernel(ADAM_CHECK)
             .pointers([checks, gradients.pointer])
-            .sizes([count / width, width])
+            .sizes([count, width])
             .launch(Grid { blocks: [CHECK_BLOCKS, 1, 1], threads: [1, THREADS, 1] })?;
         launcher.kernel(ADAM_MERGE_CHECKS).pointers([finite, checks]).launch(Grid::new([1, 1, 1], CHECK_BLOCKS))?;
         launcher
             .kernel(ADAM_UPDATE)
             .pointers(pointers)
             .pointers([rate.pointer, scale.pointer, finite])
-            .sizes([count / width, width])
+            .sizes([count, width])
             .floats([BETA1, BETA2, EPSILON].map(|value| value as f32))
-            .launch(PixelGrid::single(1).over(count / width, 1))
+            .launch(PixelGrid::single(1).over(count.div_ceil(width), 1))
     }
 }
 
