@@ -82,14 +82,16 @@ struct GroupTile : TileSizes<kernel_, rows_, GROUP_WIDTH, GROUP_COLUMNS, depth_,
       }
   }
 
-  // Stores the block's pixels.
+  // Stores the block's pixels: of two rows at once, and of both groups of a warp's channels.
   static __device__ __forceinline__ void store(Element* shared, int pitch, const Sums& sums) {
-    Element* own = shared + threadIdx.x % 4 * 2 * pitch + channel();
+    const int lane = threadIdx.x % WARP_SIZE;
+    Element* own = shared + (lane / 16 * T::width + lane % 8) * pitch + threadIdx.x / WARP_SIZE * 16 + lane / 8 % 2 * PIECE;
 #pragma unroll
-    for (int row = 0; row < T::rows; ++row)
-#pragma unroll
-      for (int k = 0; k < 4; ++k)
-        own[(row * T::width + k % 2) * pitch + k / 2 * 8] = from_float<Element>(sums[row][k]);
+    for (int row = 0; row < T::rows; row += 2) {
+      const float(&a)[4] = sums[row], (&b)[4] = sums[row + 1];
+      const unsigned pairs[4] = {pair_of(a[0], a[1]), pair_of(a[2], a[3]), pair_of(b[0], b[1]), pair_of(b[2], b[3])};
+      stmatrix_x4_trans(own + row * T::width * pitch, pairs);
+    }
     __syncthreads();
   }
 };

@@ -6,6 +6,8 @@
 // once at any offset, as a swizzle would have it, and all addresses in the inner loop are constants.
 #pragma once
 
+#include <cstring>
+
 #include "common.cuh"
 #include "tensor_core.cuh"
 
@@ -40,6 +42,54 @@ __device__ __forceinline__ void store_pair(Element* to, float first, float secon
 #else
   *reinterpret_cast<__half2*>(to) = __floats2half2_rn(first, second);
 #endif
+}
+
+// Two elements side by side, and their values.
+__device__ __forceinline__ unsigned pair_of(float first, float second) {
+  unsigned pair;
+  store_pair(reinterpret_cast<Element*>(&pair), first, second);
+  return pair;
+}
+
+__device__ __forceinline__ float2 values_of(unsigned pair) {
+  Element two[2];
+  memcpy(two, &pair, sizeof two);
+  return make_float2(to_float(two[0]), to_float(two[1]));
+}
+
+// Eight channels of a pixel, in pairs.
+struct alignas(16) Piece {
+  static constexpr int count = PIECE / 2;
+  unsigned pairs[count];
+};
+
+__device__ __forceinline__ Piece load_piece(const Element* address) {
+  Piece piece;
+  *reinterpret_cast<uint4*>(piece.pairs) = *reinterpret_cast<const uint4*>(address);
+  return piece;
+}
+
+__device__ __forceinline__ void store_piece(Element* address, const Piece& piece) {
+  *reinterpret_cast<uint4*>(address) = *reinterpret_cast<const uint4*>(piece.pairs);
+}
+
+// Which of its channels are above zero.
+__device__ __forceinline__ Bits positive_bits(const Piece& piece) {
+  static_assert(PIECE == CHANNELS_PER_BYTE, "a piece's bits are a byte");
+  unsigned bits = 0;  // of each pair's two, the second is 16 bits above the first
+#pragma unroll
+  for (int i = 0; i < Piece::count; ++i) bits |= positive_masks<Element>(piece.pairs[i]) & 0x10001u << 2 * i;
+  return static_cast<Bits>(bits | bits >> 15);
+}
+
+// Makes those channels zero that have no bit.
+__device__ __forceinline__ void keep_positive(Piece& piece, unsigned bits) {
+  const unsigned spread = bits | bits << 15;  // so
+#pragma unroll
+  for (int i = 0; i < Piece::count; ++i) {
+    const unsigned signs = spread << (15 - 2 * i);
+    piece.pairs[i] &= sign_masks<1, 3>(signs, signs);
+  }
 }
 
 // Images are [n, height, width]; planes of a volume count as images.

@@ -17,6 +17,9 @@
 
 #include "common.cuh"
 
+template <class Element> constexpr bool is_bf16 = false;
+template <> constexpr bool is_bf16<__nv_bfloat16> = true;
+
 // Whether there are warp groups' products; a file for these is compiled for all targets, but has code for such alone.
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDA_ARCH__)
 #define HAVE_WARP_GROUPS 1
@@ -94,16 +97,62 @@ template <int threads> __device__ __forceinline__ void group_barrier(int group) 
   asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(threads) : "memory");
 }
 
-// ---- bits --------------------------------------------------------------------------------------------------------------
+// ---- pairs of elements ------------------------------------------------------------------------------------------------
 
 // A mask of 16 bits of `low`, and above it one of `high`: all ones where the highest bit of this byte is set.
-template <int byte> __device__ __forceinline__ unsigned sign_masks(unsigned low, unsigned high) {
+template <int low_byte, int high_byte = low_byte>
+__device__ __forceinline__ unsigned sign_masks(unsigned low, unsigned high) {
   constexpr unsigned replicate = 8, of_high = 4;  // prmt's selectors, one for each byte of the result
   unsigned masks;
   asm("prmt.b32 %0, %1, %2, %3;"
       : "=r"(masks)
-      : "r"(low), "r"(high), "n"((replicate | byte) * 0x11 | (replicate | of_high | byte) * 0x1100));
+      : "r"(low), "r"(high), "n"((replicate | low_byte) * 0x11 | (replicate | of_high | high_byte) * 0x1100));
   return masks;
+}
+
+// In the highest bit of each element, whether it is NaN; others' bits mean nothing.
+template <class Element> __device__ __forceinline__ unsigned nan_bits(unsigned pair) {
+  constexpr unsigned infinity = is_bf16<Element> ? 0x7f807f80 : 0x7c007c00;
+  return (pair & 0x7fff7fff) + (0x7fff7fff - infinity);
+}
+
+// For each element a mask: all ones where it is above zero.
+template <class Element> __device__ __forceinline__ unsigned positive_masks(unsigned pair) {
+  unsigned masks;
+  if constexpr (!is_bf16<Element>) {
+    asm("set.gt.u32.f16x2 %0, %1, %2;" : "=r"(masks) : "r"(pair), "r"(0));
+  } else {
+#if __CUDA_ARCH__ >= 900
+    asm("set.gt.u32.bf16x2 %0, %1, %2;" : "=r"(masks) : "r"(pair), "r"(0));
+#else
+    const unsigned not_zero = (pair & 0x7fff7fff) + 0x7fff7fff, positive = not_zero & ~nan_bits<Element>(pair) & ~pair;
+    masks = sign_masks<1, 3>(positive, positive);
+#endif
+  }
+  return masks;
+}
+
+// Zero for each element that is below it. NaN stays.
+template <class Element> __device__ __forceinline__ unsigned rectify_pair(unsigned pair) {
+#if __CUDA_ARCH__ >= 800
+  unsigned rectified;
+  if constexpr (is_bf16<Element>) asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(rectified) : "r"(pair), "r"(0));
+  else asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(rectified) : "r"(pair), "r"(0));
+  return rectified;
+#else
+  const unsigned negative = pair & ~nan_bits<Element>(pair);
+  return pair & ~sign_masks<1, 3>(negative, negative);
+#endif
+}
+
+// The same of a float.
+__device__ __forceinline__ float rectified(float value) {
+#if __CUDA_ARCH__ >= 800
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(value) : "f"(value), "f"(0.0f));
+  return value;
+#else
+  return value < 0.0f ? 0.0f : value;
+#endif
 }
 
 // ---- loading operands from shared memory ------------------------------------------------------------------------------
@@ -142,6 +191,15 @@ __device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&r)[4], const void* 
                : "memory");
 }
 
+// Stores four matrices that lanes hold so, each transposed. From sm_90 on.
+#if __CUDA_ARCH__ >= 900
+__device__ __forceinline__ void stmatrix_x4_trans(void* row, const unsigned (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)), "r"(r[0]),
+               "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+}
+#endif
+
 // ---- products of warp groups ------------------------------------------------------------------------------------------
 // The four warps of a block multiply together: each has 16 rows of a and of the sums in its registers, as for an mma
 // (sums[n] is of columns 8 n to 8 n + 7), and b lies in shared memory: 8x8 matrices of 128 bytes, 8 of the inner dimension
@@ -152,9 +210,6 @@ __device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&r)[4], const void* 
 // whose registers are left alone from then on, and wgmma_end makes them a group; wgmma_wait<n> waits until at most n groups
 // are under way. Where other code changed the sums since the last products, wgmma_keep makes the compiler finish it.
 #if HAVE_WARP_GROUPS
-
-template <class Element> constexpr bool is_bf16 = false;
-template <> constexpr bool is_bf16<__nv_bfloat16> = true;
 
 __device__ __forceinline__ unsigned long long shared_matrix(const void* shared, int inner_bytes, int column_bytes) {
   const unsigned long long address = static_cast<unsigned>(__cvta_generic_to_shared(shared));

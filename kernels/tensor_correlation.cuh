@@ -135,14 +135,6 @@ template <class T> struct Copies {
   }
 };
 
-__device__ __forceinline__ uint4 load_whole(const Element* address) { return *reinterpret_cast<const uint4*>(address); }
-
-__device__ __forceinline__ Vector16<Element> elements(const uint4& whole) {
-  Vector16<Element> vector;
-  *reinterpret_cast<uint4*>(&vector) = whole;
-  return vector;
-}
-
 // What becomes of the target before it is stored: what stands in another tensor of its shape is added, perhaps times a scale of
 // its channel, and with the bias for an offset, which may cancel much of it; negative values become
 // zero, and so do those where a mask is not above zero; and it is normalised. It may be written once more, but zero there
@@ -173,29 +165,34 @@ struct Epilogue {
     }
   }
 
-  __device__ __forceinline__ void apply(Vector16<Element>& values, const Vector16<Element>& added,
-                                        const Vector16<Element>& mask, const float (&scales)[PIECE],
+  __device__ __forceinline__ void apply(Piece& values, const Piece& added, const Piece& mask, const float (&scales)[PIECE],
                                         const float (&offsets)[PIECE]) const {
-    const Element zero = from_float<Element>(0.0f);
     if (added_stride) {
 #pragma unroll
-      for (int k = 0; k < PIECE; ++k) {
-        float addend = to_float(added[k]);
-        if (scaled) addend = addend * scales[k] + offsets[k];
-        values[k] = from_float<Element>(limit(to_float(values[k]) + addend));
+      for (int i = 0; i < Piece::count; ++i) {
+        const float2 value = values_of(values.pairs[i]);
+        float2 addend = values_of(added.pairs[i]);
+        if (scaled) {
+          addend.x = addend.x * scales[2 * i] + offsets[2 * i];
+          addend.y = addend.y * scales[2 * i + 1] + offsets[2 * i + 1];
+        }
+        values.pairs[i] = pair_of(limit(value.x + addend.x), limit(value.y + addend.y));
       }
     }
     if (relu) {
 #pragma unroll
-      for (int k = 0; k < PIECE; ++k) values[k] = to_float(values[k]) < 0.0f ? zero : values[k];
+      for (int i = 0; i < Piece::count; ++i) values.pairs[i] = rectify_pair<Element>(values.pairs[i]);
     }
     if (mask_stride) {
 #pragma unroll
-      for (int k = 0; k < PIECE; ++k) values[k] = to_float(mask[k]) > 0.0f ? values[k] : zero;
+      for (int i = 0; i < Piece::count; ++i) values.pairs[i] &= positive_masks<Element>(mask.pairs[i]);
     }
     if (normalised) {
 #pragma unroll
-      for (int k = 0; k < PIECE; ++k) values[k] = from_float<Element>(to_float(values[k]) * scales[k] + offsets[k]);
+      for (int i = 0; i < Piece::count; ++i) {
+        const float2 value = values_of(values.pairs[i]);
+        values.pairs[i] = pair_of(value.x * scales[2 * i] + offsets[2 * i], value.y * scales[2 * i + 1] + offsets[2 * i + 1]);
+      }
     }
   }
 };
@@ -267,7 +264,8 @@ template <class T>
 __device__ __forceinline__ void write_sums(Element* target, typename T::Sums& sums, Element* shared,
                                            const float* bias, const Epilogue& epilogue, const Pieces<T>& pieces,
                                            int first_column, int outputs, int biases, int target_stride) {
-  constexpr int at_once = Pieces<T>::count < 8 ? Pieces<T>::count : 8;
+  constexpr int at_once = 8, together = 4;  // pieces whose operands, and whose sums, are under way
+  static_assert(Pieces<T>::count % at_once == 0, "no piece is left");
   const bool has_bias = biases && !epilogue.scaled;
   T::add(
       sums,
@@ -283,28 +281,34 @@ __device__ __forceinline__ void write_sums(Element* target, typename T::Sums& su
 #pragma unroll 1
   for (int first = 0; first < Pieces<T>::count; first += at_once) {
     int places[at_once];
-    uint4 added[at_once] = {}, mask[at_once] = {};  // whole: elements would be taken apart as each arrives
+    Piece added[at_once] = {}, mask[at_once] = {};
     unsigned bits[at_once] = {};
 #pragma unroll
     for (int i = 0; i < at_once; ++i) {
       places[i] = pieces.place(first + i);
       if (places[i] < 0) continue;
-      if (epilogue.added_stride) added[i] = load_whole(epilogue.added + places[i] * epilogue.added_stride + pieces.channel);
+      if (epilogue.added_stride) added[i] = load_piece(epilogue.added + places[i] * epilogue.added_stride + pieces.channel);
       if (epilogue.mask_stride)
         mask[i] = epilogue.added_stride && epilogue.mask == epilogue.added
                       ? added[i]
-                      : load_whole(epilogue.mask + places[i] * epilogue.mask_stride + pieces.channel);
+                      : load_piece(epilogue.mask + places[i] * epilogue.mask_stride + pieces.channel);
       if (epilogue.beside_stride) bits[i] = epilogue.positive[places[i] * epilogue.groups + pieces.channel / PIECE];
     }
+    Piece values[together];
 #pragma unroll
     for (int i = 0; i < at_once; ++i) {
+      if (i % together == 0) {
+#pragma unroll
+        for (int j = 0; j < together; ++j)
+          values[j] = load_piece(own + pieces.pixel(first + i + j) * PITCH<T> + pieces.first_channel());
+      }
       if (places[i] < 0) continue;
-      Vector16<Element> values = load16(own + pieces.pixel(first + i) * PITCH<T> + pieces.first_channel());
-      epilogue.apply(values, elements(added[i]), elements(mask[i]), scales, offsets);
-      store16(target + places[i] * target_stride + pieces.channel, values);
+      Piece& piece = values[i % together];
+      epilogue.apply(piece, added[i], mask[i], scales, offsets);
+      store_piece(target + places[i] * target_stride + pieces.channel, piece);
       if (!epilogue.beside_stride) continue;
-      keep_positive<PIECE>(values, bits[i]);
-      store16(epilogue.beside + places[i] * epilogue.beside_stride + pieces.channel, values);
+      keep_positive(piece, bits[i]);
+      store_piece(epilogue.beside + places[i] * epilogue.beside_stride + pieces.channel, piece);
     }
   }
 }
@@ -375,16 +379,22 @@ __device__ __forceinline__ void rectify(typename T::Sums& sums, Element* shared,
   if (shortcut.has_border) add_border<T>(sums, shortcut.border, pieces.size, pieces.patch, first_column, outputs);
   T::add(
       sums, [&](int column) { return first_column + column < outputs ? bias[first_column + column] : 0.0f; },
-      [](float sum) { return sum < 0.0f ? 0.0f : sum; });  // NaN stays
+      rectified);
   if (!shortcut.groups) return;
-  static_assert(PIECE == CHANNELS_PER_BYTE, "a piece's bits are a byte");
   const Element* own = share_sums<T>(shared, sums);
-#pragma unroll 4
-  for (int i = 0; i < Pieces<T>::count; ++i) {
-    const int place = pieces.place(i);
-    if (place < 0) continue;
-    const Vector16<Element> values = load16(own + pieces.pixel(i) * PITCH<T> + pieces.first_channel());
-    shortcut.positive[place * shortcut.groups + pieces.channel / PIECE] = positive_bits(values);
+  constexpr int at_once = 4;
+  static_assert(Pieces<T>::count % at_once == 0, "no piece is left");
+#pragma unroll 1
+  for (int first = 0; first < Pieces<T>::count; first += at_once) {
+    Piece values[at_once];
+#pragma unroll
+    for (int i = 0; i < at_once; ++i)
+      values[i] = load_piece(own + pieces.pixel(first + i) * PITCH<T> + pieces.first_channel());
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      const int place = pieces.place(first + i);
+      if (place >= 0) shortcut.positive[place * shortcut.groups + pieces.channel / PIECE] = positive_bits(values[i]);
+    }
   }
   __syncthreads();  // the shortcut's operands come where the sums are
 }

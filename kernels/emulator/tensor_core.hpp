@@ -62,6 +62,25 @@ template <int count, bool transposed> inline void load_matrices(const char* oper
   });
 }
 
+// Stores them: the lanes hold the matrices as load_matrices gives them.
+template <int count, bool transposed> inline void store_matrices(const char* operation, void* row, const unsigned* registers) {
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0)
+    fail(CUDA_ERROR_MISALIGNED_ADDRESS, "%s: row %p is not aligned to 16 bytes", operation, row);
+  meet(operation, ~0u, &row, sizeof row, combine_nothing, [&](auto lanes) {
+    unsigned lane = current->lane;
+    for (int matrix = 0; matrix < count; ++matrix) {
+      uint16_t pair[2];
+      memcpy(pair, &registers[matrix], sizeof pair);
+      for (unsigned element = 0; element < 2; ++element) {
+        unsigned i = lane / 4, j = lane % 4 * 2 + element;
+        uint16_t* address;
+        memcpy(&address, lanes[matrix * 8 + (transposed ? j : i)], sizeof address);
+        address[transposed ? i : j] = pair[element];
+      }
+    }
+  });
+}
+
 // ---- mma --------------------------------------------------------------------------------------------------------------
 // d[16][8] += a[16][depth] b[depth][8]: the last lane to arrive gathers all lanes' registers, multiplies and spreads the
 // sums.
@@ -120,9 +139,23 @@ inline unsigned float_to_tf32(float value) {  // to nearest, ties away from zero
 
 template <int threads> inline void group_barrier(int group) { emulator::group_barrier(group, threads); }
 
-template <int byte> inline unsigned sign_masks(unsigned low, unsigned high) {
-  const auto mask = [](unsigned value) { return value >> (8 * byte + 7) & 1 ? 0xffffu : 0u; };
-  return mask(high) << 16 | mask(low);
+template <int low_byte, int high_byte = low_byte> inline unsigned sign_masks(unsigned low, unsigned high) {
+  const auto mask = [](unsigned value, int byte) { return value >> (8 * byte + 7) & 1 ? 0xffffu : 0u; };
+  return mask(high, high_byte) << 16 | mask(low, low_byte);
+}
+
+template <class Element> inline unsigned positive_masks(unsigned pair) {
+  Element two[2];
+  memcpy(two, &pair, sizeof two);
+  return (to_float(two[0]) > 0.0f ? 0xffffu : 0u) | (to_float(two[1]) > 0.0f ? 0xffff0000u : 0u);
+}
+
+inline float rectified(float value) { return value <= 0.0f ? 0.0f : value; }
+
+template <class Element> inline unsigned rectify_pair(unsigned pair) {
+  Element two[2];
+  memcpy(two, &pair, sizeof two);
+  return pair & ~((to_float(two[0]) <= 0.0f ? 0xffffu : 0u) | (to_float(two[1]) <= 0.0f ? 0xffff0000u : 0u));
 }
 
 // b's address is counted from the beginning of the block's dynamic shared memory, where a GPU counts from that of all
@@ -163,6 +196,10 @@ inline void ldmatrix_x2_trans(unsigned (&r)[2], const void* row) {
 }
 inline void ldmatrix_x4_trans(unsigned (&r)[4], const void* row) {
   emulator::load_matrices<4, true>("ldmatrix.x4.trans", r, row);
+}
+
+inline void stmatrix_x4_trans(void* row, const unsigned (&r)[4]) {
+  emulator::store_matrices<4, true>("stmatrix.x4.trans", row, r);
 }
 
 template <int bytes> inline void cp_async(void* shared, const void* global) {
