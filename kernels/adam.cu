@@ -1,5 +1,6 @@
 // Adam over all parameters at once. (Kingma and Ba, 2015, algorithm 1.) The gradients are those of a scaled loss, and if
-// one of them is not finite nothing is updated.
+// one of them is not finite nothing is updated. Where tensor cores read the parameters as 16-bit elements, these copies are
+// kept as well.
 
 #include "pixels.cuh"
 
@@ -53,9 +54,14 @@ template <int width> struct Updated {
   Group<width> parameter, first, second, gradient;
 };
 
+template <int width> struct alignas(width * sizeof(Element)) Copied {
+  Element values[width];
+};
+
 template <int width>
-static __device__ void update(float* parameters, float* first, float* second, const float* gradients, const float* rate,
-                              float scale, int groups, float beta1, float beta2, float epsilon) {
+static __device__ void update(float* parameters, float* first, float* second, Element* copies, const float* gradients,
+                              const float* rate, float scale, int groups, int has_copies, float beta1, float beta2,
+                              float epsilon) {
   const float step = rate[0], correction = rate[1];
   for_each_step<UPDATES_PER_THREAD>(
       blockIdx.x * blockDim.y + threadIdx.y, groups, gridDim.x * blockDim.y,
@@ -74,6 +80,12 @@ static __device__ void update(float* parameters, float* first, float* second, co
           parameter[k] -= step * m[k] / (sqrtf(v[k]) * correction + epsilon);
         }
         store(parameters + group * width, parameter);
+        if (has_copies) {
+          Copied<width> copied;
+#pragma unroll
+          for (int k = 0; k < width; ++k) copied.values[k] = from_float<Element>(parameter[k]);
+          *reinterpret_cast<Copied<width>*>(copies + group * width) = copied;
+        }
         store(first + group * width, m);
         store(second + group * width, v);
       });
@@ -83,16 +95,17 @@ KERNEL_WITH_THREADS(adam_update, THREADS)(
     float* parameters,        // [count]
     float* first,             // [count]: the first moments
     float* second,            // [count]
+    Element* copies,          // [count]: the parameters, rounded; not written where has_copies is 0
     const float* gradients,   // [count]
     const float* rate,        // [2]: the corrected learning rate, the second moments' correction
     const float* loss_scale,  // [1]
     const float* finite,      // [1]
-    int count, int width,
+    int count, int width, int has_copies,
     float beta1, float beta2, float epsilon) {
   if (*finite == 0.0f) return;
   const float scale = 1.0f / *loss_scale;
   const int begin = whole(count, width);
-  update<4>(parameters, first, second, gradients, rate, scale, begin / 4, beta1, beta2, epsilon);
-  update<1>(parameters + begin, first + begin, second + begin, gradients + begin, rate, scale, count - begin, beta1, beta2,
-            epsilon);
+  update<4>(parameters, first, second, copies, gradients, rate, scale, begin / 4, has_copies, beta1, beta2, epsilon);
+  update<1>(parameters + begin, first + begin, second + begin, copies + begin, gradients + begin, rate, scale, count - begin,
+            has_copies, beta1, beta2, epsilon);
 }

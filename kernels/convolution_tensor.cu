@@ -6,8 +6,6 @@
 
 static_assert(sizeof(Element) == 2, "tensor cores' products here are of 16 bits");
 
-constexpr int TRANSPOSED = 64;  // rows and columns that a block transposes
-
 // A warp's products have 16 rows: pixels of a row of the patch.
 template <int kernel_, int rows_per_warp_, int columns_, int depth_, int stages_, bool transposed_>
 struct Tile
@@ -105,13 +103,6 @@ struct Tile
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
 
-// Of the wide 1x1 kernels; a third would not fit into a block's shared memory on sm_75.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-#define WIDE_STAGES 2
-#else
-#define WIDE_STAGES 3
-#endif
-
 KERNEL_WITH_THREADS(convolution_forward_3x3_512x32, TENSOR_THREADS)(FORWARD_PARAMETERS) {
   correlate<Tile<3, 8, 32, 16, 2, false>, true>(FORWARD_ARGUMENTS);
 }
@@ -130,40 +121,12 @@ KERNEL_WITH_THREADS(convolution_forward_1x1_256x32, TENSOR_THREADS)(PATCHES_FORW
 }
 
 KERNEL_WITH_THREADS(convolution_forward_1x1_128x64, TENSOR_THREADS)(PATCHES_FORWARD_PARAMETERS) {
-  correlate<Tile<1, 2, 64, 64, WIDE_STAGES, false>, true>(PATCHES_FORWARD_ARGUMENTS);
+  correlate<Tile<1, 2, 64, 32, 3, false>, true>(PATCHES_FORWARD_ARGUMENTS);
 }
 
 // ---- input gradient ---------------------------------------------------------------------------------------------------
 
-// The weights of a 3x3 input gradient, which is then a forward convolution. As they are, a step's 16 channels would be read
-// by 32 bytes, which takes longer.
-KERNEL_WITH_THREADS(convolution_transpose_weight, TENSOR_THREADS)(
-    Element* __restrict__ out,           // [taps, outputs, inputs], taps counted from the last
-    const Element* __restrict__ weight,  // [taps, inputs, outputs]
-    int inputs, int outputs) {
-  constexpr int size = TRANSPOSED, pieces = size / PIECE, lines = TENSOR_THREADS / pieces;
-  __shared__ Element tile[size][size + 2];
-  const int first_input = blockIdx.x * size, first_output = blockIdx.y * size;
-  const int tap = blockIdx.z, taps = gridDim.z, line = threadIdx.x / pieces, piece = threadIdx.x % pieces * PIECE;
-#pragma unroll
-  for (int i = 0; i < size; i += lines) {
-    const int input = first_input + line + i, output = first_output + piece;
-    if (input >= inputs || output >= outputs) continue;
-    const Vector16<Element> values = load16(weight + (tap * inputs + input) * outputs + output);
-#pragma unroll
-    for (int k = 0; k < PIECE; ++k) tile[line + i][piece + k] = values[k];
-  }
-  __syncthreads();
-#pragma unroll
-  for (int i = 0; i < size; i += lines) {
-    const int output = first_output + line + i, input = first_input + piece;
-    if (input >= inputs || output >= outputs) continue;
-    Vector16<Element> values;
-#pragma unroll
-    for (int k = 0; k < PIECE; ++k) values[k] = tile[piece + k][line + i];
-    store16(out + ((taps - 1 - tap) * outputs + output) * inputs + input, values);
-  }
-}
+// Of a 3x3 kernel it is a forward convolution: its weights come transposed, by transpose_weight.cu.
 
 KERNEL_WITH_THREADS(convolution_backward_input_3x3_512x32, TENSOR_THREADS)(BACKWARD_INPUT_PARAMETERS) {
   correlate<Tile<3, 8, 32, 16, 2, false>, false>(BACKWARD_INPUT_ARGUMENTS);
@@ -182,5 +145,5 @@ KERNEL_WITH_THREADS(convolution_backward_input_1x1_256x32, TENSOR_THREADS)(PATCH
 }
 
 KERNEL_WITH_THREADS(convolution_backward_input_1x1_128x64, TENSOR_THREADS)(PATCHES_BACKWARD_INPUT_PARAMETERS) {
-  correlate<Tile<1, 2, 64, 64, WIDE_STAGES, true>, false>(PATCHES_BACKWARD_INPUT_ARGUMENTS);
+  correlate<Tile<1, 2, 64, 32, 3, true>, false>(PATCHES_BACKWARD_INPUT_ARGUMENTS);
 }

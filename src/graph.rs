@@ -269,6 +269,36 @@ impl Graph {
         self.apply_one(Add::default(), &[earlier, later])
     }
 
+    /// Applies to each node's input that is `wanted` in another form, behind what computes it, the op that makes it so.
+    ///
+    /// # Errors
+    /// If such an op cannot work on the input.
+    pub(crate) fn prepare(
+        &mut self,
+        wanted: impl Fn(&dyn Op, &[&Shape], &[&Shape]) -> Option<(usize, Arc<dyn Op>)>,
+    ) -> Result<()> {
+        let mut found = Vec::new();
+        for index in 0..self.nodes.len() {
+            let node = &self.nodes[index];
+            let [inputs, outputs] =
+                [&node.inputs, &node.outputs].map(|ids| ids.iter().map(|&id| self.shape(id)).collect::<Vec<_>>());
+            let Some((input, op)) = wanted(&*node.op, &inputs, &outputs) else { continue };
+            let value = self.nodes[index].inputs[input];
+            let shape = op.outputs(&[self.shape(value)])?.remove(0);
+            let prepared = self.value(shape, Placement::Arena);
+            let source = self.nodes[..index].iter().rposition(|node| node.outputs.contains(&value));
+            self.nodes[index].inputs[input] = prepared;
+            found.push((
+                source.map_or(0, |source| source + 1),
+                Node { op, inputs: vec![value], outputs: vec![prepared] },
+            ));
+        }
+        found.sort_by_key(|&(place, _)| place);
+        // From the last on, so that places stay what they are.
+        found.into_iter().rev().for_each(|(place, node)| self.nodes.insert(place, node));
+        Ok(())
+    }
+
     fn is_unread(&self, value: ValueId) -> bool {
         self.nodes.iter().all(|node| !node.inputs.contains(&value))
     }

@@ -1,6 +1,6 @@
 //! From a graph to a plan: which nodes run, in which order, and where in one arena each value lies.
 
-use crate::graph::{Graph, Placement, Region, ValueId};
+use crate::graph::{Graph, Node, Placement, Region, ValueId};
 use crate::tensor::{Shape, Storage};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -171,11 +171,13 @@ fn reached(graph: &Graph, keep: &[ValueId]) -> Vec<usize> {
     running
 }
 
-/// Which of the nodes that `run` compute gradients of parameters that no other node reads before the optimizer does.
+/// Which of the nodes that `run` compute gradients of parameters that no other node reads before the optimizer does, or only
+/// prepare what a later one needs.
 fn aside(graph: &Graph, run: &[usize]) -> HashSet<usize> {
     let read: HashSet<ValueId> = run.iter().flat_map(|&index| graph.nodes()[index].inputs.iter().copied()).collect();
     let last = |&output: &ValueId| matches!(graph.placement(output), Placement::Part { .. }) && !read.contains(&output);
-    run.iter().copied().filter(|&index| graph.nodes()[index].outputs.iter().all(last)).collect()
+    let is_aside = |node: &Node| node.op.only_prepares() || node.outputs.iter().all(last);
+    run.iter().copied().filter(|&index| is_aside(&graph.nodes()[index])).collect()
 }
 
 struct Planner<'a> {

@@ -8,7 +8,7 @@ use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Grid, Launcher, OnCuda, PixelGrid};
 use crate::device::kernels::adam::CHECK_BLOCKS;
 use crate::device::kernels::pixels::THREADS;
-use crate::device::kernels::{ADAM_CHECK, ADAM_MERGE_CHECKS, ADAM_UPDATE};
+use crate::device::kernels::{ADAM_CHECK, ADAM_MERGE_CHECKS, ADAM_UPDATE, Element};
 use crate::graph::Region;
 use crate::tensor::Shape;
 use rayon::prelude::*;
@@ -85,8 +85,11 @@ impl OnCuda for Adam {
         let [parameters, first, second] = [0, 1, 2].map(|index| launcher.output(index));
         let [gradients, rate, scale] = [3, 4, 5].map(|index| launcher.input(index));
         let (finite, checks) = (launcher.output(3).pointer, launcher.workspace());
-        let pointers = [parameters, first, second, gradients].map(|operand| operand.pointer);
         let count = parameters.positions();
+        let updated = [parameters, first, second].map(|operand| operand.pointer.updated());
+        let copies = launcher.parameter_copies(count);
+        let pointers =
+            [updated[0], updated[1], updated[2], copies.unwrap_or(updated[0].unused(Element::F32)), gradients.pointer];
         let width = if pointers.iter().all(|pointer| pointer.is_aligned()) { 4 } else { 1 };
         launcher
             .kernel(ADAM_CHECK)
@@ -99,6 +102,7 @@ impl OnCuda for Adam {
             .pointers(pointers)
             .pointers([rate.pointer, scale.pointer, finite])
             .sizes([count, width])
+            .flag(copies.is_some())
             .floats([BETA1, BETA2, EPSILON].map(|value| value as f32))
             .launch(PixelGrid::single(1).over(count.div_ceil(width), 1))
     }

@@ -65,6 +65,10 @@ impl Op for BorderGradient {
             false => Err(Error::shape("border_gradient", format!("{} has not 2 x 2 pixels", inputs[0]))),
         }
     }
+
+    fn only_prepares(&self) -> bool {
+        true
+    }
 }
 
 impl<T: Real> OnCpu<T> for BorderGradient {

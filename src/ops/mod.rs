@@ -12,6 +12,7 @@
 //! | [`relu`], [`sigmoid`] | activations | |
 //! | [`residual`] | a residual block's two convolutions and their sum | equation 1 |
 //! | [`add`] | sums of two tensors, of gradients above all | |
+//! | [`transpose_weight`] | weights for the gradient of a convolution's input | |
 //! | [`concat`] | concatenation of channels | section 2.1 |
 //! | [`channel_pool`], [`pixel_pool`] | CBAM's mean and max over channels, over pixels | equations 2, 3 |
 //! | [`channel_gate`] | a tensor times its maps of pixels and of channels, the sigmoid of what the shared MLP gives | equations 3, 4 |
@@ -40,6 +41,7 @@ pub mod relu;
 pub mod residual;
 pub mod robust_dice_loss;
 pub mod sigmoid;
+pub mod transpose_weight;
 pub mod transposed_convolution;
 pub mod window;
 
@@ -129,6 +131,11 @@ pub trait Op: OnCpu<f32> + OnCpu<f64> + OnCuda + Any + Debug + Send + Sync {
         0
     }
 
+    /// Whether it only makes an input of a later op ready: it may run beside what comes before that.
+    fn only_prepares(&self) -> bool {
+        false
+    }
+
     /// Whether there is nothing to run: the op only says where values lie.
     fn is_free(&self) -> bool {
         false
@@ -176,6 +183,7 @@ pub fn cases() -> Vec<Case> {
         residual::cases(),
         robust_dice_loss::cases(),
         sigmoid::cases(),
+        transpose_weight::cases(),
         transposed_convolution::cases(),
     ]
     .into_iter()

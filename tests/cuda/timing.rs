@@ -14,7 +14,7 @@ fn cuda_times_every_launch() {
         let model = Model::new("rar-unet", [8; 5]).unwrap();
         let floors = Floors::new(&model, mode, 1, 16, precision).unwrap();
         assert_eq!(floors.kernels.keys().any(|name| name.ends_with("_tf32")), precision == Precision::Tf32);
-        let transposed = floors.kernels.get("convolution_transpose_weight_bf16");
+        let transposed = floors.kernels.get("transpose_weight_forward_bf16");
         assert!(transposed.is_none_or(|cost| cost.operations == 0), "it only prepares");
         assert_eq!(transposed.is_some(), precision == Precision::Bf16);
         let mut network = Network::new(model, Box::new(device)).unwrap();

@@ -8,6 +8,7 @@
 use super::launch::Addresses;
 use super::{CudaDevice, StepId, span};
 use crate::Result;
+use crate::graph::Region;
 use crate::plan::{Branch, Location, Memory, Plan, PlannedNode};
 use crate::tensor::Storage;
 use cudarc::driver::{CudaEvent, DriverError};
@@ -50,9 +51,13 @@ fn accesses(plan: &Plan, planned: &PlannedNode, addresses: Addresses) -> Vec<Acc
     };
     let node = &plan.graph.nodes()[planned.index];
     let values = node.inputs.iter().map(|value| (value, false)).chain(node.outputs.iter().map(|value| (value, true)));
-    let values = values.map(|(&value, writes)| {
+    let values = values.flat_map(|(&value, writes)| {
         let (location, shape) = (plan.location(value), plan.shape(value));
-        at(location, shape.storage, span(shape, location.stride), shape.channels.stored(), writes)
+        let copied = writes && location.memory == Memory::State(Region::Parameters) && addresses.precision.is_reduced();
+        [Some(shape.storage), copied.then_some(Storage::Reduced)]
+            .into_iter()
+            .flatten()
+            .map(move |storage| at(location, storage, span(shape, location.stride), shape.channels.stored(), writes))
     });
     let count = planned.workspace.len();
     let workspace = Location { memory: Memory::Arena, start: planned.workspace.start, stride: count.max(1) };
@@ -99,7 +104,6 @@ impl CudaDevice {
         let plan = self.steps.get(step);
         let branches: Vec<Branch> = plan.nodes.iter().map(|node| node.branch).collect();
         let Branches { waits, last } = Branches::new(plan, self.addresses());
-        self.launch_rounding()?;
         if last.is_some() {
             self.driver.aside.join(&self.driver.stream).map_err(|error| self.branch_error(error))?;
         }

@@ -39,7 +39,7 @@ impl CudaDevice {
     /// If an op wrote anywhere but to its outputs and its workspace, or left other padding than wanted; the message
     /// names the op.
     pub fn run_checked(&mut self, step: StepId, padding: Padding) -> Result<()> {
-        self.launch_rounding()?;
+        self.copy_parameters()?;
         let mut before = self.contents()?;
         for position in 0..self.plan(step).nodes.len() {
             self.launch_nodes(step, [position])?;

@@ -6,6 +6,7 @@ use super::{MAX_ELEMENTS, span};
 use crate::device::Precision;
 use crate::device::kernels::{Element, Kernel, Kind, compiled_for};
 use crate::graph::{Node, Region, ValueId};
+use crate::ops::Op;
 use crate::plan::{Location, Memory, Plan, PlannedNode};
 use crate::tensor::{Shape, Storage};
 use crate::{Error, Result};
@@ -14,6 +15,7 @@ use cudarc::driver::{LaunchConfig, PushKernelArg};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Dynamic shared memory that a block may have without asking, in bytes.
 const SHARED_BYTES: usize = 48 << 10;
@@ -27,6 +29,13 @@ pub trait OnCuda {
     fn workspace(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
         let _ = (precision, inputs, outputs);
         0
+    }
+
+    /// An input that kernels read in another form, and what makes it so. It is applied as soon as the input is there; the op
+    /// then gets its output for that input.
+    fn prepared(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> Option<(usize, Arc<dyn Op>)> {
+        let _ = (precision, inputs, outputs);
+        None
     }
 
     /// Launches the kernels that compute the outputs.
@@ -59,7 +68,7 @@ impl Addresses {
         Pointer { address, element, writable, bytes: count * element.bytes() }
     }
 
-    /// The copies of so many parameters, and the parameters.
+    /// The rounded copies of so many parameters, and the parameters.
     pub fn parameters(&self, count: usize) -> [Pointer; 2] {
         [Storage::Reduced, Storage::Full].map(|storage| {
             let location = Location { memory: Memory::State(Region::Parameters), start: 0, stride: 0 };
@@ -89,6 +98,11 @@ impl Pointer {
     pub fn holding(self, element: Element) -> Self {
         assert!(element.bytes() <= self.element.bytes(), "smaller elements have room");
         Pointer { element, ..self }
+    }
+
+    /// The same for a kernel that reads what lies there, and writes it.
+    pub fn updated(self) -> Self {
+        Pointer { bytes: 2 * self.bytes, ..self }
     }
 
     /// A pointer for a parameter that the kernel does not touch, which is of this element.
@@ -202,6 +216,11 @@ impl<'a> Launcher<'a> {
         self.operand(self.node.outputs[index], true)
     }
 
+    /// The rounded copies of so many parameters, from the first on, where the device keeps such.
+    pub fn parameter_copies(&self, count: usize) -> Option<Pointer> {
+        self.precision().is_reduced().then(|| self.addresses.parameters(count)[0])
+    }
+
     /// The scratch memory that the op asked for, at a multiple of 256 bytes. What stands in it is arbitrary.
     pub fn workspace(&self) -> Pointer {
         let start = self.planned.workspace.start;
@@ -253,12 +272,10 @@ pub struct PlannedLaunch {
     pub grid: Grid,
     /// Bytes of dynamic shared memory of a block.
     pub shared: usize,
-    /// Of all tensors that it reads or writes, each counted once.
+    /// Of all tensors that it reads or writes; of those that it updates, both.
     pub bytes: u64,
-    /// Floating-point operations; those of an op of several launches are its first one's that does not only prepare.
+    /// Floating-point operations; those of an op of several launches are its first one's.
     pub operations: u64,
-    #[serde(skip)]
-    pub(super) prepares: bool,
 }
 
 /// Where launches go: to a device, or for one of this description into a list.
@@ -307,12 +324,11 @@ pub struct Launch<'a> {
     kernel: Kernel,
     arguments: Vec<Argument>,
     shared: usize,
-    prepares: bool,
 }
 
 impl<'a> Launch<'a> {
     pub(super) fn new(sink: Sink<'a>, op: &'static str, kernel: Kernel) -> Self {
-        Launch { sink, op, kernel, arguments: Vec::new(), shared: 0, prepares: false }
+        Launch { sink, op, kernel, arguments: Vec::new(), shared: 0 }
     }
 
     /// Pointers, outputs first.
@@ -336,11 +352,6 @@ impl<'a> Launch<'a> {
     pub fn floats(mut self, values: impl IntoIterator<Item = f32>) -> Self {
         self.arguments.extend(values.into_iter().map(Argument::F32));
         self
-    }
-
-    /// Says that the launch computes nothing, but makes ready what another one needs.
-    pub fn preparing(self) -> Self {
-        Launch { prepares: true, ..self }
     }
 
     /// The bytes of dynamic shared memory that a block has.
@@ -367,8 +378,8 @@ impl<'a> Launch<'a> {
                 // What is written over an input counts twice, and an input that is given twice, once.
                 let tensors: BTreeSet<_> = self.arguments.iter().filter_map(Argument::tensor).collect();
                 let bytes = tensors.iter().map(|&(_, _, bytes)| bytes as u64).sum();
-                let (op, shared, prepares) = (self.op, self.shared, self.prepares);
-                launches.push(PlannedLaunch { op, kernel, grid, shared, bytes, operations: 0, prepares });
+                let (op, shared) = (self.op, self.shared);
+                launches.push(PlannedLaunch { op, kernel, grid, shared, bytes, operations: 0 });
                 return Ok(());
             }
         };

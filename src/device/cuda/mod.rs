@@ -65,8 +65,10 @@ pub struct CudaDevice {
     progress: Vec<Progress>,
     arena: DeviceMemory,
     state: [DeviceMemory; 3],
-    /// Of the parameters, in what activations are stored in; made anew in each step.
+    /// Of the parameters, in what activations are stored in. Adam keeps them.
     copies: DeviceMemory,
+    /// Whether parameters were written by others since.
+    outdated: bool,
     staging: Staging,
     precision: Precision,
     steps: Steps,
@@ -115,6 +117,7 @@ impl CudaDevice {
             arena: DeviceMemory::new(),
             state: std::array::from_fn(|_| DeviceMemory::new()),
             copies: DeviceMemory::new(),
+            outdated: true,
             staging: Staging::new(),
             precision: choose(&driver.description)?,
             steps: Steps::default(),
@@ -140,21 +143,22 @@ impl CudaDevice {
         }
     }
 
-    /// How many parameters are copied into what activations are stored in.
-    fn copied(&self) -> usize {
-        self.copies.len() / self.precision.element(Storage::Reduced).bytes()
-    }
-
     /// Launches a step.
     fn launch(&mut self, step: StepId) -> Result<()> {
-        self.launch_rounding()?;
         self.launch_nodes(step, 0..self.steps.get(step).nodes.len())
     }
 
-    /// Launches what comes before a step's nodes: the parameters are copied.
-    fn launch_rounding(&mut self) -> Result<()> {
-        let (addresses, count) = (self.addresses(), self.copied());
-        if count == 0 { Ok(()) } else { round_parameters(Sink::Driver(&mut self.driver), addresses, count) }
+    /// Launches what comes before a step: parameters are copied if their copies are outdated.
+    fn copy_parameters(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.outdated) && self.copies.len() > 0 {
+            let groups = self.copies.len() / self.precision.element(Storage::Reduced).bytes() / CHANNEL_ALIGNMENT;
+            let pointers = self.addresses().parameters(groups * CHANNEL_ALIGNMENT);
+            return Launch::new(Sink::Driver(&mut self.driver), "parameters", ROUND_PARAMETERS)
+                .pointers(pointers)
+                .sizes([groups])
+                .launch(PixelGrid::single(1).over(groups, 1));
+        }
+        Ok(())
     }
 
     /// Launches some nodes of a step, in order.
@@ -195,14 +199,6 @@ impl CudaDevice {
 }
 
 /// Copies so many parameters into what activations are stored in.
-fn round_parameters(sink: Sink, addresses: Addresses, count: usize) -> Result<()> {
-    let groups = count / CHANNEL_ALIGNMENT;
-    Launch::new(sink, "parameters", ROUND_PARAMETERS)
-        .pointers(addresses.parameters(count))
-        .sizes([groups])
-        .launch(PixelGrid::single(1).over(groups, 1))
-}
-
 fn part<'a>(arena: &'a mut DeviceMemory, state: &'a mut [DeviceMemory; 3], memory: Memory) -> &'a mut DeviceMemory {
     match memory {
         Memory::Arena => arena,
@@ -221,7 +217,8 @@ fn span(shape: &Shape, stride: usize) -> usize {
 }
 
 /// The plan of a graph for kernels in this precision.
-fn plan_for(graph: Graph, keep: &[ValueId], precision: Precision) -> Result<Plan> {
+fn plan_for(mut graph: Graph, keep: &[ValueId], precision: Precision) -> Result<Plan> {
+    graph.prepare(|op, inputs, outputs| op.prepared(precision, inputs, outputs))?;
     let needs: Vec<usize> = (0..graph.nodes().len())
         .map(|index| {
             let (inputs, outputs) = shapes(&graph, index);
@@ -272,6 +269,7 @@ impl Device<f32> for CudaDevice {
         if region == Region::Parameters && self.precision.is_reduced() {
             let bytes = count * self.precision.element(Storage::Reduced).bytes();
             moved |= self.copies.grow(&self.driver, bytes, memory::Content::Kept)?;
+            self.outdated = true;
         }
         if moved {
             self.forget_graphs();
@@ -307,11 +305,13 @@ impl Device<f32> for CudaDevice {
             shape.scatter(data, &mut stored, location.stride);
             self.staging.stage(&self.driver, &element.encode(&stored))?
         };
+        self.outdated |= location.memory == Memory::State(Region::Parameters);
         let memory = part(&mut self.arena, &mut self.state, location.memory);
         memory.write(&self.driver, location.start * element.bytes(), staged)
     }
 
     fn run(&mut self, step: StepId) -> Result<()> {
+        self.copy_parameters()?;
         if let Progress::Launch = self.progress[step.0] {
             self.launch(step)?;
             self.progress[step.0] = Progress::Capture;
@@ -356,6 +356,7 @@ impl Device<f32> for CudaDevice {
     }
 
     fn write_state(&mut self, region: Region, start: usize, data: &[f32]) -> Result<()> {
+        self.outdated |= region == Region::Parameters;
         self.state[region as usize].write(&self.driver, start * FULL, bytemuck::cast_slice(data))
     }
 

@@ -1,7 +1,7 @@
 //! The launches of a step on a GPU that need not be there: what each reads, writes and computes.
 
 use super::launch::{Addresses, Launcher, PlannedLaunch, Sink};
-use super::{Description, plan_for, round_parameters};
+use super::{Description, plan_for};
 use crate::Result;
 use crate::device::Precision;
 use crate::graph::{Graph, Region, ValueId};
@@ -43,28 +43,20 @@ pub fn planned(
     let state = Region::ALL.map(|region| far(1 + region as u64));
     let addresses = Addresses { arena: far(5), state, copies: far(6), precision };
     let copied = if precision.is_reduced() { parameters.next_multiple_of(CHANNEL_ALIGNMENT) } else { 0 };
-    let launches = list(&plan, &description, addresses, copied)?;
+    let launches = list(&plan, &description, addresses)?;
     let copies = copied * precision.element(Storage::Reduced).bytes();
     Ok(Planned { launches, arena: (plan.arena + copies) as u64 })
 }
 
-/// The launches of a plan on such a device, behind the one that copies so many parameters.
-pub(super) fn list(
-    plan: &Plan,
-    description: &Description,
-    addresses: Addresses,
-    copied: usize,
-) -> Result<Vec<PlannedLaunch>> {
+/// The launches of a plan on such a device.
+pub(super) fn list(plan: &Plan, description: &Description, addresses: Addresses) -> Result<Vec<PlannedLaunch>> {
     let mut launches = Vec::new();
-    if copied > 0 {
-        round_parameters(Sink::List(description, &mut launches), addresses, copied)?;
-    }
     for node in &plan.nodes {
         let op = &*plan.graph.nodes()[node.index].op;
         let first = launches.len();
         op.launch(&mut Launcher::new(Sink::List(description, &mut launches), plan, node, addresses))?;
         let (inputs, outputs) = shapes(&plan.graph, node.index);
-        if let Some(launch) = launches[first..].iter_mut().find(|launch| !launch.prepares) {
+        if let Some(launch) = launches.get_mut(first) {
             launch.operations = op.operations(&inputs, &outputs);
         }
     }

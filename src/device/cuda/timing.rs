@@ -81,11 +81,12 @@ impl CudaDevice {
     /// # Errors
     /// If a launch is too large.
     pub fn launches(&self, step: StepId) -> Result<Vec<PlannedLaunch>> {
-        list(self.steps.get(step), &self.driver.description, self.addresses(), self.copied())
+        list(self.steps.get(step), &self.driver.description, self.addresses())
     }
 
     /// See [`Device::time_launches`].
     pub(super) fn timed_launches(&mut self, step: StepId, repeats: usize) -> Result<Vec<LaunchTime>> {
+        self.copy_parameters()?;
         let launches = self.launches(step)?;
         let mut marks = Marks::new(&self.driver, launches.len() + 1)?;
         let mut samples = vec![Vec::with_capacity(repeats); launches.len()];

@@ -16,8 +16,11 @@ use crate::device::kernels::convolution::{
 use crate::device::kernels::convolution_tile::{VECTORS_FORWARD_THREADS, VECTORS_PIXELS, VECTORS_THREADS};
 use crate::device::kernels::matrix_tile::{TILE_INNER, TILE_THREADS};
 use crate::device::kernels::*;
+use crate::ops::Op;
 use crate::ops::affine::AffineTerms;
+use crate::ops::transpose_weight::TransposeWeight;
 use crate::tensor::{CHANNEL_ALIGNMENT, Shape};
+use std::sync::Arc;
 
 /// Lanes of a warp.
 pub(super) const WARP: usize = 32;
@@ -379,10 +382,16 @@ impl ConvolutionInputGradient {
 impl OnCuda for ConvolutionInputGradient {
     fn workspace(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
         match self.tensor_form(precision, outputs[0], self.sources(inputs)) {
-            Some(form) => form.workspace(inputs[1]),
+            Some(_) => 0,
             None if self.shortcut => outputs[0].elements(),
             None => 0,
         }
+    }
+
+    fn prepared(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> Option<(usize, Arc<dyn Op>)> {
+        let form = self.tensor_form(precision, outputs[0], self.sources(inputs))?;
+        let op = || TransposeWeight::new(self.window.kernel.iter().product(), self.input.channels.clone());
+        (form == Form::Same3).then(|| (1, Arc::new(op()) as _))
     }
 
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {

@@ -5,7 +5,6 @@ use super::sums::Sums;
 use super::{BiasOf, Window};
 use crate::Result;
 use crate::device::cuda::{Grid, Launcher, Operand, Pointer};
-use crate::device::kernels::convolution_tensor::TRANSPOSED;
 use crate::device::kernels::convolution_tensor_hopper::{GROUP_COLUMNS, GROUP_WIDTH};
 use crate::device::kernels::convolution_tensor_weight::{MOST_GROUPS, WEIGHT_PATCH_ROWS};
 use crate::device::kernels::patch::{PATCH_WIDTH, PIECE, TENSOR_THREADS};
@@ -56,11 +55,6 @@ impl Form {
             Form::Same3 => [1, 1],
             Form::Patches(window) => window,
         }
-    }
-
-    /// Elements of [`Storage::Full`] that an input gradient needs as workspace: for the transposed weights.
-    pub(in crate::ops) fn workspace(self, weight: &Shape) -> usize {
-        if self == Form::Same3 { (weight.elements() * ELEMENT).div_ceil(size_of::<f32>()) } else { 0 }
     }
 
     fn taps(self) -> usize {
@@ -146,7 +140,7 @@ const PATCHES_128X64: Tile = Tile {
     rows: 8,
     width: PATCH_WIDTH,
     columns: 64,
-    depth: 64,
+    depth: 32,
     stages: 3,
 };
 /// For warp groups.
@@ -160,8 +154,6 @@ const SAME_128X64_HOPPER: Tile = Tile {
     depth: 16,
     stages: 2,
 };
-/// As [`PATCHES_128X64`], where a block has less shared memory.
-const PATCHES_128X64_TURING: Tile = Tile { stages: 2, ..PATCHES_128X64 };
 
 impl Tile {
     /// For a product whose small image and target channels are these.
@@ -172,8 +164,7 @@ impl Tile {
         if let Form::Patches(_) = form {
             return match narrow {
                 true => &PATCHES_256X32,
-                false if ampere => &PATCHES_128X64,
-                false => &PATCHES_128X64_TURING,
+                false => &PATCHES_128X64,
             };
         }
         let large = &SAME_256X64;
@@ -250,7 +241,7 @@ impl TensorProduct<'_> {
     }
 
     /// The input gradient, or transposed convolution: the target may be the large image. The weights of a 3x3 kernel are
-    /// transposed before, into `workspace`.
+    /// what [`TransposeWeight`](crate::ops::transpose_weight::TransposeWeight) makes of them.
     pub(in crate::ops) fn transposed(self, launcher: &mut Launcher) -> Result<()> {
         let columns = self.target.channels() * self.form.window().iter().product::<usize>();
         let tile = Tile::choose(self.form, self.source.shape, columns, launcher);
@@ -258,16 +249,7 @@ impl TensorProduct<'_> {
             self.launch_patches(launcher, tile, tile.backward_input, self.source.shape, columns)?;
             return Epilogue { beside: self.epilogue.beside, ..Epilogue::default() }.launch(launcher, self.target);
         }
-        let weight = launcher.workspace().holding(self.target.element());
-        let (inputs, outputs) = (self.target.channels(), self.source.channels());
-        let blocks = [inputs.div_ceil(TRANSPOSED), outputs.div_ceil(TRANSPOSED), self.form.taps()];
-        launcher
-            .kernel(CONVOLUTION_TRANSPOSE_WEIGHT)
-            .pointers([weight, self.weight])
-            .sizes([inputs, outputs])
-            .preparing()
-            .launch(Grid::new(blocks, TENSOR_THREADS))?;
-        TensorProduct { weight, ..self }.launch_same(launcher, tile, tile.backward_input)
+        self.launch_same(launcher, tile, tile.backward_input)
     }
 
     /// A tensor's pointer, or for none one that the kernel does not read, and its stride, or 0.
