@@ -135,8 +135,8 @@ echo "Kernels that spill or have a stack frame, on all these targets: $spills."
 echo
 echo "## A training step"
 echo
-echo "Each launch's bytes are those of all tensors that it reads or writes, each once: what caches save beyond that, or do not"
-echo "save, is not in them. The times are the larger of bytes over bandwidth and operations over throughput, added up: no"
-echo "step can be faster with these launches."
+echo "Each launch's bytes are those of all tensors that it reads or writes, each once, and twice if it is updated: what"
+echo "caches save beyond that, or do not save, is not in them. The times are the larger of bytes over bandwidth and"
+echo "operations over throughput, added up: no step can be faster with these launches."
 echo
 ${PROGRAM:-cargo run --quiet --release --} bench --plan
