@@ -71,6 +71,11 @@ KERNEL_WITH_THREADS(batch_norm_forward_statistics, THREADS)(
     float epsilon) {
   const int c = first_channel<1>();
   const float pivot = c < channels ? partial[c] : 0.0f;
+  // What is read at the end is under way from the beginning: there each load would wait for the store before it.
+  const bool writes = threadIdx.y == 0 && c < channels;
+  const float factor = writes && has_scale ? gamma[c] : 0.0f, addend = writes && has_scale ? beta[c] : 0.0f;
+  const float weight = writes ? *momentum : 0.0f;
+  const float old_mean = writes ? running_mean[c] : 0.0f, old_variance = writes ? running_variance[c] : 0.0f;
   Sums<1> sums = {};
   if (c < channels) {
     for_each_chunk(
@@ -87,17 +92,18 @@ KERNEL_WITH_THREADS(batch_norm_forward_statistics, THREADS)(
         });
   }
   sums = reduce_rows(sums, plus<1>);
-  if (threadIdx.y > 0 || c >= channels) return;
+  if (!writes) return;
   const float share = sums.first[0] / pixels, average = pivot + share;
-  const float squares = max(sums.second[0] - sums.first[0] * share, 0.0f), reciprocal = 1.0f / sqrtf(squares / pixels + epsilon);
+  const float rest = sums.second[0] - sums.first[0] * share, squares = rest < 0.0f ? 0.0f : rest;  // NaN stays
+  const float reciprocal = 1.0f / sqrtf(squares / pixels + epsilon);
   mean[c] = average;
   inverse[c] = reciprocal;
   if (has_scale) {
-    scale[c] = gamma[c] * reciprocal;
-    shift[c] = beta[c] - average * gamma[c] * reciprocal;
+    scale[c] = factor * reciprocal;
+    shift[c] = addend - average * factor * reciprocal;
   }
-  running_mean[c] += *momentum * (average - running_mean[c]);
-  running_variance[c] += *momentum * (squares / max(pixels - 1, 1) - running_variance[c]);
+  running_mean[c] = old_mean + weight * (average - old_mean);
+  running_variance[c] = old_variance + weight * (squares / max(pixels - 1, 1) - old_variance);
 }
 
 // ---- forward: normalise -----------------------------------------------------------------------------------------------
@@ -210,6 +216,9 @@ KERNEL_WITH_THREADS(batch_norm_backward_parameters, THREADS)(
     const float* dshift,   // [channels]; likewise
     int channels, int chunks, int has_scale) {
   const int c = first_channel<1>();
+  const bool writes = threadIdx.y == 0 && c < channels;  // and what it reads then is under way from the beginning
+  const float reciprocal = writes ? inverse[c] : 0.0f, center = writes && has_scale ? mean[c] : 0.0f;
+  const float of_scale = writes && has_scale ? dscale[c] : 0.0f, of_shift = writes && has_scale ? dshift[c] : 0.0f;
   Sums<1> sums = {};
   if (c < channels) {
     for_each_chunk(
@@ -221,13 +230,13 @@ KERNEL_WITH_THREADS(batch_norm_backward_parameters, THREADS)(
         [&](int, const Sums<1>& other) { sums = plus(sums, other); });
   }
   sums = reduce_rows(sums, plus<1>);
-  if (threadIdx.y > 0 || c >= channels) return;
+  if (!writes) return;
   if (has_scale) {
-    sums.first[0] += dshift[c];
-    sums.second[0] += dscale[c] - mean[c] * dshift[c];
+    sums.first[0] += of_shift;
+    sums.second[0] += of_scale - center * of_shift;
   }
   dbeta[c] = sums.first[0];
-  dgamma[c] = sums.second[0] * inverse[c];
+  dgamma[c] = sums.second[0] * reciprocal;
 }
 
 // ---- backward: dx -----------------------------------------------------------------------------------------------------

@@ -3,21 +3,20 @@
 #include "border.cuh"
 #include "pixels.cuh"
 
-// The pixels of a kind in images of h x w.
+// The pixels of a kind in images of h x w: of each image one, or a part of a row or of a column.
 struct KindPixels {
-  int first_row, first_column, rows, columns, h, w;
+  int first, step, count, image_pixels;
 
-  __device__ __forceinline__ KindPixels(int kind, int h, int w) : h(h), w(w) {
+  __device__ __forceinline__ KindPixels(int kind, int h, int w) : image_pixels(h * w) {
     const int place = kind < 4 ? kind : kind + 1, row = place / 3, column = place % 3;
-    first_row = row == 0 ? 0 : row == 1 ? 1 : h - 1;
-    first_column = column == 0 ? 0 : column == 1 ? 1 : w - 1;
-    rows = row == 1 ? h - 2 : 1;
-    columns = column == 1 ? w - 2 : 1;
+    first = (row == 0 ? 0 : row == 1 ? 1 : h - 1) * w + (column == 0 ? 0 : column == 1 ? 1 : w - 1);
+    step = row == 1 ? w : 1;
+    count = row == 1 ? h - 2 : column == 1 ? w - 2 : 1;
   }
 
   __device__ __forceinline__ int pixel(int index) const {
-    const int row = index / columns, image = row / rows;
-    return (image * h + first_row + row - image * rows) * w + first_column + index - row * columns;
+    const int image = index / count;
+    return image * image_pixels + first + (index - image * count) * step;
   }
 };
 
@@ -29,7 +28,7 @@ static __device__ void sum(float* dborder, const Element* dout, int images, int 
   Group<width> sums = {};
   if (c < channels)
     for_each_step<at_once>(
-        threadIdx.y, images * pixels.rows * pixels.columns, blockDim.y,
+        threadIdx.y, images * pixels.count, blockDim.y,
         [&](int index) { return load_stored<width>(dout + pixels.pixel(index) * dout_stride + c); },
         [&](int, const Stored<width, Element>& stored) {
           const Group<width> group = floats(stored);

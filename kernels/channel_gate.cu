@@ -114,14 +114,16 @@ KERNEL_WITH_THREADS(channel_gate_backward, THREADS)(
     const float* gate,  // [n, channels], stride gate_stride
     int channels, int dlogits_stride, int gate_stride, int chunks) {
   const int c = first_channel<1>(), n = blockIdx.z;
+  const bool writes = threadIdx.y == 0 && c < channels;
+  const float factor = writes ? gate[n * gate_stride + c] : 0.0f;
   Group<1> sum = {};
   if (c < channels)
     for_each_chunk(
         chunks, [&](int chunk) { return sums[(n * chunks + chunk) * channels + c]; },
         [&](int, float other) { sum[0] += other; });
   sum = reduce_rows(sum, plus<1>);
-  if (threadIdx.y > 0 || c >= channels) return;
-  const float factor = gate[n * gate_stride + c], gradient = sum[0] * factor * (1.0f - factor);
+  if (!writes) return;
+  const float gradient = sum[0] * factor * (1.0f - factor);
   dlogits[n * dlogits_stride + c] = gradient;
   dlogits[(gridDim.z + n) * dlogits_stride + c] = gradient;
 }

@@ -7,6 +7,7 @@
 // ---- forward ----------------------------------------------------------------------------------------------------------
 
 constexpr int FOLD_THREADS = 128;
+constexpr int FOLD_AT_ONCE = 4;  // inputs that a thread has under way
 
 // folded = weight * scale, and the bias takes the rest: bias + the sum over inputs of weight * shift. What rounding changes
 // in the weights meets x, which may lie far from 0, at its mean; the bias makes up for it. Grid: a block for each row.
@@ -21,15 +22,22 @@ KERNEL_WITH_THREADS(fold_forward, FOLD_THREADS)(
     int inputs, int biases) {
   const int row = blockIdx.x;
   const Element* from = weight + row * inputs;
+  const float own_bias = threadIdx.x == 0 ? bias[row % biases] : 0.0f;
+  struct Terms {
+    Element weight;
+    float scale, shift, mean;
+  };
   float sum = 0.0f;
-  for (int c = threadIdx.x; c < inputs; c += FOLD_THREADS) {
-    const float value = to_float(from[c]), factor = scale[c];
-    const Element rounded = from_float<Element>(value * factor);
-    folded[row * inputs + c] = rounded;
-    sum += value * shift[c] + mean[c] * fmaf(value, factor, -to_float(rounded));
-  }
+  for_each_step<FOLD_AT_ONCE>(
+      threadIdx.x, inputs, FOLD_THREADS, [&](int c) { return Terms{from[c], scale[c], shift[c], mean[c]}; },
+      [&](int c, const Terms& terms) {
+        const float value = to_float(terms.weight);
+        const Element rounded = from_float<Element>(value * terms.scale);
+        folded[row * inputs + c] = rounded;
+        sum += value * terms.shift + terms.mean * fmaf(value, terms.scale, -to_float(rounded));
+      });
   sum = block_sum(sum);
-  if (threadIdx.x == 0) folded_bias[row] = bias[row % biases] + sum;
+  if (threadIdx.x == 0) folded_bias[row] = own_bias + sum;
 }
 
 // ---- backward ---------------------------------------------------------------------------------------------------------

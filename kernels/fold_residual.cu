@@ -57,6 +57,8 @@ KERNEL_WITH_THREADS(fold_residual_forward, THREADS)(
     const float* mean,              // [inputs]: of x
     int inputs, int outputs) {
   const int k = blockIdx.x * FOLD_COLUMNS + threadIdx.x, matrix = inputs * outputs;
+  const bool writes = threadIdx.y == 0 && k < outputs;
+  const float of_main = writes ? bias[k] : 0.0f, of_shortcut = writes ? shortcut_bias[k] : 0.0f;
   Matrices<float> sums;  // what each matrix makes of shift
 #pragma unroll
   for (int tap = 0; tap < FOLD_MATRICES; ++tap) sums.of[tap] = 0.0f;
@@ -82,12 +84,12 @@ KERNEL_WITH_THREADS(fold_residual_forward, THREADS)(
     for (int tap = 0; tap < FOLD_MATRICES; ++tap) a.of[tap] += b.of[tap];
     return a;
   });
-  if (threadIdx.y > 0 || k >= outputs) return;
+  if (!writes) return;
   float all = 0.0f;
 #pragma unroll
   for (int tap = 0; tap < FOLD_TAPS; ++tap) all += sums.of[tap];
-  folded_bias[k] = bias[k] + all;
-  folded_shortcut_bias[k] = shortcut_bias[k] + sums.of[FOLD_TAPS];
+  folded_bias[k] = of_main + all;
+  folded_shortcut_bias[k] = of_shortcut + sums.of[FOLD_TAPS];
 #pragma unroll
   for (int kind = 0; kind < BORDER_KINDS; ++kind) {
     float missed = 0.0f;

@@ -15,10 +15,6 @@ nvcc=${NVCC:-target/cuda/nvidia/cu13/bin/nvcc}
 cuobjdump=$(dirname "$nvcc")/cuobjdump
 out=target/kernel-report
 mkdir -p "$out"
-for cubin in "$out"/*.cubin; do  # of files that are there no more
-  name=$(basename "$cubin")
-  [ -e "kernels/${name%%.*}.cu" ] || rm -f "$cubin"
-done
 read -ra files <<<"${KERNELS:-$(echo kernels/*.cu)}"
 
 # What a kernel file is compiled for, as build.rs does it.
@@ -31,6 +27,11 @@ elements() {
     echo f32 bf16 f16
   fi
 }
+
+for cubin in "$out"/*.cubin; do  # of files that are there no more, or not for such elements
+  IFS=. read -r name element _ <<<"$(basename "$cubin")"
+  [ -e "kernels/$name.cu" ] && [[ " $(elements "kernels/$name.cu") " == *" $element "* ]] || rm -f "$cubin"
+done
 
 for target in "${targets[@]}"; do
   for file in "${files[@]}"; do
@@ -98,8 +99,8 @@ echo "Of the inner loop (of all instructions that one turn of it has): matrix pr
 echo "commits and waits, loads from shared memory (ldmatrix; in tf32 of 16 bytes), all others. The two shares are products and"
 echo "copies, and these with the loads. In tf32 copies go by way of registers, where they are rounded: they are among the"
 echo "others. Warps are those that the registers of a multiprocessor have room for, of 64 (32 on sm_75); shared memory is"
-echo "dynamic and allows two blocks of 4 warps, one on multiprocessors of 100 KiB or less; in tf32 it is static, and on"
-echo "sm_80 allows as many as the registers do. A product of a warp group (_hopper) is as much as 64 others, and runs on its own."
+echo "dynamic and allows two blocks of 4 warps of the large 3x3 tiles (one on multiprocessors of 100 KiB or less), and four of"
+echo "the others; in tf32 it is static, and on sm_80 allows as many as the registers do. A product of a warp group (_hopper) is as much as 64 others, and runs on its own."
 echo
 echo "| kernel | target | registers | spilled bytes | warps | products | copies | shared loads | others | share | with loads |"
 echo "|---|---|---|---|---|---|---|---|---|---|---|"

@@ -6,6 +6,7 @@ use crate::device::Precision;
 use crate::device::cuda::{Planned, PlannedLaunch, planned};
 use crate::graph::Region;
 use crate::model::{Mode, Model};
+use crate::ops::adam::moment_starts;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -80,7 +81,7 @@ impl Floors {
             own.map(|parameter| parameter.stored_count()).sum::<usize>()
         };
         let (parameters, statistics) = (of(Region::Parameters), of(Region::Statistics));
-        let moments = if mode == Mode::Train { 2 * parameters } else { 0 };
+        let moments = if mode == Mode::Train { moment_starts(parameters)[2] } else { 0 };
         let graph = std::mem::take(&mut step.graph);
         let Planned { launches, arena } = planned(graph, &kept, parameters, precision, (8, 0))?;
         let mut floors = Floors {

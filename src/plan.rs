@@ -28,7 +28,8 @@ pub struct Location {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Branch {
     Main,
-    /// Beside main, in order: nodes whose outputs are gradients of parameters, which nothing reads but the optimizer.
+    /// Beside main, in order: nodes whose outputs are gradients of parameters, which nothing reads but the optimizer, and those
+    /// that only prepare an input of a later one.
     Aside,
 }
 

@@ -240,7 +240,7 @@ fn time_ops(network: &mut Network<f32>, step: &Step, times: usize) -> Result<Vec
     Ok(sorted(totals))
 }
 
-/// The same of a step's launches; what the step does beside its ops counts as one more.
+/// The same of a step's launches.
 fn sum_launches(plan: &Plan, launches: &[LaunchTime]) -> Vec<OpTime> {
     let mut totals = BTreeMap::<&str, OpTime>::new();
     for LaunchTime { launch, seconds } in launches {
@@ -251,7 +251,7 @@ fn sum_launches(plan: &Plan, launches: &[LaunchTime]) -> Vec<OpTime> {
     }
     for total in totals.values_mut() {
         let runs = plan.nodes.iter().filter(|node| plan.graph.nodes()[node.index].op.name() == total.op);
-        total.runs = runs.count().max(1);
+        total.runs = runs.count();
     }
     sorted(totals.into_values().collect())
 }

@@ -5,7 +5,7 @@ use super::{Loss, Model};
 use crate::Result;
 use crate::graph::{Graph, Region, ValueId};
 use crate::ops::Op;
-use crate::ops::adam::Adam;
+use crate::ops::adam::{Adam, moment_starts};
 use crate::ops::batch_norm::{BatchNorm, BatchNormInference, BatchNormScale, BatchNormScaleInference};
 use crate::ops::channel_gate::ChannelGate;
 use crate::ops::channel_pool::ChannelPool;
@@ -403,7 +403,8 @@ impl Builder<'_> {
         let count = stored_count(&self.parameters, Region::Parameters);
         let gradients = self.graph.differentiate_into(&[(loss, loss_scale)], &values, &starts, count)?;
         let parameters = self.graph.state(Shape::flat(count), Region::Parameters, 0);
-        let moments = [0, count].map(|start| self.graph.state(Shape::flat(count), Region::Moments, start));
+        let [first, second, _] = moment_starts(count);
+        let moments = [first, second].map(|start| self.graph.state(Shape::flat(count), Region::Moments, start));
         let operands = [parameters, moments[0], moments[1], gradients, rate, loss_scale];
         let outputs = self.graph.apply(Adam, &operands)?;
         Ok((gradients, outputs[3]))

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::device::cpu::Real;
 use crate::device::{Device, LaunchTime, Precision, StepId};
 use crate::graph::Region;
-use crate::ops::adam;
+use crate::ops::adam::{self, moment_starts};
 use crate::plan::Plan;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -182,7 +182,7 @@ impl<T: Real> Network<T> {
 
     /// The trained parameters, and where their first (0) or second (1) moments lie: all first ones come first.
     fn moment_places(&self, order: usize) -> Vec<(Parameter, usize)> {
-        let first = order * stored_count(&self.parameters, Region::Parameters);
+        let first = moment_starts(stored_count(&self.parameters, Region::Parameters))[order];
         let trained = self.parameters.iter().filter(|parameter| parameter.region == Region::Parameters);
         trained.map(|parameter| (parameter.clone(), first + parameter.start)).collect()
     }
@@ -194,7 +194,8 @@ impl<T: Real> Network<T> {
     pub fn load(&mut self, mode: Mode, batch: usize, size: [usize; 2]) -> Result<Step> {
         let mut values = self.model.graph(mode, batch, size)?;
         if mode == Mode::Train {
-            self.device.allocate_state(Region::Moments, 2 * stored_count(&self.parameters, Region::Parameters))?;
+            let [.., end] = moment_starts(stored_count(&self.parameters, Region::Parameters));
+            self.device.allocate_state(Region::Moments, end)?;
         }
         let graph = std::mem::take(&mut values.graph);
         let keep = values.kept();

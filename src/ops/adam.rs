@@ -10,12 +10,18 @@ use crate::device::kernels::adam::CHECK_BLOCKS;
 use crate::device::kernels::pixels::THREADS;
 use crate::device::kernels::{ADAM_CHECK, ADAM_MERGE_CHECKS, ADAM_UPDATE, Element};
 use crate::graph::Region;
-use crate::tensor::Shape;
+use crate::tensor::{CHANNEL_ALIGNMENT, Shape};
 use rayon::prelude::*;
 
 pub const BETA1: f64 = 0.9;
 pub const BETA2: f64 = 0.999;
 pub const EPSILON: f64 = 1e-8;
+
+/// Where the first and the second moments of so many parameters begin, and where they end: in whole groups, of which a GPU reads
+/// all elements at once.
+pub fn moment_starts(count: usize) -> [usize; 3] {
+    [0, 1, 2].map(|order| order * count.next_multiple_of(CHANNEL_ALIGNMENT))
+}
 
 /// What a step's number and learning rate come down to: the input `rate` of [`Adam`].
 ///
@@ -116,7 +122,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("adam", inputs, move |graph, inputs| {
             let state = |graph: &mut crate::graph::Graph, region, start| graph.state(Shape::flat(count), region, start);
             let parameters = state(graph, Region::Parameters, 0);
-            let moments = [0, count].map(|start| state(graph, Region::Moments, start));
+            let [first, second, _] = moment_starts(count);
+            let moments = [first, second].map(|start| state(graph, Region::Moments, start));
             graph.apply(Adam, &[parameters, moments[0], moments[1], inputs[0], inputs[1], inputs[2]])
         })
         .fraction(1)

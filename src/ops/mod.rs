@@ -131,7 +131,7 @@ pub trait Op: OnCpu<f32> + OnCpu<f64> + OnCuda + Any + Debug + Send + Sync {
         0
     }
 
-    /// Whether it only makes an input of a later op ready: it may run beside what comes before that.
+    /// Whether it is small and only makes an input of a later op ready: it may run beside what comes before that.
     fn only_prepares(&self) -> bool {
         false
     }

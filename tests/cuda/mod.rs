@@ -10,14 +10,16 @@ mod rounding;
 mod timing;
 mod training;
 
+use rarunet_cuda::device::cpu::CpuDevice;
 use rarunet_cuda::device::cuda::{CudaDevice, Padding};
 use rarunet_cuda::device::{Device, Precision, StepId, emulator};
 use rarunet_cuda::gradcheck;
 use rarunet_cuda::graph::{Graph, Region, ValueId};
 use rarunet_cuda::model::{Mode, Model, Network};
 use rarunet_cuda::ops::add::Add;
+use rarunet_cuda::ops::batch_norm::BatchNormScale;
 use rarunet_cuda::plan::Plan;
-use rarunet_cuda::tensor::Shape;
+use rarunet_cuda::tensor::{Channels, Shape};
 
 /// What f32 kernels agree to with f64 and its central differences, of a tensor's largest magnitude.
 const TOLERANCE: f64 = 1e-5;
@@ -153,6 +155,35 @@ fn cuda_networks_write_their_outputs_alone() {
                 Mode::Statistics => network.estimate_statistics(&step, 1).unwrap(),
                 Mode::Evaluate => drop(network.evaluate(&step).unwrap()),
             }
+        }
+    }
+}
+
+/// A channel that holds what is no number has no scale that is one; its neighbours do. On the CPU as well.
+#[test]
+fn cuda_statistics_keep_what_is_no_number() {
+    let Some(cuda) = open() else { return };
+    let devices: [Box<dyn Device<f32>>; 2] = [Box::new(cuda), Box::new(CpuDevice::new().unwrap())];
+    for mut device in devices {
+        let mut graph = Graph::new();
+        let (image, vector) = (Shape::image(2, 5, 4, 3), Shape::vector(Channels::new(3)));
+        let [x, gamma, beta] = [&image, &vector, &vector].map(|shape| graph.input(shape.clone()));
+        let [mean, variance] =
+            [0, vector.elements()].map(|start| graph.state(vector.clone(), Region::Statistics, start));
+        let momentum = graph.input(Shape::flat(1));
+        let norm = graph.apply(BatchNormScale::default(), &[x, gamma, beta, mean, variance, momentum]).unwrap();
+        device.allocate_state(Region::Statistics, 2 * vector.elements()).unwrap();
+        let step = device.load(graph, &norm[..2]).unwrap();
+        let mut values: Vec<f32> = (0..image.values()).map(|index| (index % 7) as f32).collect();
+        values[3 * 11 + 1] = f32::NAN;
+        for (input, values) in [(x, &values[..]), (gamma, &[1.0; 3]), (beta, &[0.5; 3]), (momentum, &[0.1])] {
+            device.write(step, input, values).unwrap();
+        }
+        device.run(step).unwrap();
+        for output in &norm[..2] {
+            let mut found = [0.0; 3];
+            device.read(step, *output, &mut found).unwrap();
+            assert_eq!(found.map(f32::is_nan), [false, true, false], "{}: {found:?}", device.name());
         }
     }
 }

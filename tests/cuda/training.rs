@@ -47,6 +47,35 @@ fn train(device: Box<dyn Device<f32>>, steps: usize) -> (Vec<Losses<f32>>, BTree
     (losses, network.weights().unwrap())
 }
 
+/// Tensor cores read copies of the weights, which training keeps: weights that are set after it count as well.
+#[test]
+fn cuda_weights_that_are_set_reach_the_copies() {
+    for precision in [Precision::Bf16, Precision::Fp16] {
+        let network = || {
+            let model = Model::new("rar-unet", [8, 9, 10, 16, 24]).unwrap();
+            let mut network = Network::new(model, Box::new(super::open_in(precision)?)).unwrap();
+            network.initialise(7).unwrap();
+            Some(network)
+        };
+        let Some(mut changed) = network() else { return };
+        let (image, target) = batch(BATCH * SIZE[0] * SIZE[1], 1);
+        let evaluate = |network: &mut Network<f32>| {
+            let step = network.load(Mode::Evaluate, BATCH, SIZE).unwrap();
+            network.write_batch(&step, &image, &target, &[1.0; BATCH]).unwrap();
+            network.evaluate(&step).unwrap().samples
+        };
+        let before = changed.weights().unwrap();
+        let step = changed.load(Mode::Train, BATCH, SIZE).unwrap();
+        changed.write_batch(&step, &image, &target, &[1.0; BATCH]).unwrap();
+        changed.train(&step, 1e-2, 1).unwrap();
+        let trained = evaluate(&mut changed);
+        changed.set_weights(|parameter| Ok(before[&parameter.name].clone())).unwrap();
+        let (found, expected) = (evaluate(&mut changed), evaluate(&mut network().unwrap()));
+        assert_eq!(found, expected, "{precision}");
+        assert_ne!(found, trained, "{precision}: training changes something");
+    }
+}
+
 #[test]
 fn cuda_trains_as_the_cpu_does() {
     let Some(device) = super::open() else { return };

@@ -1,5 +1,5 @@
 //! The two branches of a captured step. Gradients of parameters are computed beside what goes on: nothing waits for them but
-//! the optimizer, and what needs arithmetic overlaps what needs memory. The launches are the same as in one branch, and so
+//! the optimizer, and what needs arithmetic overlaps what needs memory. So is what only prepares a later node's input. The launches are the same as in one branch, and so
 //! are the bits.
 //!
 //! Values share memory, so that a node may have to wait not only for what it reads, but also for those who still use what it
@@ -170,16 +170,21 @@ mod tests {
             let values = node.inputs.iter().map(|value| (value, false));
             for (&value, writes) in values.chain(node.outputs.iter().map(|value| (value, true))) {
                 let (location, shape) = (plan.location(value), plan.shape(value));
-                let bytes = precision.element(shape.storage).bytes();
-                let memory = match location.memory {
-                    Memory::Arena => 0,
-                    Memory::State(Region::Parameters) if bytes == 2 => 9,
-                    Memory::State(region) => 1 + region as usize,
-                };
-                for pixel in 0..shape.positions() {
-                    let start = (location.start + pixel * location.stride) * bytes / 2;
-                    let cells = start..start + shape.channels.stored() * bytes / 2;
-                    touched.extend(cells.map(|cell| ((memory, cell), writes)));
+                let is_parameters = location.memory == Memory::State(Region::Parameters);
+                let own = precision.element(shape.storage).bytes();
+                // Whoever writes parameters writes their copies as well.
+                let copied = writes && is_parameters && own > 2 && precision.is_reduced();
+                for bytes in [Some(own), copied.then_some(2)].into_iter().flatten() {
+                    let memory = match location.memory {
+                        Memory::Arena => 0,
+                        Memory::State(_) if is_parameters && bytes == 2 => 9,
+                        Memory::State(region) => 1 + region as usize,
+                    };
+                    for pixel in 0..shape.positions() {
+                        let start = (location.start + pixel * location.stride) * bytes / 2;
+                        let cells = start..start + shape.channels.stored() * bytes / 2;
+                        touched.extend(cells.map(|cell| ((memory, cell), writes)));
+                    }
                 }
             }
             let workspace = 2 * planned.workspace.start..2 * planned.workspace.end;

@@ -3,6 +3,7 @@
 use super::{CudaDevice, Device, DeviceMemory, Memory, StepId};
 use crate::Result;
 use crate::device::Precision;
+use crate::graph::Region;
 use crate::plan::{Plan, PlannedNode};
 use crate::tensor::{Shape, Storage};
 
@@ -14,8 +15,10 @@ pub enum Padding {
     Any,
 }
 
-/// The bytes that a device holds, by memory: the arena, then the regions of state.
+/// The bytes that a device holds, by memory: the arena, then the regions of state, then the parameters' copies.
 type Contents = Vec<Vec<u8>>;
+
+const COPIES: usize = 1 + Region::ALL.len();
 
 fn index(memory: Memory) -> usize {
     match memory {
@@ -64,7 +67,7 @@ impl CudaDevice {
             memory.read(&self.driver, 0, &mut bytes)?;
             Ok(bytes)
         };
-        [&self.arena].into_iter().chain(&self.state).map(read).collect()
+        [&self.arena].into_iter().chain(&self.state).chain([&self.copies]).map(read).collect()
     }
 }
 
@@ -85,6 +88,10 @@ fn stray_write(
             let bytes = precision.element(shape.storage).bytes();
             let start = (location.start + position * location.stride) * bytes;
             allowed[index(location.memory)][start..start + shape.channels.stored() * bytes].fill(true);
+            if location.memory == Memory::State(Region::Parameters) && precision.is_reduced() {
+                let copied = precision.element(Storage::Reduced).bytes();
+                allowed[COPIES][start / bytes * copied..][..shape.channels.stored() * copied].fill(true);
+            }
         }
     }
     for ((before, after), allowed) in before.iter().zip(after).zip(&allowed) {

@@ -65,7 +65,7 @@ pub struct CudaDevice {
     progress: Vec<Progress>,
     arena: DeviceMemory,
     state: [DeviceMemory; 3],
-    /// Of the parameters, in what activations are stored in. Adam keeps them.
+    /// Of the parameters, in what activations are stored in. Adam, the one op that writes parameters, keeps them.
     copies: DeviceMemory,
     /// Whether parameters were written by others since.
     outdated: bool,
@@ -150,14 +150,15 @@ impl CudaDevice {
 
     /// Launches what comes before a step: parameters are copied if their copies are outdated.
     fn copy_parameters(&mut self) -> Result<()> {
-        if std::mem::take(&mut self.outdated) && self.copies.len() > 0 {
+        if self.outdated && self.copies.len() > 0 {
             let groups = self.copies.len() / self.precision.element(Storage::Reduced).bytes() / CHANNEL_ALIGNMENT;
             let pointers = self.addresses().parameters(groups * CHANNEL_ALIGNMENT);
-            return Launch::new(Sink::Driver(&mut self.driver), "parameters", ROUND_PARAMETERS)
+            Launch::new(Sink::Driver(&mut self.driver), "parameters", ROUND_PARAMETERS)
                 .pointers(pointers)
                 .sizes([groups])
-                .launch(PixelGrid::single(1).over(groups, 1));
+                .launch(PixelGrid::single(1).over(groups, 1))?;
         }
+        self.outdated = false;
         Ok(())
     }
 
@@ -198,7 +199,6 @@ impl CudaDevice {
     }
 }
 
-/// Copies so many parameters into what activations are stored in.
 fn part<'a>(arena: &'a mut DeviceMemory, state: &'a mut [DeviceMemory; 3], memory: Memory) -> &'a mut DeviceMemory {
     match memory {
         Memory::Arena => arena,
@@ -327,6 +327,7 @@ impl Device<f32> for CudaDevice {
     }
 
     fn run_nodes(&mut self, step: StepId, positions: &[usize]) -> Result<()> {
+        self.copy_parameters()?;
         self.launch_nodes(step, positions.iter().copied())?;
         self.driver.synchronize()
     }

@@ -108,6 +108,7 @@ impl CudaDevice {
 
     /// See [`Device::time_nodes`].
     pub(super) fn timed_nodes(&mut self, step: StepId, positions: &[usize], times: usize) -> Result<f64> {
+        self.copy_parameters()?;
         let work = |device: &mut Self| device.launch_nodes(step, positions.iter().copied());
         let replays = self.replays(step, times, work)?;
         let mut marks = Marks::new(&self.driver, 2)?;

@@ -207,7 +207,8 @@ impl Op for Convolution {
     }
 }
 
-/// The gradient of a convolution's input; inputs `dout`, `weight`, those of the shortcut if there is one, the sum of the
+/// The gradient of a convolution's input; inputs `dout`, `weight` (on tensor cores as
+/// [`TransposeWeight`](super::transpose_weight::TransposeWeight) makes it), those of the shortcut if there is one, the sum of the
 /// input's earlier gradients if `add`, a tensor with its scale and offset if `affine`, the input itself if `mask`, and bits if
 /// `beside`. Outputs: the gradient, and if `beside`, the gradient again, but zero wherever there is no bit.
 #[derive(Debug, Clone)]
