@@ -110,51 +110,6 @@ __device__ __forceinline__ unsigned sign_masks(unsigned low, unsigned high) {
   return masks;
 }
 
-// In the highest bit of each element, whether it is NaN; others' bits mean nothing.
-template <class Element> __device__ __forceinline__ unsigned nan_bits(unsigned pair) {
-  constexpr unsigned infinity = is_bf16<Element> ? 0x7f807f80 : 0x7c007c00;
-  return (pair & 0x7fff7fff) + (0x7fff7fff - infinity);
-}
-
-// For each element a mask: all ones where it is above zero.
-template <class Element> __device__ __forceinline__ unsigned positive_masks(unsigned pair) {
-  unsigned masks;
-  if constexpr (!is_bf16<Element>) {
-    asm("set.gt.u32.f16x2 %0, %1, %2;" : "=r"(masks) : "r"(pair), "r"(0));
-  } else {
-#if __CUDA_ARCH__ >= 900
-    asm("set.gt.u32.bf16x2 %0, %1, %2;" : "=r"(masks) : "r"(pair), "r"(0));
-#else
-    const unsigned not_zero = (pair & 0x7fff7fff) + 0x7fff7fff, positive = not_zero & ~nan_bits<Element>(pair) & ~pair;
-    masks = sign_masks<1, 3>(positive, positive);
-#endif
-  }
-  return masks;
-}
-
-// Zero for each element that is below it. NaN stays.
-template <class Element> __device__ __forceinline__ unsigned rectify_pair(unsigned pair) {
-#if __CUDA_ARCH__ >= 800
-  unsigned rectified;
-  if constexpr (is_bf16<Element>) asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(rectified) : "r"(pair), "r"(0));
-  else asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(rectified) : "r"(pair), "r"(0));
-  return rectified;
-#else
-  const unsigned negative = pair & ~nan_bits<Element>(pair);
-  return pair & ~sign_masks<1, 3>(negative, negative);
-#endif
-}
-
-// The same of a float.
-__device__ __forceinline__ float rectified(float value) {
-#if __CUDA_ARCH__ >= 800
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(value) : "f"(value), "f"(0.0f));
-  return value;
-#else
-  return value < 0.0f ? 0.0f : value;
-#endif
-}
-
 // ---- loading operands from shared memory ------------------------------------------------------------------------------
 // 8x8 matrices of 16-bit elements: lane 8 m + r gives the address of row r of matrix m (x2: lanes 0 to 15), a multiple
 // of 16 bytes; r[m] is then this lane's two elements of matrix m, as the mma wants them. `_trans` transposes each.
@@ -296,3 +251,54 @@ __device__ __forceinline__ void prefetch(const void* global) {
 }
 
 #endif  // CUDA_EMULATOR
+
+// ---- pairs of elements, by whatever there is --------------------------------------------------------------------------
+// The emulator has what needs no instruction of its own.
+
+#ifdef CUDA_EMULATOR
+#define PTX_SINCE(arch) 0
+#else
+#define PTX_SINCE(arch) (__CUDA_ARCH__ >= arch)
+#endif
+
+// In the highest bit of each element, whether it is NaN; others' bits mean nothing.
+template <class Element> __device__ __forceinline__ unsigned nan_bits(unsigned pair) {
+  constexpr unsigned infinity = is_bf16<Element> ? 0x7f807f80 : 0x7c007c00;
+  return (pair & 0x7fff7fff) + (0x7fff7fff - infinity);
+}
+
+// For each element a mask: all ones where it is above zero.
+template <class Element> __device__ __forceinline__ unsigned positive_masks(unsigned pair) {
+  const unsigned not_zero = (pair & 0x7fff7fff) + 0x7fff7fff, positive = not_zero & ~nan_bits<Element>(pair) & ~pair;
+  unsigned masks = sign_masks<1, 3>(positive, positive);
+#if PTX_SINCE(750)
+  if constexpr (!is_bf16<Element>) asm("set.gt.u32.f16x2 %0, %1, %2;" : "=r"(masks) : "r"(pair), "r"(0));
+#endif
+#if PTX_SINCE(900)
+  if constexpr (is_bf16<Element>) asm("set.gt.u32.bf16x2 %0, %1, %2;" : "=r"(masks) : "r"(pair), "r"(0));
+#endif
+  return masks;
+}
+
+// Zero for each element that is below it. NaN stays.
+template <class Element> __device__ __forceinline__ unsigned rectify_pair(unsigned pair) {
+#if PTX_SINCE(800)
+  unsigned rectified;
+  if constexpr (is_bf16<Element>) asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(rectified) : "r"(pair), "r"(0));
+  else asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(rectified) : "r"(pair), "r"(0));
+  return rectified;
+#else
+  const unsigned negative = pair & ~nan_bits<Element>(pair);
+  return pair & ~sign_masks<1, 3>(negative, negative);
+#endif
+}
+
+// The same of a float.
+__device__ __forceinline__ float rectified(float value) {
+#if PTX_SINCE(800)
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(value) : "f"(value), "f"(0.0f));
+  return value;
+#else
+  return value <= 0.0f ? 0.0f : value;
+#endif
+}

@@ -144,20 +144,6 @@ template <int low_byte, int high_byte = low_byte> inline unsigned sign_masks(uns
   return mask(high, high_byte) << 16 | mask(low, low_byte);
 }
 
-template <class Element> inline unsigned positive_masks(unsigned pair) {
-  Element two[2];
-  memcpy(two, &pair, sizeof two);
-  return (to_float(two[0]) > 0.0f ? 0xffffu : 0u) | (to_float(two[1]) > 0.0f ? 0xffff0000u : 0u);
-}
-
-inline float rectified(float value) { return value <= 0.0f ? 0.0f : value; }
-
-template <class Element> inline unsigned rectify_pair(unsigned pair) {
-  Element two[2];
-  memcpy(two, &pair, sizeof two);
-  return pair & ~((to_float(two[0]) <= 0.0f ? 0xffffu : 0u) | (to_float(two[1]) <= 0.0f ? 0xffff0000u : 0u));
-}
-
 // b's address is counted from the beginning of the block's dynamic shared memory, where a GPU counts from that of all
 // shared memory. A warp's rows of the product need nothing of the other warps. The products are done at once.
 inline unsigned long long shared_matrix(const void* shared, int inner_bytes, int column_bytes) {
