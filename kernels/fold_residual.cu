@@ -9,7 +9,7 @@
 
 constexpr int FOLD_TAPS = 9;           // of the 3x3 kernel
 constexpr int FOLD_COLUMNS = 8;        // outputs of a block forward
-constexpr int FOLD_ROWS_AT_ONCE = 4;   // inputs whose weights a thread has under way forward
+constexpr int FOLD_ROWS_AT_ONCE = 3;   // inputs whose weights a thread has under way forward: with more, f16 has a stack on sm_90
 constexpr int FOLD_ROW_THREADS = 128;  // of a block backward
 
 constexpr int FOLD_MATRICES = FOLD_TAPS + 1;
