@@ -8,8 +8,7 @@
 
 constexpr int CHECK_BLOCKS = 1024;
 
-// The elements that groups of `width` cover; what is left over is done one by one.
-__device__ __forceinline__ int whole(int count, int width) { return width > 1 ? count / width * width : 0; }
+constexpr int ADAM_WIDTH = 4;  // elements of a group; those that are left over are done one by one
 
 template <int width> static __device__ bool all_finite(const float* gradients, int groups) {
   bool finite = true;
@@ -26,10 +25,10 @@ template <int width> static __device__ bool all_finite(const float* gradients, i
 KERNEL_WITH_THREADS(adam_check, THREADS)(
     float* finite,           // [CHECK_BLOCKS]: 1 or 0
     const float* gradients,  // [count]
-    int count, int width) {
+    int count) {
   __shared__ int failures[THREADS];
-  const int begin = whole(count, width);
-  failures[threadIdx.y] = !all_finite<4>(gradients, begin / 4) || !all_finite<1>(gradients + begin, count - begin);
+  const int groups = count / ADAM_WIDTH, rest = groups * ADAM_WIDTH;
+  failures[threadIdx.y] = !all_finite<ADAM_WIDTH>(gradients, groups) || !all_finite<1>(gradients + rest, count - rest);
   for (int half = THREADS / 2; half > 0; half /= 2) {
     __syncthreads();
     if (static_cast<int>(threadIdx.y) < half) failures[threadIdx.y] |= failures[threadIdx.y + half];
@@ -100,12 +99,12 @@ KERNEL_WITH_THREADS(adam_update, THREADS)(
     const float* rate,        // [2]: the corrected learning rate, the second moments' correction
     const float* loss_scale,  // [1]
     const float* finite,      // [1]
-    int count, int width, int has_copies,
+    int count, int has_copies,
     float beta1, float beta2, float epsilon) {
   if (*finite == 0.0f) return;
   const float scale = 1.0f / *loss_scale;
-  const int begin = whole(count, width);
-  update<4>(parameters, first, second, copies, gradients, rate, scale, begin / 4, has_copies, beta1, beta2, epsilon);
-  update<1>(parameters + begin, first + begin, second + begin, copies + begin, gradients + begin, rate, scale, count - begin,
+  const int groups = count / ADAM_WIDTH, rest = groups * ADAM_WIDTH;
+  update<ADAM_WIDTH>(parameters, first, second, copies, gradients, rate, scale, groups, has_copies, beta1, beta2, epsilon);
+  update<1>(parameters + rest, first + rest, second + rest, copies + rest, gradients + rest, rate, scale, count - rest,
             has_copies, beta1, beta2, epsilon);
 }

@@ -8,7 +8,7 @@ struct KindPixels {
   int first, step, count, image_pixels;
 
   __device__ __forceinline__ KindPixels(int kind, int h, int w) : image_pixels(h * w) {
-    const int place = kind < 4 ? kind : kind + 1, row = place / 3, column = place % 3;
+    const int place = border_place(kind), row = place / 3, column = place % 3;
     first = (row == 0 ? 0 : row == 1 ? 1 : h - 1) * w + (column == 0 ? 0 : column == 1 ? 1 : w - 1);
     step = row == 1 ? w : 1;
     count = row == 1 ? h - 2 : column == 1 ? w - 2 : 1;

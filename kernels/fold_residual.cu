@@ -9,8 +9,9 @@
 
 constexpr int FOLD_TAPS = 9;           // of the 3x3 kernel
 constexpr int FOLD_COLUMNS = 8;        // outputs of a block forward
-constexpr int FOLD_ROWS_AT_ONCE = 3;   // inputs whose weights a thread has under way forward: with more, f16 has a stack on sm_90
 constexpr int FOLD_ROW_THREADS = 128;  // of a block backward
+// Inputs whose weights a thread has under way forward. With four, the fp16 kernel has a stack frame on sm_90 and sm_100.
+constexpr int FOLD_ROWS_AT_ONCE = 3;
 
 constexpr int FOLD_MATRICES = FOLD_TAPS + 1;
 
@@ -18,11 +19,12 @@ constexpr int FOLD_MATRICES = FOLD_TAPS + 1;
 template <class T> struct Matrices {
   T of[FOLD_MATRICES];
 
-  __device__ __forceinline__ Matrices() {}
-  __device__ __forceinline__ Matrices(const T* main, const T* shortcut, int pitch) {
+  static __device__ __forceinline__ Matrices load(const T* main, const T* shortcut, int pitch) {
+    Matrices loaded;
 #pragma unroll
-    for (int tap = 0; tap < FOLD_TAPS; ++tap) of[tap] = main[tap * pitch];
-    of[FOLD_TAPS] = *shortcut;
+    for (int tap = 0; tap < FOLD_TAPS; ++tap) loaded.of[tap] = main[tap * pitch];
+    loaded.of[FOLD_TAPS] = *shortcut;
+    return loaded;
   }
 
   __device__ __forceinline__ void store(T* main, T* shortcut, int pitch) const {
@@ -59,15 +61,13 @@ KERNEL_WITH_THREADS(fold_residual_forward, THREADS)(
   const int k = blockIdx.x * FOLD_COLUMNS + threadIdx.x, matrix = inputs * outputs;
   const bool writes = threadIdx.y == 0 && k < outputs;
   const float of_main = writes ? bias[k] : 0.0f, of_shortcut = writes ? shortcut_bias[k] : 0.0f;
-  Matrices<float> sums;  // what each matrix makes of shift
-#pragma unroll
-  for (int tap = 0; tap < FOLD_MATRICES; ++tap) sums.of[tap] = 0.0f;
+  Matrices<float> sums = {};  // what each matrix makes of shift
   if (k < outputs)
     for_each_step<FOLD_ROWS_AT_ONCE>(
         threadIdx.y, inputs, blockDim.y,
         [&](int c) {
           const int place = c * outputs + k;
-          return FoldedRow{{weight + place, shortcut + place, matrix}, scale[c], shift[c], mean[c]};
+          return FoldedRow{Matrices<Element>::load(weight + place, shortcut + place, matrix), scale[c], shift[c], mean[c]};
         },
         [&](int c, const FoldedRow& row) {
           Matrices<Element> rounded;
@@ -124,22 +124,21 @@ KERNEL_WITH_THREADS(fold_residual_backward, FOLD_ROW_THREADS)(
   for (int k = threadIdx.x; k < outputs; k += FOLD_ROW_THREADS) {
     // All loads before the first store, which they would wait for.
     const int place = c * outputs + k;
-    const Matrices<float> gradients(dfolded + place, dfolded_shortcut + place, matrix);
-    const Matrices<Element> weights(weight + place, shortcut + place, matrix);
+    const auto gradients = Matrices<float>::load(dfolded + place, dfolded_shortcut + place, matrix);
+    const auto weights = Matrices<Element>::load(weight + place, shortcut + place, matrix);
     const float everywhere = dfolded_bias[k], of_shortcut = dfolded_shortcut_bias[k];
-    Matrices<float> constants, found;
-#pragma unroll
-    for (int tap = 0; tap < FOLD_MATRICES; ++tap) constants.of[tap] = 0.0f;
+    float missed[FOLD_TAPS] = {};
+    Matrices<float> found;
 #pragma unroll
     for (int kind = 0; kind < BORDER_KINDS; ++kind) {
       const float sum = dborder[kind * outputs + k];
 #pragma unroll
       for (int tap = 0; tap < FOLD_TAPS; ++tap)
-        if (is_missed(kind, tap)) constants.of[tap] += sum;
+        if (is_missed(kind, tap)) missed[tap] += sum;
     }
 #pragma unroll
     for (int tap = 0; tap < FOLD_MATRICES; ++tap) {
-      const float constant = tap < FOLD_TAPS ? everywhere - constants.of[tap] : of_shortcut;
+      const float constant = tap < FOLD_TAPS ? everywhere - missed[tap < FOLD_TAPS ? tap : 0] : of_shortcut;
       const float gradient = gradients.of[tap], value = to_float(weights.of[tap]);
       found.of[tap] = factor * gradient + addend * constant;
       of_scale += value * gradient;

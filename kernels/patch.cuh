@@ -58,19 +58,14 @@ __device__ __forceinline__ float2 values_of(unsigned pair) {
 }
 
 // Eight channels of a pixel, in pairs.
-struct alignas(16) Piece {
-  static constexpr int count = PIECE / 2;
-  unsigned pairs[count];
-};
+using Piece = Vector16<unsigned>;
 
 __device__ __forceinline__ Piece load_piece(const Element* address) {
-  Piece piece;
-  *reinterpret_cast<uint4*>(piece.pairs) = *reinterpret_cast<const uint4*>(address);
-  return piece;
+  return load16(reinterpret_cast<const unsigned*>(address));
 }
 
 __device__ __forceinline__ void store_piece(Element* address, const Piece& piece) {
-  *reinterpret_cast<uint4*>(address) = *reinterpret_cast<const uint4*>(piece.pairs);
+  store16(reinterpret_cast<unsigned*>(address), piece);
 }
 
 // Which of its channels are above zero.
@@ -78,17 +73,17 @@ __device__ __forceinline__ Bits positive_bits(const Piece& piece) {
   static_assert(PIECE == CHANNELS_PER_BYTE, "a piece's bits are a byte");
   unsigned bits = 0;  // of each pair's two, the second is 16 bits above the first
 #pragma unroll
-  for (int i = 0; i < Piece::count; ++i) bits |= positive_masks<Element>(piece.pairs[i]) & 0x10001u << 2 * i;
+  for (int i = 0; i < Piece::size; ++i) bits |= positive_masks<Element>(piece[i]) & 0x10001u << 2 * i;
   return static_cast<Bits>(bits | bits >> 15);
 }
 
 // Makes those channels zero that have no bit.
 __device__ __forceinline__ void keep_positive(Piece& piece, unsigned bits) {
-  const unsigned spread = bits | bits << 15;  // so
+  const unsigned spread = bits | bits << 15;  // likewise
 #pragma unroll
-  for (int i = 0; i < Piece::count; ++i) {
+  for (int i = 0; i < Piece::size; ++i) {
     const unsigned signs = spread << (15 - 2 * i);
-    piece.pairs[i] &= sign_masks<1, 3>(signs, signs);
+    piece[i] &= sign_masks<1, 3>(signs, signs);
   }
 }
 

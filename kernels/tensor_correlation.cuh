@@ -169,29 +169,29 @@ struct Epilogue {
                                         const float (&offsets)[PIECE]) const {
     if (added_stride) {
 #pragma unroll
-      for (int i = 0; i < Piece::count; ++i) {
-        const float2 value = values_of(values.pairs[i]);
-        float2 addend = values_of(added.pairs[i]);
+      for (int i = 0; i < Piece::size; ++i) {
+        const float2 value = values_of(values[i]);
+        float2 addend = values_of(added[i]);
         if (scaled) {
           addend.x = addend.x * scales[2 * i] + offsets[2 * i];
           addend.y = addend.y * scales[2 * i + 1] + offsets[2 * i + 1];
         }
-        values.pairs[i] = pair_of(limit(value.x + addend.x), limit(value.y + addend.y));
+        values[i] = pair_of(limit(value.x + addend.x), limit(value.y + addend.y));
       }
     }
     if (relu) {
 #pragma unroll
-      for (int i = 0; i < Piece::count; ++i) values.pairs[i] = rectify_pair<Element>(values.pairs[i]);
+      for (int i = 0; i < Piece::size; ++i) values[i] = rectify_pair<Element>(values[i]);
     }
     if (mask_stride) {
 #pragma unroll
-      for (int i = 0; i < Piece::count; ++i) values.pairs[i] &= positive_masks<Element>(mask.pairs[i]);
+      for (int i = 0; i < Piece::size; ++i) values[i] &= positive_masks<Element>(mask[i]);
     }
     if (normalised) {
 #pragma unroll
-      for (int i = 0; i < Piece::count; ++i) {
-        const float2 value = values_of(values.pairs[i]);
-        values.pairs[i] = pair_of(value.x * scales[2 * i] + offsets[2 * i], value.y * scales[2 * i + 1] + offsets[2 * i + 1]);
+      for (int i = 0; i < Piece::size; ++i) {
+        const float2 value = values_of(values[i]);
+        values[i] = pair_of(value.x * scales[2 * i] + offsets[2 * i], value.y * scales[2 * i + 1] + offsets[2 * i + 1]);
       }
     }
   }

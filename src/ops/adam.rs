@@ -6,7 +6,7 @@ use crate::Result;
 use crate::device::Precision;
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Grid, Launcher, OnCuda, PixelGrid};
-use crate::device::kernels::adam::CHECK_BLOCKS;
+use crate::device::kernels::adam::{ADAM_WIDTH, CHECK_BLOCKS};
 use crate::device::kernels::pixels::THREADS;
 use crate::device::kernels::{ADAM_CHECK, ADAM_MERGE_CHECKS, ADAM_UPDATE, Element};
 use crate::graph::Region;
@@ -96,21 +96,21 @@ impl OnCuda for Adam {
         let copies = launcher.parameter_copies(count);
         let pointers =
             [updated[0], updated[1], updated[2], copies.unwrap_or(updated[0].unused(Element::F32)), gradients.pointer];
-        let width = if pointers.iter().all(|pointer| pointer.is_aligned()) { 4 } else { 1 };
+        assert!(pointers.iter().all(|pointer| pointer.is_aligned()), "moments begin where moment_starts says");
         launcher
             .kernel(ADAM_CHECK)
             .pointers([checks, gradients.pointer])
-            .sizes([count, width])
+            .sizes([count])
             .launch(Grid { blocks: [CHECK_BLOCKS, 1, 1], threads: [1, THREADS, 1] })?;
         launcher.kernel(ADAM_MERGE_CHECKS).pointers([finite, checks]).launch(Grid::new([1, 1, 1], CHECK_BLOCKS))?;
         launcher
             .kernel(ADAM_UPDATE)
             .pointers(pointers)
             .pointers([rate.pointer, scale.pointer, finite])
-            .sizes([count, width])
+            .sizes([count])
             .flag(copies.is_some())
             .floats([BETA1, BETA2, EPSILON].map(|value| value as f32))
-            .launch(PixelGrid::single(1).over(count.div_ceil(width), 1))
+            .launch(PixelGrid::single(1).over(count.div_ceil(ADAM_WIDTH), 1))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The two branches of a captured step. Gradients of parameters are computed beside what goes on: nothing waits for them but
-//! the optimizer, and what needs arithmetic overlaps what needs memory. So is what only prepares a later node's input. The launches are the same as in one branch, and so
-//! are the bits.
+//! the optimizer, and what needs arithmetic overlaps what needs memory. So is what only prepares a later node's input. The
+//! launches are the same as in one branch, and so are the bits.
 //!
 //! Values share memory, so that a node may have to wait not only for what it reads, but also for those who still use what it
 //! writes. Which waits there are is therefore found from addresses.

@@ -381,17 +381,16 @@ impl ConvolutionInputGradient {
 
 impl OnCuda for ConvolutionInputGradient {
     fn workspace(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
-        match self.tensor_form(precision, outputs[0], self.sources(inputs)) {
-            Some(_) => 0,
-            None if self.shortcut => outputs[0].elements(),
-            None => 0,
-        }
+        let is_one_launch = self.tensor_form(precision, outputs[0], self.sources(inputs)).is_some();
+        if self.shortcut && !is_one_launch { outputs[0].elements() } else { 0 }
     }
 
     fn prepared(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> Option<(usize, Arc<dyn Op>)> {
-        let form = self.tensor_form(precision, outputs[0], self.sources(inputs))?;
-        let op = || TransposeWeight::new(self.window.kernel.iter().product(), self.input.channels.clone());
-        (form == Form::Same3).then(|| (1, Arc::new(op()) as _))
+        if self.tensor_form(precision, outputs[0], self.sources(inputs)) != Some(Form::Same3) {
+            return None;
+        }
+        let taps = self.window.kernel.iter().product();
+        Some((1, Arc::new(TransposeWeight::new(taps, self.input.channels.clone()))))
     }
 
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
