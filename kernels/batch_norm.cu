@@ -240,49 +240,31 @@ KERNEL_WITH_THREADS(batch_norm_backward_parameters, THREADS)(
 }
 
 // ---- backward: dx -----------------------------------------------------------------------------------------------------
-// What is done with dx: zero it where x is, in the channels from `start` up to `end`, and write it once more to `beside`, but
-// zero there wherever `positive` has no bit.
-struct Masks {
-  int start, end;
-  Element* beside;
-  const Bits* positive;
-  int beside_stride, groups;
-};
-
-template <int width, bool has_beside>
+// In the channels from masked_start up to masked_end it is zero where x is.
+template <int width>
 static __device__ void differentiate(Element* dx, const Element* dout, const Element* x, const float* gamma,
                                      const float* dgamma, const float* dbeta, const float* mean, const float* inverse,
                                      int pixels, int channels, int dx_stride, int dout_stride, int x_stride,
-                                     const Masks& masks) {
+                                     int masked_start, int masked_end) {
   const int c = first_channel<width>();
   if (c >= channels) return;
   const Slopes<width> dx_of = slopes<width>(gamma, dgamma, dbeta, mean, inverse, pixels, c);
-  const bool masked = masks.start <= c && c < masks.end;  // slices start at whole groups
-  struct Loaded {
-    Stored<width, Element> dout, x;
-    unsigned positive;
-  };
+  const bool masked = masked_start <= c && c < masked_end;  // slices start at whole groups
   for_each_pixel(
       pixels,
       [&](int p) {
-        Loaded loaded = {load_stored<width>(dout + p * dout_stride + c), load_stored<width>(x + p * x_stride + c)};
-        if constexpr (has_beside)
-          loaded.positive = masks.positive[p * masks.groups + c / CHANNELS_PER_BYTE] >> c % CHANNELS_PER_BYTE;
-        return loaded;
+        return StoredPair<width, Element>{load_stored<width>(dout + p * dout_stride + c),
+                                          load_stored<width>(x + p * x_stride + c)};
       },
-      [&](int p, const Loaded& loaded) {
-        Group<width> gradient = floats(loaded.dout);
-        const Group<width> value = floats(loaded.x);
+      [&](int p, const StoredPair<width, Element>& pair) {
+        Group<width> gradient = floats(pair.a);
+        const Group<width> value = floats(pair.b);
 #pragma unroll
         for (int k = 0; k < width; ++k) {
           gradient[k] = dx_of(gradient[k], value[k], k);
           if (masked && !(value[k] > 0.0f)) gradient[k] = 0.0f;
         }
         store(dx + p * dx_stride + c, gradient);
-        if constexpr (has_beside) {
-          keep_positive<width>(gradient, loaded.positive);
-          store(masks.beside + p * masks.beside_stride + c, gradient);
-        }
       });
 }
 
@@ -296,36 +278,13 @@ KERNEL_WITH_THREADS(batch_norm_backward, THREADS)(
     const float* mean,     // [channels]
     const float* inverse,  // [channels]
     int pixels, int channels, int dx_stride, int dout_stride, int x_stride, int width,
-    int masked_start, int masked_end) {  // the channels in which dx is zero where x is
-  const Masks masks = {masked_start, masked_end};
+    int masked_start, int masked_end) {
   if (is_wide<Element>(width))
-    differentiate<WIDE<Element>, false>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride,
-                                        dout_stride, x_stride, masks);
+    differentiate<WIDE<Element>>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride, dout_stride,
+                                 x_stride, masked_start, masked_end);
   else
-    differentiate<1, false>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride, dout_stride,
-                            x_stride, masks);
-}
-
-KERNEL_WITH_THREADS(batch_norm_backward_beside, THREADS)(
-    Element* dx,             // [pixels, channels], stride dx_stride
-    Element* beside,         // [pixels, channels], stride beside_stride: dx where `positive` has a bit
-    const Element* dout,     // [pixels, channels], stride dout_stride
-    const Element* x,        // [pixels, channels], stride x_stride
-    const Bits* positive,    // [pixels, groups]
-    const float* gamma,    // [channels]
-    const float* dgamma,   // [channels]
-    const float* dbeta,    // [channels]
-    const float* mean,     // [channels]
-    const float* inverse,  // [channels]
-    int pixels, int channels, int dx_stride, int beside_stride, int dout_stride, int x_stride, int groups, int width,
-    int masked_start, int masked_end) {  // the channels in which dx is zero where x is
-  const Masks masks = {masked_start, masked_end, beside, positive, beside_stride, groups};
-  if (is_wide<Element>(width))
-    differentiate<WIDE<Element>, true>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride,
-                                       dout_stride, x_stride, masks);
-  else
-    differentiate<1, true>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride, dout_stride,
-                           x_stride, masks);
+    differentiate<1>(dx, dout, x, gamma, dgamma, dbeta, mean, inverse, pixels, channels, dx_stride, dout_stride, x_stride,
+                     masked_start, masked_end);
 }
 
 // ---- backward: of scale and shift -------------------------------------------------------------------------------------

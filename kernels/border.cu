@@ -1,4 +1,4 @@
-// The gradient of what is added to pixels at the border of an image: the sums of each kind of them.
+// The gradient of what is added to pixels at the border of an image: the sums of each kind of them, of what has a bit.
 
 #include "border.cuh"
 #include "pixels.cuh"
@@ -21,17 +21,27 @@ struct KindPixels {
 };
 
 template <int width>
-static __device__ void sum(float* dborder, const Element* dout, int images, int h, int w, int channels, int dout_stride) {
+static __device__ void sum(float* dborder, const Element* dout, const Bits* positive, int images, int h, int w, int channels,
+                           int dout_stride, int groups) {
   constexpr int at_once = 16;  // a kind's pixels are few, and one block's
   const int c = first_channel<width>();
   const KindPixels pixels(blockIdx.x, h, w);
+  struct Loaded {
+    Stored<width, Element> dout;
+    unsigned bits;
+  };
   Group<width> sums = {};
   if (c < channels)
     for_each_step<at_once>(
         threadIdx.y, images * pixels.count, blockDim.y,
-        [&](int index) { return load_stored<width>(dout + pixels.pixel(index) * dout_stride + c); },
-        [&](int, const Stored<width, Element>& stored) {
-          const Group<width> group = floats(stored);
+        [&](int index) {
+          const int p = pixels.pixel(index);
+          return Loaded{load_stored<width>(dout + p * dout_stride + c),
+                        static_cast<unsigned>(positive[p * groups + c / CHANNELS_PER_BYTE] >> c % CHANNELS_PER_BYTE)};
+        },
+        [&](int, const Loaded& loaded) {
+          Group<width> group = floats(loaded.dout);
+          keep_positive<width>(group, loaded.bits);
 #pragma unroll
           for (int k = 0; k < width; ++k) sums[k] += group[k];
         });
@@ -45,9 +55,11 @@ static __device__ void sum(float* dborder, const Element* dout, int images, int 
 
 // Grid: kinds; channels.
 KERNEL_WITH_THREADS(border_backward, THREADS)(
-    float* dborder,       // [BORDER_KINDS, channels]
-    const Element* dout,  // [images, h, w, channels], stride dout_stride
-    int images, int h, int w, int channels, int dout_stride, int width) {
-  if (is_wide<Element>(width)) sum<WIDE<Element>>(dborder, dout, images, h, w, channels, dout_stride);
-  else sum<1>(dborder, dout, images, h, w, channels, dout_stride);
+    float* dborder,        // [BORDER_KINDS, channels]
+    const Element* dout,   // [images, h, w, channels], stride dout_stride
+    const Bits* positive,  // [images, h, w, groups]
+    int images, int h, int w, int channels, int dout_stride, int groups, int width) {
+  if (is_wide<Element>(width))
+    sum<WIDE<Element>>(dborder, dout, positive, images, h, w, channels, dout_stride, groups);
+  else sum<1>(dborder, dout, positive, images, h, w, channels, dout_stride, groups);
 }

@@ -51,6 +51,56 @@ struct TileSizes {
   }
 };
 
+// Where a pixel of a block's source is; below 0 if there is none.
+template <class T>
+__device__ __forceinline__ int source_place(int pixel, const Image& size, const Window& window, const Patch& patch) {
+  const int y = patch.y - T::border + pixel / T::source_width, x = patch.x - T::border + pixel % T::source_width;
+  if (pixel >= T::source_pixels || !is_inside(y, size.height) || !is_inside(x, size.width)) return -1;
+  return T::kernel == 1 ? large_pixel(size, window, patch.image, y, x)
+                        : (patch.image * size.height + y) * size.width + x;
+}
+
+// The bits of a block's source: words of four groups of channels, of each pixel in turn.
+constexpr int GROUPS_OF_WORD = 4;
+
+// Begins the copies of all of them.
+template <class T>
+__device__ __forceinline__ void copy_bits(Bits* bits, const Bits* positive, int groups, const Image& size,
+                                          const Window& window, const Patch& patch) {
+#pragma unroll 1
+  for (int i = threadIdx.x; i < groups / GROUPS_OF_WORD * T::source_pixels; i += TENSOR_THREADS) {
+    const int word = i / T::source_pixels, place = source_place<T>(i % T::source_pixels, size, window, patch);
+    cp_async_or_zero<GROUPS_OF_WORD>(bits + i * GROUPS_OF_WORD,
+                                     positive + max(place, 0) * groups + word * GROUPS_OF_WORD, place >= 0);
+  }
+}
+
+// Makes those channels of the pieces that the thread itself has copied zero that have no bit.
+template <class T> __device__ __forceinline__ void mask_source(Element* stage, const Bits* bits, int step) {
+  constexpr int at_once = 4, pixels = TENSOR_THREADS / T::pixel_pieces;  // that all threads have copied at once
+  const int first = threadIdx.x / T::pixel_pieces, group = step * T::pixel_pieces + threadIdx.x % T::pixel_pieces;
+  const Bits* own = bits + (group / GROUPS_OF_WORD * T::source_pixels + first) * GROUPS_OF_WORD + group % GROUPS_OF_WORD;
+  Element* pieces = stage + first * T::pixel_pitch + threadIdx.x % T::pixel_pieces * T::piece_pitch;
+#pragma unroll
+  for (int begin = 0; begin < T::source_copies; begin += at_once) {
+    const auto for_each = [&](auto body) {
+#pragma unroll
+      for (int i = begin; i < begin + at_once && i < T::source_copies; ++i)
+        if ((i + 1) * pixels <= T::source_pixels || first + i * pixels < T::source_pixels) body(i);
+    };
+    Piece values[at_once];
+    unsigned positive[at_once];
+    for_each([&](int i) {
+      values[i - begin] = load_piece(pieces + i * pixels * T::pixel_pitch);
+      positive[i - begin] = own[i * pixels * GROUPS_OF_WORD];
+    });
+    for_each([&](int i) {
+      keep_positive(values[i - begin], positive[i - begin]);
+      store_piece(pieces + i * pixels * T::pixel_pitch, values[i - begin]);
+    });
+  }
+}
+
 // What a thread copies into shared memory, step by step.
 template <class T> struct Copies {
   const Element *source, *weight;
@@ -71,14 +121,9 @@ template <class T> struct Copies {
     source_channel = thread % T::pixel_pieces * PIECE;
 #pragma unroll
     for (int i = 0; i < T::source_copies; ++i) {
-      const int pixel = (thread + i * TENSOR_THREADS) / T::pixel_pieces;
-      const int y = patch.y - T::border + pixel / T::source_width, x = patch.x - T::border + pixel % T::source_width;
-      const bool valid =
-          pixel < T::source_pixels && is_inside(y, size.height) && is_inside(x, size.width);
-      const int place = T::kernel == 1 ? large_pixel(size, window, patch.image, y, x)
-                                       : (patch.image * size.height + y) * size.width + x;
-      source_offsets[i] = valid ? place * source_stride + source_channel : 0;
-      source_valid |= static_cast<unsigned>(valid) << i;
+      const int place = source_place<T>((thread + i * TENSOR_THREADS) / T::pixel_pieces, size, window, patch);
+      source_offsets[i] = place < 0 ? 0 : place * source_stride + source_channel;
+      source_valid |= static_cast<unsigned>(place >= 0) << i;
     }
     // A thread's copies of weights are of one line of each tap, or of every second one, or of every line that is a part
     // of a tap further on.
@@ -137,8 +182,7 @@ template <class T> struct Copies {
 
 // What becomes of the target before it is stored: what stands in another tensor of its shape is added, perhaps times a scale of
 // its channel, and with the bias for an offset, which may cancel much of it; negative values become
-// zero, and so do those where a mask is not above zero; and it is normalised. It may be written once more, but zero there
-// wherever there is no bit. A stride of 0 says that there is no such tensor.
+// zero, and so do those where a mask is not above zero; and it is normalised. A stride of 0 says that there is no such tensor.
 // Each step rounds as if it were a pass over the tensor of its own. What the element cannot hold is limited to what it can in
 // the forward pass alone: where there is a bias, and no scale, which only a gradient has.
 struct Epilogue {
@@ -147,9 +191,6 @@ struct Epilogue {
   int added_stride, mask_stride, relu;
   bool limited, scaled, normalised;
   ByRunning norm;
-  Element* beside;
-  const Bits* positive;  // [pixels, groups]
-  int beside_stride, groups;
 
   __device__ __forceinline__ float limit(float value) const { return limited ? saturate<Element>(value) : value; }
 
@@ -282,7 +323,6 @@ __device__ __forceinline__ void write_sums(Element* target, typename T::Sums& su
   for (int first = 0; first < Pieces<T>::count; first += at_once) {
     int places[at_once];
     Piece added[at_once] = {}, mask[at_once] = {};
-    unsigned bits[at_once] = {};
 #pragma unroll
     for (int i = 0; i < at_once; ++i) {
       places[i] = pieces.place(first + i);
@@ -292,7 +332,6 @@ __device__ __forceinline__ void write_sums(Element* target, typename T::Sums& su
         mask[i] = epilogue.added_stride && epilogue.mask == epilogue.added
                       ? added[i]
                       : load_piece(epilogue.mask + places[i] * epilogue.mask_stride + pieces.channel);
-      if (epilogue.beside_stride) bits[i] = epilogue.positive[places[i] * epilogue.groups + pieces.channel / PIECE];
     }
     Piece values[together];
 #pragma unroll
@@ -306,17 +345,17 @@ __device__ __forceinline__ void write_sums(Element* target, typename T::Sums& su
       Piece& piece = values[i % together];
       epilogue.apply(piece, added[i], mask[i], scales, offsets);
       store_piece(target + places[i] * target_stride + pieces.channel, piece);
-      if (!epilogue.beside_stride) continue;
-      keep_positive(piece, bits[i]);
-      store_piece(epilogue.beside + places[i] * epilogue.beside_stride + pieces.channel, piece);
     }
   }
 }
 
-// The tensor that a product reads, and its weights.
+// The tensor that a product reads, and its weights. Of the source what has no bit is taken for zero, unless there are no
+// `groups` of channels.
 struct Factors {
   const Element *source, *weight;
   int inputs, source_stride;
+  const Bits* positive;
+  int groups;
 };
 
 // Adds the products of a block. `begun` is called once the first copies are under way.
@@ -328,6 +367,8 @@ __device__ __forceinline__ void accumulate(typename T::Sums& sums, Element* shar
                  factors.source_stride);
   int steps = (factors.inputs + T::depth - 1) / T::depth;
   if (T::kernel == 1) steps *= window.height * window.width;
+  Bits* bits = reinterpret_cast<Bits*>(shared + T::stages * T::stage_elements);
+  if (factors.groups) copy_bits<T>(bits, factors.positive, factors.groups, size, window, patch);
 #pragma unroll
   for (int step = 0; step < T::stages - 1; ++step) {
     if (step < steps) copy(shared + step * T::stage_elements);
@@ -336,8 +377,13 @@ __device__ __forceinline__ void accumulate(typename T::Sums& sums, Element* shar
   begun();
   Element *stage = shared, *free_stage = shared + (T::stages - 1) * T::stage_elements;
   Element* const end = shared + T::stages * T::stage_elements;
+  if (factors.groups) {
+    cp_async_wait<T::stages - 2>();
+    __syncthreads();  // the bits are there for all
+  }
   for (int step = 0; step < steps; ++step) {
     cp_async_wait<T::stages - 2>();
+    if (factors.groups) mask_source<T>(stage, bits, step);
     T::before_products();
     __syncthreads();  // the step's operands are there for all, and nobody reads the stage that is filled next
     if (step + T::stages - 1 < steps) copy(free_stage);
@@ -456,26 +502,24 @@ __device__ __forceinline__ void correlate(Element* target, const Factors& factor
 
 #define BACKWARD_INPUT_PARAMETERS                                                                              \
   Element* __restrict__ dx,               /* [n * height * width, outputs], stride dx_stride */                \
-      Element* __restrict__ beside,       /* as dx, stride beside_stride: dx where `positive` has a bit; not */ \
-                                          /* written where that is 0 */                                        \
       const Element* __restrict__ dout,   /* [n * height * width, inputs], stride dout_stride */               \
       const Element* __restrict__ weight, /* [9 * inputs, outputs], transposed */                              \
       const Element* added,               /* as dx, stride added_stride; not read where that is 0 */           \
       const float* __restrict__ scale,    /* [outputs], of added; not read where has_scale is 0, nor */        \
       const float* __restrict__ offset,   /* [outputs] */                                                      \
       const Element* mask,                /* as dx, stride mask_stride; may be added; not read where that is 0 */ \
-      const Bits* __restrict__ positive,  /* [n * height * width, groups]; not read where beside_stride is 0 */ \
+      const Bits* __restrict__ positive,  /* [n * height * width, groups]: where there is no bit, dout is zero */ \
+                                          /* for the 3x3 kernel; not read where groups is 0, else a multiple of 4 */ \
       const Element* __restrict__ shortcut_dout, /* [n * height * width, shortcut_inputs], stride shortcut_stride */ \
       const Element* __restrict__ shortcut,      /* [outputs, shortcut_inputs]: a 1x1 kernel's weights; not read where */ \
                                                  /* shortcut_inputs is 0 */                                     \
-      int height, int width, int inputs, int outputs, int dx_stride, int beside_stride, int dout_stride,       \
-      int added_stride, int mask_stride, int groups, int shortcut_inputs, int shortcut_stride, int has_scale
+      int height, int width, int inputs, int outputs, int dx_stride, int dout_stride, int added_stride,        \
+      int mask_stride, int groups, int shortcut_inputs, int shortcut_stride, int has_scale
 
 #define BACKWARD_INPUT_ARGUMENTS                                                                                  \
-  dx, {dout, weight, inputs, dout_stride},                                                                        \
+  dx, {dout, weight, inputs, dout_stride, positive, groups},                                                      \
       {{shortcut_dout, shortcut, shortcut_inputs, shortcut_stride}}, offset,                                      \
-      {added, mask, scale, added_stride, mask_stride, 0, false, has_scale != 0, false, {}, beside, positive,        \
-       beside_stride, groups},                                                                                      \
+      {added, mask, scale, added_stride, mask_stride, 0, false, has_scale != 0, false, {}},                         \
       {height, width}, {1, 1}, {1, 1}, outputs, dx_stride, 0
 
 // Of the 1x1 kernels; forward, x may be the large image of a window.

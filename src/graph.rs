@@ -6,7 +6,6 @@
 use crate::ops::add::Add;
 use crate::ops::concat::{Concat, Copy, Slice};
 use crate::ops::relu::ReluGradient;
-use crate::ops::residual::ResidualGradient;
 use crate::ops::{Gradient, Op, Rewritten};
 use crate::tensor::{Channels, Shape};
 use crate::{Error, Result};
@@ -244,16 +243,6 @@ impl Graph {
         self.apply_one(ReluGradient, &[dout, out])
     }
 
-    /// `dout` where `positive` has its bit, zero elsewhere: beside `dout`, if the op that computes that can.
-    pub(crate) fn masked_beside(&mut self, dout: ValueId, positive: ValueId) -> Result<ValueId> {
-        if let Some(index) = self.replace(dout, |op, inputs| op.masked_beside(inputs, positive)) {
-            let masked = self.value(self.shape(dout).clone(), Placement::Arena);
-            self.nodes[index].outputs.push(masked);
-            return Ok(masked);
-        }
-        self.apply_one(ResidualGradient, &[dout, positive])
-    }
-
     /// The sum of two gradients of a value: by the op that computes the later one, if that can and it is nobody else's.
     /// Of the earlier one it takes the value, or, if nothing reads that, the inputs.
     fn plus(&mut self, later: ValueId, earlier: ValueId, alone: bool) -> Result<ValueId> {
@@ -316,19 +305,15 @@ impl Graph {
     }
 
     /// Puts another op in the place of the one that computes `gradient` as its first output, if there is one and the
-    /// other op's inputs are there by then. Returns the node's index.
-    fn replace(
-        &mut self,
-        gradient: ValueId,
-        other: impl Fn(&dyn Op, &[ValueId]) -> Option<Rewritten>,
-    ) -> Option<usize> {
+    /// other op's inputs are there by then.
+    fn replace(&mut self, gradient: ValueId, other: impl Fn(&dyn Op, &[ValueId]) -> Option<Rewritten>) -> Option<()> {
         let index = self.nodes.iter().rposition(|node| node.outputs.first() == Some(&gradient))?;
         let (op, inputs) = other(&*self.nodes[index].op, &self.nodes[index].inputs)?;
         if self.nodes[index..].iter().flat_map(|node| &node.outputs).any(|late| inputs.contains(late)) {
             return None;
         }
         (self.nodes[index].op, self.nodes[index].inputs) = (op, inputs);
-        Some(index)
+        Some(())
     }
 
     /// As [`Graph::differentiate`], with the gradients of `wrt` stored one after the other in a flat value,

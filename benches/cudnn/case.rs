@@ -50,7 +50,7 @@ impl Case {
                 (DIRECTIONS[1], Primitive::BackwardData, Window::same(taps.isqrt()), outputs[0], inputs[0])
             }
             "residual_weight_gradient" => {
-                (DIRECTIONS[2], Primitive::BackwardFilter, Window::same(3), inputs[2], inputs[1])
+                (DIRECTIONS[2], Primitive::BackwardFilter, Window::same(3), inputs[1], inputs[0])
             }
             "convolution_weight_gradient" => {
                 let window = any.downcast_ref::<ConvolutionWeightGradient>()?.window;

@@ -3,6 +3,7 @@
 
 use super::Op;
 use super::case::Case;
+use super::residual::{BitsInput, Residual};
 use crate::device::cpu::{Call, Cpu, OnCpu, Real};
 use crate::device::cuda::{Launcher, OnCuda, PixelGrid};
 use crate::device::kernels::BORDER_BACKWARD;
@@ -50,7 +51,8 @@ fn kind_pixels(kind: usize, image: &Shape) -> impl Iterator<Item = usize> {
     rows.flat_map(move |first| columns.clone().map(move |column| first + column))
 }
 
-/// The gradient of what is added to the pixels of each kind: of an image the sums over each.
+/// The gradient of what is added to the pixels of each kind before a ReLU: the sums over each of what has a bit. Inputs: an
+/// image, [`Shape::bits`] of it.
 #[derive(Debug)]
 pub struct BorderGradient;
 
@@ -60,10 +62,15 @@ impl Op for BorderGradient {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        match has_kinds(inputs[0]) {
-            true => Ok(vec![border_shape(inputs[0].channels.clone())]),
-            false => Err(Error::shape("border_gradient", format!("{} has not 2 x 2 pixels", inputs[0]))),
+        let dout = inputs[0];
+        let error = |message| Err(Error::shape("border_gradient", message));
+        if !has_kinds(dout) {
+            return error(format!("{dout} has not 2 x 2 pixels"));
         }
+        if *inputs[1] != dout.bits() {
+            return error(format!("{} is not the bits of {dout}", inputs[1]));
+        }
+        Ok(vec![border_shape(dout.channels.clone())])
     }
 
     fn only_prepares(&self) -> bool {
@@ -72,36 +79,48 @@ impl Op for BorderGradient {
 }
 
 impl<T: Real> OnCpu<T> for BorderGradient {
-    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
+    fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
         let (dout, mut dborder) = (call.input(0), call.output(0));
+        let positive = BitsInput::new(call.input(1), dout.channels());
         dborder.dense().par_chunks_exact_mut(dout.channels()).enumerate().for_each(|(kind, sums)| {
             sums.fill(T::ZERO);
-            for position in kind_pixels(kind, dout.shape()) {
-                sums.iter_mut().zip(dout.pixel(position)).for_each(|(sum, &gradient)| *sum += gradient);
-            }
+            cpu.with_scratch(dout.channels(), |pixel| {
+                for position in kind_pixels(kind, dout.shape()) {
+                    positive.masked(dout, position, pixel);
+                    sums.iter_mut().zip(&*pixel).for_each(|(sum, &gradient)| *sum += gradient);
+                }
+            });
         });
     }
 }
 
 impl OnCuda for BorderGradient {
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
-        let (dout, dborder) = (launcher.input(0), launcher.output(0));
+        let (dout, positive, dborder) = (launcher.input(0), launcher.input(1), launcher.output(0));
         let [_, height, width] = dout.shape.spatial;
         let images = dout.positions() / (height * width);
-        let touched = images * 2 * (height + width - 2) * dout.channels() * dout.element().bytes();
+        let (pixels, groups) = (images * 2 * (height + width - 2), dout.shape.bit_groups());
+        let touched = pixels * dout.channels() * dout.element().bytes();
         let grid = PixelGrid::new(dout.channels(), [&dout, &dborder]);
         launcher
             .kernel(BORDER_BACKWARD)
-            .pointers([dborder.pointer, dout.pointer.touching(touched)])
-            .sizes([images, height, width, dout.channels(), dout.stride, grid.width])
+            .pointers([dborder.pointer, dout.pointer.touching(touched), positive.pointer.touching(pixels * groups)])
+            .sizes([images, height, width, dout.channels(), dout.stride, groups, grid.width])
             .launch(grid.with_blocks(BORDER_KINDS, 1))
     }
 }
 
 pub fn cases() -> Vec<Case> {
+    // Of a residual block that makes the bits.
     let case = |(height, width, channels)| {
-        let dout = Shape::image(3, height, width, channels);
-        Case::new("border", [dout], |graph, inputs| graph.apply(BorderGradient, inputs)).forward_only()
+        let (op, x) = (Residual::new(channels, true), Shape::image(3, height, width, 2));
+        let dout = x.with_channels(op.main.out.clone());
+        let inputs = [&[dout, x.clone()][..], &op.parameter_shapes(&x.channels)].concat();
+        let case = Case::new("border", inputs, move |graph, inputs| {
+            let block = graph.apply(op.clone(), &inputs[1..])?;
+            graph.apply(BorderGradient, &[inputs[0], block[1]])
+        });
+        case.rows(2, x.channels.clone()).rows(4, x.channels).forward_only()
     };
     [(2, 2, 1), (2, 5, 3), (7, 40, 33)].map(case).to_vec()
 }

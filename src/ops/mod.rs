@@ -106,12 +106,6 @@ pub trait Op: OnCpu<f32> + OnCpu<f64> + OnCuda + Any + Debug + Send + Sync {
         None
     }
 
-    /// What computes the same of `inputs` and, as one more output, output 0 where `positive` has its bit, zero elsewhere.
-    fn masked_beside(&self, inputs: &[ValueId], positive: ValueId) -> Option<Rewritten> {
-        let _ = (inputs, positive);
-        None
-    }
-
     /// Whether output 0, where tensor cores compute it and fp16 cannot hold it, is the largest that fp16 holds: in the
     /// forward pass that does no harm, while gradients have to overflow, so that the loss scale is lowered.
     fn saturates(&self, inputs: &[&Shape], outputs: &[&Shape]) -> bool {

@@ -15,7 +15,7 @@ use crate::device::Precision;
 use crate::device::cpu::operand::task_positions;
 use crate::device::cpu::tile::Start;
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Output, Real};
-use crate::device::cuda::{Launcher, OnCuda, Operand, PixelGrid};
+use crate::device::cuda::{Launcher, OnCuda, Operand, PixelGrid, scratch_elements};
 use crate::device::kernels::{Element, RESIDUAL_BACKWARD, RESIDUAL_FORWARD};
 use crate::graph::{Graph, ValueId};
 use crate::tensor::{CHANNEL_ALIGNMENT, Channels, Shape, Storage};
@@ -111,18 +111,17 @@ impl Op for Residual {
         let ([x, main, shortcut], dout) = ([0, 1, 3].map(|index| context.inputs[index]), context.of(0));
         let input = graph.shape(x).clone();
         let positive = context.outputs.get(1).ok_or_else(|| Error::shape("residual", "no gradient without bits"))?;
-        let dmain = graph.masked_beside(dout, *positive)?;
         let mut gradients = vec![None; context.inputs.len()];
         if context.wanted[1..5].contains(&true) {
-            let found = graph.apply(ResidualWeightGradient, &[dmain, dout, x, *positive])?;
+            let found = graph.apply(ResidualWeightGradient, &[dout, x, *positive])?;
             gradients.iter_mut().skip(1).zip(found).for_each(|(gradient, found)| *gradient = Some(found));
         }
         if self.border && context.wanted[5] {
-            gradients[5] = Some(graph.apply_one(BorderGradient, &[dmain])?);
+            gradients[5] = Some(graph.apply_one(BorderGradient, &[dout, *positive])?);
         }
         if context.wanted[0] {
             let op = ConvolutionInputGradient::of_residual(input);
-            gradients[0] = Some(graph.apply_one(op, &[dmain, main, dout, shortcut])?);
+            gradients[0] = Some(graph.apply_one(op, &[dout, main, shortcut, *positive])?);
         }
         Ok(gradients)
     }
@@ -132,28 +131,9 @@ impl Op for Residual {
     }
 }
 
-/// The gradient of the inner ReLU's input where nothing else writes it in passing: `dout` where there is a bit, zero elsewhere.
-/// Inputs: `dout`, the bits.
-#[derive(Debug)]
-pub struct ResidualGradient;
-
-impl Op for ResidualGradient {
-    fn name(&self) -> &'static str {
-        "residual_gradient"
-    }
-
-    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        match *inputs[1] == inputs[0].bits() {
-            true => Ok(vec![inputs[0].clone()]),
-            false => Err(Error::shape("residual_gradient", format!("{} is not the bits of {}", inputs[1], inputs[0]))),
-        }
-    }
-}
-
 /// The gradients of both convolutions' weights and biases, in the order of [`Residual`]'s inputs.
 ///
-/// Inputs: the gradient of the inner ReLU's input, which is `dout` where there is a bit, `dout`, `x`, the bits. (Where one kernel
-/// computes all, it reads the bits, and not the first input, which the input's gradient needs in any case.)
+/// Inputs: `dout`, which for the 3x3 convolution is zero where there is no bit, `x`, the bits.
 #[derive(Debug)]
 pub struct ResidualWeightGradient;
 
@@ -171,16 +151,16 @@ impl Op for ResidualWeightGradient {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        if inputs[0] != inputs[1] || *inputs[3] != inputs[1].bits() {
-            let message = format!("{} and {} do not go with {}", inputs[0], inputs[3], inputs[1]);
+        if *inputs[2] != inputs[0].bits() {
+            let message = format!("{} is not the bits of {}", inputs[2], inputs[0]);
             return Err(Error::shape("residual_weight_gradient", message));
         }
-        let outputs = Self::PARTS.iter().map(|part| part.outputs(&inputs[1..3])).collect::<Result<Vec<_>>>()?;
+        let outputs = Self::PARTS.iter().map(|part| part.outputs(&inputs[..2])).collect::<Result<Vec<_>>>()?;
         Ok(outputs.concat())
     }
 
     fn operations(&self, inputs: &[&Shape], outputs: &[&Shape]) -> u64 {
-        Self::PARTS.iter().map(|part| part.operations(&inputs[1..3], outputs)).sum()
+        Self::PARTS.iter().map(|part| part.operations(&inputs[..2], outputs)).sum()
     }
 }
 
@@ -198,25 +178,21 @@ impl<'a, T: Real> BitsInput<'a, T> {
         BitsInput { groups: bits.dense(), of_pixel: channels.div_ceil(CHANNEL_ALIGNMENT) }
     }
 
-    /// Writes a tensor once more, but zero where there is no bit.
-    pub fn write_beside(&self, tensor: Output<T>, beside: Output<T>) {
-        let count = task_positions(tensor.channels());
-        tensor.blocks(count).zip(beside.blocks(count)).for_each(|(mut tensor, mut beside)| {
-            for position in tensor.positions() {
-                let pixel = beside.pixel(position);
-                pixel.copy_from_slice(tensor.pixel(position));
-                self.keep(position, pixel);
-            }
-        });
+    /// Writes a tensor into a workspace, but zero where there is no bit. Returns what it wrote, and the rest.
+    pub fn mask_into<'w>(&self, workspace: &'w mut [T], tensor: Input<'w, T>) -> (Input<'w, T>, &'w mut [T]) {
+        let (masked, rest) = workspace.split_at_mut(tensor.shape().elements());
+        Output::dense_in(masked, tensor.shape()).for_each_pixel(|position, pixel| self.masked(tensor, position, pixel));
+        (Input::dense_in(masked, tensor.shape()), rest)
     }
 
-    /// Sets the channels of a pixel to zero that have no bit.
-    pub fn keep(&self, position: usize, pixel: &mut [T]) {
+    /// Writes a pixel of a tensor, but zero where there is no bit.
+    pub fn masked(&self, tensor: Input<T>, position: usize, pixel: &mut [T]) {
         let groups = &self.groups[position * self.of_pixel..][..self.of_pixel];
-        for (values, group) in pixel.chunks_mut(CHANNEL_ALIGNMENT).zip(groups) {
+        let values = tensor.pixel(position).chunks(CHANNEL_ALIGNMENT);
+        for ((out, values), group) in pixel.chunks_mut(CHANNEL_ALIGNMENT).zip(values).zip(groups) {
             let bits = group.to_f64() as u8;
-            values.iter_mut().enumerate().for_each(|(bit, value)| {
-                *value = if bits >> bit & 1 == 1 { *value } else { T::ZERO };
+            out.iter_mut().zip(values).enumerate().for_each(|(bit, (out, &value))| {
+                *out = if bits >> bit & 1 == 1 { value } else { T::ZERO };
             });
         }
     }
@@ -304,27 +280,18 @@ impl Residual {
     }
 }
 
-impl<T: Real> OnCpu<T> for ResidualGradient {
-    fn run(&self, _: &Cpu<T>, mut call: Call<T>) {
-        let dout = call.input(0);
-        let positive = BitsInput::new(call.input(1), dout.channels());
-        call.output(0).for_each_pixel(|position, pixel| {
-            pixel.copy_from_slice(dout.pixel(position));
-            positive.keep(position, pixel);
-        });
-    }
-}
-
 impl<T: Real> OnCpu<T> for ResidualWeightGradient {
     fn workspace(&self, cpu: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
-        let parts = Self::PARTS.iter().map(|part| part.cpu_workspace(cpu, [inputs[1], inputs[2]]));
-        parts.max().unwrap_or(0)
+        let parts = Self::PARTS.iter().map(|part| part.cpu_workspace(cpu, [inputs[0], inputs[1]]));
+        inputs[0].elements() + parts.max().unwrap_or(0)
     }
 
     fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
-        let (x, workspace) = (call.input(2), call.workspace());
-        for (index, part) in Self::PARTS.iter().enumerate() {
-            let (dout, dweight, dbias) = (call.input(index), call.output(2 * index), call.output(2 * index + 1));
+        let (dout, x) = (call.input(0), call.input(1));
+        let positive = BitsInput::new(call.input(2), dout.channels());
+        let (masked, workspace) = positive.mask_into(call.workspace(), dout);
+        for (index, (part, dout)) in Self::PARTS.iter().zip([masked, dout]).enumerate() {
+            let (dweight, dbias) = (call.output(2 * index), call.output(2 * index + 1));
             part.compute(cpu, workspace, [dout, x], dweight, Some(dbias));
         }
     }
@@ -344,7 +311,7 @@ fn form(precision: Precision, x: &Shape, out: &Shape) -> Option<Form> {
 
 impl OnCuda for Residual {
     fn workspace(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
-        if form(precision, inputs[0], outputs[0]).is_some() { 0 } else { outputs[0].elements() }
+        if form(precision, inputs[0], outputs[0]).is_some() { 0 } else { scratch_elements(precision, outputs[0]) }
     }
 
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
@@ -362,13 +329,12 @@ impl OnCuda for Residual {
                 source: x,
                 weight: main.pointer,
                 bias: Some((main_bias.pointer, out.channels())),
-                shortcut: Some(Shortcut { source: x, weight: shortcut.pointer, rectified }),
+                shortcut: Some(Shortcut { source: x, weight: shortcut.pointer, positive: None, rectified }),
                 epilogue: Epilogue { relu: true, ..Epilogue::default() },
             };
             return product.forward(launcher);
         }
-        let pointer = launcher.workspace().holding(out.element());
-        let part = Operand { pointer, stride: out.channels(), ..out };
+        let part = launcher.scratch(0, out);
         self.main.launch_untensored(launcher, out, [x, main], Some(main_bias.pointer))?;
         self.shortcut.launch_untensored(launcher, part, [x, shortcut], Some(shortcut_bias.pointer))?;
         let (pixels, channels, [_, height, width]) = (out.positions(), out.channels(), out.shape.spatial);
@@ -387,14 +353,7 @@ impl OnCuda for Residual {
     }
 }
 
-impl OnCuda for ResidualGradient {
-    fn launch(&self, launcher: &mut Launcher) -> Result<()> {
-        let (dmain, dout, positive) = (launcher.output(0), launcher.input(0), launcher.input(1));
-        launch_masked(launcher, dmain, dout, positive)
-    }
-}
-
-/// Writes `dout` where `positive` has a bit, and zero elsewhere.
+/// Writes `dout` where `positive` has a bit, and zero elsewhere: for kernels that do not mask it in passing.
 pub(super) fn launch_masked(launcher: &mut Launcher, dmain: Operand, dout: Operand, positive: Operand) -> Result<()> {
     let (pixels, channels) = (dout.positions(), dout.channels());
     launcher
@@ -405,17 +364,23 @@ pub(super) fn launch_masked(launcher: &mut Launcher, dmain: Operand, dout: Opera
         .launch(PixelGrid::eights(channels).over(pixels, 1))
 }
 
+impl ResidualWeightGradient {
+    /// Elements of workspace for the sums of parts: together both convolutions have as many parts as the 3x3 one alone. Behind
+    /// them there is room for `dout`, masked, where no kernel masks it in passing.
+    fn parts_workspace(precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
+        let parts = Self::PARTS.iter().zip([outputs, &outputs[2..]]);
+        let parts = parts.map(|(part, gradients)| part.cuda_workspace(precision, [inputs[0], inputs[1]], gradients));
+        parts.max().unwrap_or(0)
+    }
+}
+
 impl OnCuda for ResidualWeightGradient {
     fn workspace(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
-        // Together they have as many parts as the 3x3 convolution's alone.
-        let gradients = [outputs, &outputs[2..]];
-        let parts = Self::PARTS.iter().zip(gradients);
-        let parts = parts.map(|(part, gradients)| part.cuda_workspace(precision, [inputs[1], inputs[2]], gradients));
-        parts.max().unwrap_or(0)
+        Self::parts_workspace(precision, inputs, outputs) + scratch_elements(precision, inputs[0])
     }
 
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
-        let [dmain, dout, x, positive] = [0, 1, 2, 3].map(|index| launcher.input(index));
+        let [dout, x, positive] = [0, 1, 2].map(|index| launcher.input(index));
         let gradients = [0, 1, 2, 3].map(|index| launcher.output(index));
         if let Some(form) = form(launcher.precision(), x.shape, dout.shape) {
             let weights = TensorWeights::new(form, dout.shape, x.shape);
@@ -423,7 +388,14 @@ impl OnCuda for ResidualWeightGradient {
                 return Ok(());
             }
         }
-        for (index, (part, dout)) in Self::PARTS.iter().zip([dmain, dout]).enumerate() {
+        let parts = Self::parts_workspace(
+            launcher.precision(),
+            &[dout.shape, x.shape],
+            &gradients.map(|operand| operand.shape),
+        );
+        let masked = launcher.scratch(parts, dout);
+        launch_masked(launcher, masked, dout, positive)?;
+        for (index, (part, dout)) in Self::PARTS.iter().zip([masked, dout]).enumerate() {
             part.launch_from(launcher, [dout, x], &gradients[2 * index..2 * index + 2])?;
         }
         Ok(())

@@ -60,6 +60,12 @@ unsafe impl<T: Sync> Send for Input<'_, T> {}
 unsafe impl<T: Sync> Sync for Input<'_, T> {}
 
 impl<'a, T: Real> Input<'a, T> {
+    /// A tensor in the first elements of a workspace, whose pixels lie side by side.
+    pub fn dense_in(workspace: &'a [T], shape: &'a Shape) -> Self {
+        let pointer = workspace[..shape.elements()].as_ptr();
+        Input { pointer, shape, stride: shape.channels.stored() }
+    }
+
     pub fn shape(&self) -> &'a Shape {
         self.shape
     }

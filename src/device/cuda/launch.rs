@@ -228,6 +228,14 @@ impl<'a> Launcher<'a> {
         self.addresses.at(location, Storage::Full, self.planned.workspace.len(), true)
     }
 
+    /// A tensor in the workspace, from this element on, whose pixels lie side by side; of another's shape. It takes
+    /// [`scratch_elements`].
+    pub fn scratch<'o>(&self, start: usize, like: Operand<'o>) -> Operand<'o> {
+        let place = start..start + scratch_elements(self.precision(), like.shape);
+        let pointer = self.workspace().part(place).holding(like.element());
+        Operand { pointer, stride: like.channels(), ..like }
+    }
+
     /// What numbers the device computes with.
     pub fn precision(&self) -> Precision {
         self.addresses.precision
@@ -257,6 +265,11 @@ impl<'a> Launcher<'a> {
     pub fn kernel(&mut self, kernel: Kernel) -> Launch<'_> {
         Launch::new(self.sink.reborrow(), self.node.op.name(), kernel)
     }
+}
+
+/// Elements of workspace that a tensor takes there.
+pub fn scratch_elements(precision: Precision, shape: &Shape) -> usize {
+    (shape.elements() * precision.element(shape.storage).bytes()).div_ceil(size_of::<f32>())
 }
 
 fn size_error(op: &'static str, size: usize) -> Error {

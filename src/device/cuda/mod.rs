@@ -17,7 +17,7 @@ mod timing;
 pub use check::Padding;
 pub use driver::Description;
 pub use grid::{Chunks, Elements, Grid, LaneGrid, PixelGrid};
-pub use launch::{Launch, Launcher, OnCuda, Operand, PlannedLaunch, Pointer};
+pub use launch::{Launch, Launcher, OnCuda, Operand, PlannedLaunch, Pointer, scratch_elements};
 pub use planned::{Planned, planned};
 pub use timing::LaunchTime;
 

@@ -6,7 +6,6 @@ use super::{
     EPSILON,
 };
 use crate::device::cpu::{Call, Cpu, Input, OnCpu, Real};
-use crate::ops::residual::BitsInput;
 use crate::tensor::Shape;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -226,11 +225,7 @@ impl<T: Real> OnCpu<T> for BatchNormGradient {
             slopes.apply(dout.pixel(position), x.pixel(position), dx);
             mask(&mut dx[masked.clone()], &x.pixel(position)[masked.clone()]);
         };
-        let mut dx = call.output(0);
-        dx.lend().for_each_pixel(differentiate);
-        if self.beside {
-            BitsInput::new(call.input(5), channels).write_beside(dx, call.output(3));
-        }
+        call.output(0).for_each_pixel(differentiate);
     }
 }
 

@@ -10,9 +10,9 @@ use crate::device::Precision;
 use crate::device::cuda::{Chunks, Grid, Launcher, OnCuda, Operand, PixelGrid};
 use crate::device::kernels::pixels::THREADS;
 use crate::device::kernels::{
-    BATCH_NORM_BACKWARD, BATCH_NORM_BACKWARD_BESIDE, BATCH_NORM_BACKWARD_CHUNKS, BATCH_NORM_BACKWARD_PARAMETERS,
-    BATCH_NORM_FORWARD, BATCH_NORM_FORWARD_CHUNKS, BATCH_NORM_FORWARD_STATISTICS, BATCH_NORM_INFERENCE,
-    BATCH_NORM_SCALE_BACKWARD, BATCH_NORM_SCALE_INFERENCE, Element,
+    BATCH_NORM_BACKWARD, BATCH_NORM_BACKWARD_CHUNKS, BATCH_NORM_BACKWARD_PARAMETERS, BATCH_NORM_FORWARD,
+    BATCH_NORM_FORWARD_CHUNKS, BATCH_NORM_FORWARD_STATISTICS, BATCH_NORM_INFERENCE, BATCH_NORM_SCALE_BACKWARD,
+    BATCH_NORM_SCALE_INFERENCE, Element,
 };
 use crate::tensor::Shape;
 
@@ -162,17 +162,6 @@ impl OnCuda for BatchNormGradient {
         launch_parameters(launcher, [dgamma, dbeta], [mean, inverse], None, chunks)?;
         let vectors = [gamma, dgamma, dbeta, mean, inverse];
         let masked = [self.masked.start, self.masked.end.min(channels)];
-        if self.beside {
-            let (beside, positive) = (launcher.output(3), launcher.input(5));
-            let operands = [dx, beside, dout, x];
-            return launcher
-                .kernel(BATCH_NORM_BACKWARD_BESIDE)
-                .pointers(operands.iter().chain([&positive]).chain(&vectors).map(|operand| operand.pointer))
-                .sizes([pixels, channels].into_iter().chain(operands.map(|operand| operand.stride)))
-                .sizes([x.shape.bit_groups(), grid.width])
-                .sizes(masked)
-                .launch(grid.over(pixels, 1));
-        }
         launcher
             .kernel(BATCH_NORM_BACKWARD)
             .pointers([dx, dout, x].iter().chain(&vectors).map(|operand| operand.pointer))

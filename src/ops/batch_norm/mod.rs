@@ -73,7 +73,7 @@ impl Op for BatchNorm {
                 graph.apply(PooledGradient { dout: dout.is_some(), ..PooledGradient::default() }, &inputs)?
             }
             None => {
-                let op = BatchNormGradient { masked: 0..0, beside: false };
+                let op = BatchNormGradient { masked: 0..0 };
                 graph.apply(op, &[&[context.of(0)], &statistics[..]].concat())?
             }
         };
@@ -81,13 +81,11 @@ impl Op for BatchNorm {
     }
 }
 
-/// Inputs: `dout`, `x`, `gamma`, mean, `1 / sqrt(variance + epsilon)`, and bits if `beside`. Outputs: `dx`, `dgamma`,
-/// `dbeta`, and if `beside`, `dx` again, but zero wherever there is no bit.
+/// Inputs: `dout`, `x`, `gamma`, mean, `1 / sqrt(variance + epsilon)`. Outputs: `dx`, `dgamma`, `dbeta`.
 #[derive(Debug)]
 pub struct BatchNormGradient {
     /// The stored channels, perhaps more than there are, in which `dx` is zero where `x`, which ends in a ReLU, is.
     masked: Range<usize>,
-    beside: bool,
 }
 
 impl Op for BatchNormGradient {
@@ -97,8 +95,7 @@ impl Op for BatchNormGradient {
 
     fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         let vector = channel_vectors(&inputs[1..5])?;
-        let beside = self.beside.then(|| inputs[1].clone());
-        Ok([inputs[1].clone(), vector.clone(), vector].into_iter().chain(beside).collect())
+        Ok(vec![inputs[1].clone(), vector.clone(), vector])
     }
 
     fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<Rewritten> {
@@ -106,14 +103,8 @@ impl Op for BatchNormGradient {
     }
 
     fn masked_channels(&self, inputs: &[ValueId], mask: ValueId, channels: Range<usize>) -> Option<Rewritten> {
-        let possible = inputs[1] == mask && self.masked.is_empty() && !self.beside;
-        let op = possible.then_some(BatchNormGradient { masked: channels, beside: false })?;
+        let op = (inputs[1] == mask && self.masked.is_empty()).then_some(BatchNormGradient { masked: channels })?;
         Some((Arc::new(op), inputs.to_vec()))
-    }
-
-    fn masked_beside(&self, inputs: &[ValueId], positive: ValueId) -> Option<Rewritten> {
-        let op = (!self.beside).then(|| BatchNormGradient { masked: self.masked.clone(), beside: true })?;
-        Some((Arc::new(op), [inputs, &[positive]].concat()))
     }
 }
 
@@ -276,8 +267,8 @@ pub fn cases() -> Vec<Case> {
             .forward_only(),
         );
     }
-    // Of a residual block, whose two ReLUs' gradients are written in one pass. (Of so many pixels that not all of a channel
-    // are above zero: the gradient of its bias would be what rounding leaves.)
+    // Of a residual block, which ends in a ReLU. (Of so many pixels that not all of a channel are above zero: the gradient of
+    // its bias would be what rounding leaves.)
     for (input, channels) in [(3, 4), (8, 33)] {
         let op = Residual::new(channels, true);
         let x = Shape::image(3, 7, 6, input);

@@ -277,30 +277,30 @@ impl Convolution {
 impl<T: Real> OnCpu<T> for ConvolutionInputGradient {
     fn workspace(&self, cpu: &Cpu<T>, inputs: &[&Shape], _: &[&Shape]) -> usize {
         let main = if self.is_winograd(cpu, inputs[0]) { weight_points(inputs[1]) } else { inputs[1].elements() };
-        if self.shortcut { main.max(inputs[3].elements()) } else { main }
+        if self.residual { inputs[0].elements() + main.max(inputs[2].elements()) } else { main }
     }
 
     fn run(&self, cpu: &Cpu<T>, mut call: Call<T>) {
         let (dout, weight, workspace) = (call.input(0), call.input(1), call.workspace());
-        let (first, [mask, positive]) = (self.first_added(), self.last_inputs(call.inputs()));
+        let first = self.first_added();
         let epilogue = CpuEpilogue {
             added: self.add.then(|| call.input(first)),
             affine: self.affine.then(|| AffineTerms::new(first, |index| call.input(index))),
             relu: false,
-            mask: mask.map(|index| call.input(index)),
+            mask: self.mask.then(|| call.input(call.inputs() - 1)),
             saturates: false,
         };
-        let (mut dx, main) = (call.output(0), Factors { window: self.window, dout, weight });
-        if self.shortcut {
-            self.add_products(cpu, workspace, main, dx.lend(), Start::Zero, CpuEpilogue::default());
-            let shortcut = Factors { window: SHORTCUT, dout: call.input(2), weight: call.input(3) };
-            self.add_products(cpu, workspace, shortcut, dx.lend(), Start::Out, epilogue);
-        } else {
-            self.add_products(cpu, workspace, main, dx.lend(), Start::Zero, epilogue);
+        let mut dx = call.output(0);
+        if !self.residual {
+            let main = Factors { window: self.window, dout, weight };
+            return self.add_products(cpu, workspace, main, dx, Start::Zero, epilogue);
         }
-        if let Some(positive) = positive {
-            BitsInput::new(call.input(positive), dx.channels()).write_beside(dx, call.output(1));
-        }
+        let (shortcut, positive) = (call.input(2), BitsInput::new(call.input(3), dout.channels()));
+        let (masked, workspace) = positive.mask_into(workspace, dout);
+        let main = Factors { window: self.window, dout: masked, weight };
+        self.add_products(cpu, workspace, main, dx.lend(), Start::Zero, CpuEpilogue::default());
+        let shortcut = Factors { window: SHORTCUT, dout, weight: shortcut };
+        self.add_products(cpu, workspace, shortcut, dx, Start::Out, epilogue);
     }
 }
 

@@ -1,14 +1,14 @@
 //! Convolution on CUDA: which kernel of `kernels/convolution.cu` a shape gets, and with how many blocks.
 
 use super::bias::{bias_workspace, launch_bias};
-use super::epilogue::{Beside, Epilogue};
+use super::epilogue::Epilogue;
 use super::special::{SpecialProduct, SpecialWeights};
 use super::sums::Sums;
 use super::tensor::{Form, Shortcut, TensorProduct, TensorWeights};
 use super::{Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, SHORTCUT, Window};
 use crate::Result;
 use crate::device::Precision;
-use crate::device::cuda::{Grid, Launcher, OnCuda, Operand, Pointer};
+use crate::device::cuda::{Grid, Launcher, OnCuda, Operand, Pointer, scratch_elements};
 use crate::device::kernels::convolution::{
     FEW_WEIGHTS_THREADS, NARROW_LANES, NARROW_OUTPUTS, NARROW_THREADS, SHALLOW_COLUMNS, SHALLOW_INNER, SHALLOW_PIXELS,
     SHALLOW_THREADS,
@@ -18,6 +18,7 @@ use crate::device::kernels::matrix_tile::{TILE_INNER, TILE_THREADS};
 use crate::device::kernels::*;
 use crate::ops::Op;
 use crate::ops::affine::AffineTerms;
+use crate::ops::residual::launch_masked;
 use crate::ops::transpose_weight::TransposeWeight;
 use crate::tensor::{CHANNEL_ALIGNMENT, Shape};
 use std::sync::Arc;
@@ -367,26 +368,25 @@ impl Convolution {
 }
 
 impl ConvolutionInputGradient {
-    /// The form that tensor cores do, if they do all products.
-    fn tensor_form<'a>(
-        &self,
-        precision: Precision,
-        dx: &Shape,
-        sources: impl Iterator<Item = &'a Shape>,
-    ) -> Option<Form> {
-        let forms = sources.map(|source| tensor_form(precision, self.window, self.groups, [dx, source]));
-        forms.reduce(|main, shortcut| main.and_then(|main| shortcut.map(|_| main))).flatten()
+    /// The form that tensor cores do.
+    fn tensor_form(&self, precision: Precision, [dx, dout]: [&Shape; 2]) -> Option<Form> {
+        tensor_form(precision, self.window, self.groups, [dx, dout])
     }
 }
 
 impl OnCuda for ConvolutionInputGradient {
     fn workspace(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
-        let is_one_launch = self.tensor_form(precision, outputs[0], self.sources(inputs)).is_some();
-        if self.shortcut && !is_one_launch { outputs[0].elements() } else { 0 }
+        if !self.residual {
+            return 0;
+        }
+        // Of `dout` what has a bit, where no kernel masks it in passing; and the shortcut's part.
+        let is_one_launch = self.tensor_form(precision, [outputs[0], inputs[0]]).is_some();
+        let tensors = if is_one_launch { &inputs[..1] } else { &[inputs[0], outputs[0]] };
+        tensors.iter().map(|shape| scratch_elements(precision, shape)).sum()
     }
 
     fn prepared(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> Option<(usize, Arc<dyn Op>)> {
-        if self.tensor_form(precision, outputs[0], self.sources(inputs)) != Some(Form::Same3) {
+        if self.tensor_form(precision, [outputs[0], inputs[0]]) != Some(Form::Same3) {
             return None;
         }
         let taps = self.window.kernel.iter().product();
@@ -395,18 +395,21 @@ impl OnCuda for ConvolutionInputGradient {
 
     fn launch(&self, launcher: &mut Launcher) -> Result<()> {
         let (dx, dout, weight) = (launcher.output(0), launcher.input(0), launcher.input(1).pointer);
-        let shortcut = self.shortcut.then(|| (launcher.input(2), launcher.input(3).pointer));
-        let (first, [mask, positive]) = (self.first_added(), self.last_inputs(launcher.inputs()));
+        let first = self.first_added();
         let epilogue = Epilogue {
             added: self.add.then(|| launcher.input(first)),
             affine: self.affine.then(|| AffineTerms::new(first, |index| launcher.input(index))),
             relu: false,
-            mask: mask.map(|index| launcher.input(index)),
-            beside: positive.map(|index| Beside { target: launcher.output(1), positive: launcher.input(index) }),
+            mask: self.mask.then(|| launcher.input(launcher.inputs() - 1)),
         };
-        let sources = [Some(dout), shortcut.map(|(dout, _)| dout)].into_iter().flatten().map(|source| source.shape);
-        if let Some(form) = self.tensor_form(launcher.precision(), dx.shape, sources) {
-            let shortcut = shortcut.map(|(source, weight)| Shortcut { source, weight, rectified: None });
+        let residual = self.residual.then(|| [2, 3].map(|index| launcher.input(index)));
+        if let Some(form) = self.tensor_form(launcher.precision(), [dx.shape, dout.shape]) {
+            let shortcut = residual.map(|[weight, positive]| Shortcut {
+                source: dout,
+                weight: weight.pointer,
+                positive: Some(positive),
+                rectified: None,
+            });
             let product = TensorProduct { form, target: dx, source: dout, weight, bias: None, shortcut, epilogue };
             return product.transposed(launcher);
         }
@@ -419,15 +422,18 @@ impl OnCuda for ConvolutionInputGradient {
             weight,
             bias: None,
         };
-        let main = product(self.window, self.groups, dx, dout, weight);
-        let affine = main.launch_affine(launcher, epilogue.affine)?;
-        if let Some((dout, weight)) = shortcut {
-            let pointer = launcher.workspace().holding(dx.element());
-            let part = Operand { pointer, stride: dx.channels(), ..dx };
-            product(SHORTCUT, 1, part, dout, weight).launch(launcher, &[])?;
-            Epilogue { added: Some(part), ..Epilogue::default() }.launch(launcher, dx)?;
-        }
-        Epilogue { affine, ..epilogue }.launch(launcher, dx)
+        let Some([shortcut, positive]) = residual else {
+            let main = product(self.window, self.groups, dx, dout, weight);
+            let affine = main.launch_affine(launcher, epilogue.affine)?;
+            return Epilogue { affine, ..epilogue }.launch(launcher, dx);
+        };
+        let masked = launcher.scratch(0, dout);
+        let part = launcher.scratch(scratch_elements(launcher.precision(), dout.shape), dx);
+        launch_masked(launcher, masked, dout, positive)?;
+        product(self.window, 1, dx, masked, weight).launch(launcher, &[])?;
+        product(SHORTCUT, 1, part, dout, shortcut.pointer).launch(launcher, &[])?;
+        Epilogue { added: Some(part), ..Epilogue::default() }.launch(launcher, dx)?;
+        epilogue.launch(launcher, dx)
     }
 }
 

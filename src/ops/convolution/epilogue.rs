@@ -5,7 +5,6 @@ use crate::device::cpu::{Cpu, Input, Output, Real};
 use crate::device::cuda::{Elements, Launcher, Operand};
 use crate::device::kernels::{ADD_FORWARD, RELU_BACKWARD};
 use crate::ops::affine::AffineTerms;
-use crate::ops::residual::launch_masked;
 use crate::tensor::Storage;
 
 // ------------------------------------------------------------------ CPU
@@ -82,15 +81,6 @@ pub(in crate::ops) struct Epilogue<'a> {
     pub relu: bool,
     /// and so do those where this is not above zero.
     pub mask: Option<Operand<'a>>,
-    /// Another tensor gets the same, but zero wherever there is no bit.
-    pub beside: Option<Beside<'a>>,
-}
-
-/// A tensor of the target's shape, and the bits for it.
-#[derive(Clone, Copy)]
-pub(in crate::ops) struct Beside<'a> {
-    pub target: Operand<'a>,
-    pub positive: Operand<'a>,
 }
 
 impl Epilogue<'_> {
@@ -109,9 +99,6 @@ impl Epilogue<'_> {
         if let Some(affine) = self.affine {
             affine.add(launcher, target)?;
         }
-        if let Some(mask) = self.mask {
-            pass(launcher, RELU_BACKWARD, mask, None)?;
-        }
-        self.beside.map_or(Ok(()), |beside| launch_masked(launcher, beside.target, target, beside.positive))
+        self.mask.map_or(Ok(()), |mask| pass(launcher, RELU_BACKWARD, mask, None))
     }
 }

@@ -208,24 +208,24 @@ impl Op for Convolution {
 }
 
 /// The gradient of a convolution's input; inputs `dout`, `weight` (on tensor cores as
-/// [`TransposeWeight`](super::transpose_weight::TransposeWeight) makes it), those of the shortcut if there is one, the sum of the
-/// input's earlier gradients if `add`, a tensor with its scale and offset if `affine`, the input itself if `mask`, and bits if
-/// `beside`. Outputs: the gradient, and if `beside`, the gradient again, but zero wherever there is no bit.
+/// [`TransposeWeight`](super::transpose_weight::TransposeWeight) makes it), of a residual block the shortcut's weight and bits,
+/// the sum of the input's earlier gradients if `add`, a tensor with its scale and offset if `affine`, and the input itself if
+/// `mask`.
 #[derive(Debug, Clone)]
 pub struct ConvolutionInputGradient {
     window: Window,
     groups: usize,
     /// The shape of the convolution's input.
     input: Shape,
-    /// Whether the gradient of a 1x1 convolution of the same input is added: a residual block's shortcut.
-    shortcut: bool,
+    /// Whether it is a residual block's: `dout`, for this convolution zero where there is no bit, is that of a 1x1 convolution
+    /// of the same input, too, whose input gradient is added.
+    residual: bool,
     /// Whether an earlier gradient is added.
     add: bool,
     /// Whether `x * scale + offset` is added: what batch norm's statistics add.
     affine: bool,
     /// Whether the sum is zero where the input, which ends in a ReLU, is.
     mask: bool,
-    beside: bool,
 }
 
 /// The window of a residual block's shortcut.
@@ -233,34 +233,23 @@ pub(super) const SHORTCUT: Window = Window { kernel: [1; 3], stride: [1; 3], pad
 
 impl ConvolutionInputGradient {
     fn new(window: Window, groups: usize, input: Shape) -> Self {
-        let (shortcut, add, affine, mask, beside) = (false, false, false, false, false);
-        ConvolutionInputGradient { window, groups, input, shortcut, add, affine, mask, beside }
+        let (residual, add, affine, mask) = (false, false, false, false);
+        ConvolutionInputGradient { window, groups, input, residual, add, affine, mask }
     }
 
-    /// Of a residual block, whose shortcut has inputs of its own.
+    /// Of a residual block.
     pub(super) fn of_residual(input: Shape) -> Self {
-        ConvolutionInputGradient { shortcut: true, ..ConvolutionInputGradient::new(Window::same(3), 1, input) }
-    }
-
-    /// The tensors that are read as pixels are multiplied.
-    fn sources<'a>(&self, inputs: &[&'a Shape]) -> impl Iterator<Item = &'a Shape> {
-        [Some(inputs[0]), self.shortcut.then(|| inputs[2])].into_iter().flatten()
+        ConvolutionInputGradient { residual: true, ..ConvolutionInputGradient::new(Window::same(3), 1, input) }
     }
 
     /// The index of the first input that is added.
     fn first_added(&self) -> usize {
-        if self.shortcut { 4 } else { 2 }
+        if self.residual { 4 } else { 2 }
     }
 
     /// Whether nothing is done with the sums.
     fn is_plain(&self) -> bool {
-        !self.add && !self.affine && !self.mask && !self.beside
-    }
-
-    /// Of so many inputs the index of the mask, and of the bits, if there are any.
-    fn last_inputs(&self, inputs: usize) -> [Option<usize>; 2] {
-        let bits = usize::from(self.beside);
-        [self.mask.then(|| inputs - 1 - bits), self.beside.then(|| inputs - 1)]
+        !self.add && !self.affine && !self.mask
     }
 
     /// As [`Convolution::with_affine`].
@@ -274,8 +263,12 @@ impl Op for ConvolutionInputGradient {
         "convolution_input_gradient"
     }
 
-    fn outputs(&self, _: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![self.input.clone(); 1 + usize::from(self.beside)])
+    fn outputs(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        if self.residual && *inputs[3] != inputs[0].bits() {
+            let message = format!("{} is not the bits of {}", inputs[3], inputs[0]);
+            return Err(Error::shape("convolution_input_gradient", message));
+        }
+        Ok(vec![self.input.clone()])
     }
 
     fn plus(&self, inputs: &[ValueId], added: ValueId) -> Option<Rewritten> {
@@ -284,17 +277,12 @@ impl Op for ConvolutionInputGradient {
     }
 
     fn masked(&self, inputs: &[ValueId], mask: ValueId) -> Option<Rewritten> {
-        let op = (!self.mask && !self.beside).then(|| ConvolutionInputGradient { mask: true, ..self.clone() })?;
+        let op = (!self.mask).then(|| ConvolutionInputGradient { mask: true, ..self.clone() })?;
         Some((Arc::new(op), [inputs, &[mask]].concat()))
     }
 
-    fn masked_beside(&self, inputs: &[ValueId], positive: ValueId) -> Option<Rewritten> {
-        let op = (!self.beside).then(|| ConvolutionInputGradient { beside: true, ..self.clone() })?;
-        Some((Arc::new(op), [inputs, &[positive]].concat()))
-    }
-
     fn operations(&self, inputs: &[&Shape], outputs: &[&Shape]) -> u64 {
-        let shortcut = self.shortcut.then(|| operations(SHORTCUT, 1, outputs[0], inputs[2]));
+        let shortcut = self.residual.then(|| operations(SHORTCUT, 1, outputs[0], inputs[0]));
         operations(self.window, self.groups, outputs[0], inputs[0]) + shortcut.unwrap_or(0)
     }
 }

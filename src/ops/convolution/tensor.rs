@@ -8,8 +8,10 @@ use crate::device::cuda::{Grid, Launcher, Operand, Pointer};
 use crate::device::kernels::convolution_tensor_hopper::{GROUP_COLUMNS, GROUP_WIDTH};
 use crate::device::kernels::convolution_tensor_weight::{MOST_GROUPS, WEIGHT_PATCH_ROWS};
 use crate::device::kernels::patch::{PATCH_WIDTH, PIECE, TENSOR_THREADS};
+use crate::device::kernels::tensor_correlation::GROUPS_OF_WORD;
 use crate::device::kernels::*;
 use crate::ops::batch_norm::EPSILON;
+use crate::ops::residual::launch_masked;
 use crate::tensor::{CHANNEL_ALIGNMENT, Shape, Storage};
 
 /// Fewer blocks leave multiprocessors of large GPUs idle: smaller tiles are better then.
@@ -183,9 +185,21 @@ impl Tile {
         }
     }
 
-    /// Bytes of shared memory of a block.
+    /// Pixels that the kernel covers.
+    fn source_pixels(&self) -> usize {
+        (self.rows + self.kernel - 1) * (self.width + self.kernel - 1)
+    }
+
+    /// Whether a block's source can be masked by bits, a byte of shared memory for each group of each pixel's channels.
+    fn masks(&self, source: &Shape, launcher: &Launcher) -> bool {
+        let groups = source.bit_groups();
+        let shared = self.shared(false) + self.source_pixels() * groups;
+        groups.is_multiple_of(GROUPS_OF_WORD) && shared <= launcher.shared_memory()
+    }
+
+    /// Bytes of shared memory of a block, without bits.
     fn shared(&self, transposed: bool) -> usize {
-        let pixels = (self.rows + self.kernel - 1) * (self.width + self.kernel - 1);
+        let pixels = self.source_pixels();
         let (lines, line) = if transposed { (self.columns, self.depth) } else { (self.depth, self.columns) };
         let taps = self.kernel * self.kernel;
         let elements = if self.width == GROUP_WIDTH {
@@ -202,6 +216,8 @@ impl Tile {
 pub(in crate::ops) struct Shortcut<'a> {
     pub source: Operand<'a>,
     pub weight: Pointer,
+    /// Of an input gradient: where there is no bit, the 3x3 product's source is zero.
+    pub positive: Option<Operand<'a>>,
     pub rectified: Option<Rectified>,
 }
 
@@ -246,10 +262,16 @@ impl TensorProduct<'_> {
         let columns = self.target.channels() * self.form.window().iter().product::<usize>();
         let tile = Tile::choose(self.form, self.source.shape, columns, launcher);
         if let Form::Patches(_) = self.form {
-            self.launch_patches(launcher, tile, tile.backward_input, self.source.shape, columns)?;
-            return Epilogue { beside: self.epilogue.beside, ..Epilogue::default() }.launch(launcher, self.target);
+            return self.launch_patches(launcher, tile, tile.backward_input, self.source.shape, columns);
         }
-        self.launch_same(launcher, tile, tile.backward_input)
+        let positive = self.shortcut.as_ref().and_then(|shortcut| shortcut.positive);
+        let Some(positive) = positive.filter(|_| !tile.masks(self.source.shape, launcher)) else {
+            return self.launch_same(launcher, tile, tile.backward_input);
+        };
+        let masked = launcher.scratch(0, self.source);
+        launch_masked(launcher, masked, self.source, positive)?;
+        let shortcut = self.shortcut.map(|shortcut| Shortcut { positive: None, ..shortcut });
+        TensorProduct { source: masked, shortcut, ..self }.launch_same(launcher, tile, tile.backward_input)
     }
 
     /// A tensor's pointer, or for none one that the kernel does not read, and its stride, or 0.
@@ -270,26 +292,28 @@ impl TensorProduct<'_> {
         let none = self.weight.unused(Element::F32);
         let [_, height, width] = target.shape.spatial;
         let grid = self.grid(tile, target.shape, target.channels());
-        let launch = launcher.kernel(kernel).shared(tile.shared(false)).pointers([target.pointer]);
+        let bits = shortcut.and_then(|shortcut| shortcut.positive);
+        let groups = bits.map_or(0, |_| source.shape.bit_groups());
+        let shared = tile.shared(false) + tile.source_pixels() * groups;
+        let launch = launcher.kernel(kernel).shared(shared).pointers([target.pointer]);
         if kernel == tile.backward_input {
             assert!(self.bias.is_none() && !own.relu, "a gradient has neither bias nor ReLU");
             let (added, added_stride) = self.optional(own.affine.map_or(own.added, |affine| Some(affine.x)));
             let (mask, mask_stride) = self.optional(own.mask);
             let [scale, offset] =
                 own.affine.map_or([none; 2], |affine| [affine.scale, affine.offset].map(|terms| terms.pointer));
-            let (beside, beside_stride) = self.optional(own.beside.map(|beside| beside.target));
-            let positive = own.beside.map_or(none.unused(Element::Bits), |beside| beside.positive.pointer);
+            let positive = bits.map_or(none.unused(Element::Bits), |bits| bits.pointer);
             let (dout, dout_stride) = self.optional(shortcut.map(|shortcut| shortcut.source));
             return launch
-                .pointers([beside, source.pointer, self.weight, added, scale, offset, mask, positive])
+                .pointers([source.pointer, self.weight, added, scale, offset, mask, positive])
                 .pointers([dout, shortcut_weight])
-                .sizes([height, width, source.channels(), target.channels(), target.stride, beside_stride])
-                .sizes([source.stride, added_stride, mask_stride, target.shape.bit_groups()])
+                .sizes([height, width, source.channels(), target.channels(), target.stride, source.stride])
+                .sizes([added_stride, mask_stride, groups])
                 .sizes([shortcut.map_or(0, |shortcut| shortcut.source.channels()), dout_stride])
                 .flag(own.affine.is_some())
                 .launch(grid);
         }
-        let alone = own.added.is_none() && own.affine.is_none() && own.mask.is_none() && own.beside.is_none();
+        let alone = own.added.is_none() && own.affine.is_none() && own.mask.is_none();
         assert!(alone, "3x3 kernels add to nothing forward, and mask nothing");
         let rectified = shortcut.and_then(|shortcut| shortcut.rectified.as_ref());
         let (positive, norm) = rectified.map_or((None, None), |rectified| (rectified.positive, rectified.norm));
