@@ -51,14 +51,18 @@ struct TileSizes {
   }
 };
 
-// Where a pixel of a block's source is; below 0 if there is none.
-template <class T>
-__device__ __forceinline__ int source_place(int pixel, const Image& size, const Window& window, const Patch& patch) {
-  const int y = patch.y - T::border + pixel / T::source_width, x = patch.x - T::border + pixel % T::source_width;
-  if (pixel >= T::source_pixels || !is_inside(y, size.height) || !is_inside(x, size.width)) return -1;
-  return T::kernel == 1 ? large_pixel(size, window, patch.image, y, x)
-                        : (patch.image * size.height + y) * size.width + x;
-}
+// A pixel of a block's source: whether it is one of the image's, and its place there.
+template <class T> struct SourcePixel {
+  bool valid;
+  int place;
+
+  __device__ __forceinline__ SourcePixel(int pixel, const Image& size, const Window& window, const Patch& patch) {
+    const int y = patch.y - T::border + pixel / T::source_width, x = patch.x - T::border + pixel % T::source_width;
+    valid = pixel < T::source_pixels && is_inside(y, size.height) && is_inside(x, size.width);
+    place = T::kernel == 1 ? large_pixel(size, window, patch.image, y, x)
+                           : (patch.image * size.height + y) * size.width + x;
+  }
+};
 
 // The bits of a block's source: words of four groups of channels, of each pixel in turn.
 constexpr int GROUPS_OF_WORD = 4;
@@ -69,9 +73,10 @@ __device__ __forceinline__ void copy_bits(Bits* bits, const Bits* positive, int 
                                           const Window& window, const Patch& patch) {
 #pragma unroll 1
   for (int i = threadIdx.x; i < groups / GROUPS_OF_WORD * T::source_pixels; i += TENSOR_THREADS) {
-    const int word = i / T::source_pixels, place = source_place<T>(i % T::source_pixels, size, window, patch);
+    const int word = i / T::source_pixels;
+    const SourcePixel<T> pixel(i % T::source_pixels, size, window, patch);
     cp_async_or_zero<GROUPS_OF_WORD>(bits + i * GROUPS_OF_WORD,
-                                     positive + max(place, 0) * groups + word * GROUPS_OF_WORD, place >= 0);
+                                     positive + (pixel.valid ? pixel.place * groups + word * GROUPS_OF_WORD : 0), pixel.valid);
   }
 }
 
@@ -121,9 +126,9 @@ template <class T> struct Copies {
     source_channel = thread % T::pixel_pieces * PIECE;
 #pragma unroll
     for (int i = 0; i < T::source_copies; ++i) {
-      const int place = source_place<T>((thread + i * TENSOR_THREADS) / T::pixel_pieces, size, window, patch);
-      source_offsets[i] = place < 0 ? 0 : place * source_stride + source_channel;
-      source_valid |= static_cast<unsigned>(place >= 0) << i;
+      const SourcePixel<T> pixel((thread + i * TENSOR_THREADS) / T::pixel_pieces, size, window, patch);
+      source_offsets[i] = pixel.valid ? pixel.place * source_stride + source_channel : 0;
+      source_valid |= static_cast<unsigned>(pixel.valid) << i;
     }
     // A thread's copies of weights are of one line of each tap, or of every second one, or of every line that is a part
     // of a tap further on.
@@ -500,27 +505,38 @@ __device__ __forceinline__ void correlate(Element* target, const Factors& factor
        {gamma, beta, mean, variance, epsilon}},                                                                     \
       {height, width}, {1, 1}, {1, 1}, outputs, out_stride, has_bias ? outputs : 0
 
-#define BACKWARD_INPUT_PARAMETERS                                                                              \
+#define BACKWARD_INPUT_POINTERS                                                                                \
   Element* __restrict__ dx,               /* [n * height * width, outputs], stride dx_stride */                \
       const Element* __restrict__ dout,   /* [n * height * width, inputs], stride dout_stride */               \
       const Element* __restrict__ weight, /* [9 * inputs, outputs], transposed */                              \
       const Element* added,               /* as dx, stride added_stride; not read where that is 0 */           \
       const float* __restrict__ scale,    /* [outputs], of added; not read where has_scale is 0, nor */        \
       const float* __restrict__ offset,   /* [outputs] */                                                      \
-      const Element* mask,                /* as dx, stride mask_stride; may be added; not read where that is 0 */ \
-      const Bits* __restrict__ positive,  /* [n * height * width, groups]: where there is no bit, dout is zero */ \
-                                          /* for the 3x3 kernel; not read where groups is 0, else a multiple of 4 */ \
-      const Element* __restrict__ shortcut_dout, /* [n * height * width, shortcut_inputs], stride shortcut_stride */ \
-      const Element* __restrict__ shortcut,      /* [outputs, shortcut_inputs]: a 1x1 kernel's weights; not read where */ \
-                                                 /* shortcut_inputs is 0 */                                     \
-      int height, int width, int inputs, int outputs, int dx_stride, int dout_stride, int added_stride,        \
-      int mask_stride, int groups, int shortcut_inputs, int shortcut_stride, int has_scale
+      const Element* mask                 /* as dx, stride mask_stride; may be added; not read where that is 0 */
 
-#define BACKWARD_INPUT_ARGUMENTS                                                                                  \
-  dx, {dout, weight, inputs, dout_stride, positive, groups},                                                      \
-      {{shortcut_dout, shortcut, shortcut_inputs, shortcut_stride}}, offset,                                      \
-      {added, mask, scale, added_stride, mask_stride, 0, false, has_scale != 0, false, {}},                         \
-      {height, width}, {1, 1}, {1, 1}, outputs, dx_stride, 0
+#define BACKWARD_INPUT_SIZES                                                                                   \
+  int height, int width, int inputs, int outputs, int dx_stride, int dout_stride, int added_stride, int mask_stride
+
+#define BACKWARD_INPUT_PARAMETERS BACKWARD_INPUT_POINTERS, BACKWARD_INPUT_SIZES, int has_scale
+
+#define BACKWARD_INPUT_EPILOGUE \
+  {added, mask, scale, added_stride, mask_stride, 0, false, has_scale != 0, false, {}}
+
+#define BACKWARD_INPUT_ARGUMENTS                                                                               \
+  dx, {dout, weight, inputs, dout_stride}, {}, offset, BACKWARD_INPUT_EPILOGUE, {height, width}, {1, 1}, {1, 1}, \
+      outputs, dx_stride, 0
+
+// Of a residual block. For the 3x3 kernel dout is zero where there is no bit, unless it is given so.
+#define RESIDUAL_BACKWARD_INPUT_PARAMETERS                                                                     \
+  BACKWARD_INPUT_POINTERS,                                                                                     \
+      const Bits* __restrict__ positive,  /* [n * height * width, groups]; not read where groups is 0 */       \
+      const Element* __restrict__ shortcut_dout, /* [n * height * width, inputs], stride shortcut_stride */    \
+      const Element* __restrict__ shortcut,      /* [outputs, inputs]: the 1x1 kernel's weights */             \
+      BACKWARD_INPUT_SIZES, int groups /* a multiple of 4 */, int shortcut_stride, int has_scale
+
+#define RESIDUAL_BACKWARD_INPUT_ARGUMENTS                                                                      \
+  dx, {dout, weight, inputs, dout_stride, positive, groups}, {{shortcut_dout, shortcut, inputs, shortcut_stride}}, \
+      offset, BACKWARD_INPUT_EPILOGUE, {height, width}, {1, 1}, {1, 1}, outputs, dx_stride, 0
 
 // Of the 1x1 kernels; forward, x may be the large image of a window.
 #define PATCHES_FORWARD_PARAMETERS                                                                             \

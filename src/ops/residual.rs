@@ -6,7 +6,7 @@ use super::border::{BorderGradient, border_kind, border_shape, has_kinds};
 use super::case::Case;
 use super::convolution::{
     BiasOf, Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, CpuEpilogue, Epilogue, Form, Rectified,
-    SHORTCUT, Shortcut, TensorProduct, TensorWeights, tensor_form,
+    SHORTCUT, TensorProduct, TensorWeights, tensor_form,
 };
 use super::relu::Relu;
 use super::window::Window;
@@ -322,17 +322,17 @@ impl OnCuda for Residual {
         if let Some(form) = form(launcher.precision(), x.shape, out.shape) {
             let norm = norm.map(|norm| norm.map(|operand| operand.pointer));
             let border = self.border.then(|| launcher.input(5).pointer);
-            let rectified = Some(Rectified { bias: shortcut_bias.pointer, border, positive, norm });
+            let shortcut = [shortcut, shortcut_bias].map(|operand| operand.pointer);
+            let block = Rectified { shortcut, border, positive, norm };
             let product = TensorProduct {
                 form,
                 target: out,
                 source: x,
                 weight: main.pointer,
                 bias: Some((main_bias.pointer, out.channels())),
-                shortcut: Some(Shortcut { source: x, weight: shortcut.pointer, positive: None, rectified }),
                 epilogue: Epilogue { relu: true, ..Epilogue::default() },
             };
-            return product.forward(launcher);
+            return product.forward(launcher, Some(&block));
         }
         let part = launcher.scratch(0, out);
         self.main.launch_untensored(launcher, out, [x, main], Some(main_bias.pointer))?;

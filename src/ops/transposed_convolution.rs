@@ -187,8 +187,8 @@ impl OnCuda for TransposedConvolution {
         if let Some(form) = tensor_form(launcher.precision(), self.window(), 1, [out.shape, x.shape]) {
             let epilogue = Epilogue::default();
             let bias = Some((bias, biases));
-            let product = TensorProduct { form, target: out, source: x, weight, bias, shortcut: None, epilogue };
-            return product.transposed(launcher);
+            let product = TensorProduct { form, target: out, source: x, weight, bias, epilogue };
+            return product.transposed(launcher, None);
         }
         let aligned = out.is_aligned() && x.is_aligned() && weight.is_aligned() && bias.is_aligned();
         let full = out.element() == Element::F32 && x.element() == Element::F32;

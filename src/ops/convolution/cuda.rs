@@ -4,7 +4,7 @@ use super::bias::{bias_workspace, launch_bias};
 use super::epilogue::Epilogue;
 use super::special::{SpecialProduct, SpecialWeights};
 use super::sums::Sums;
-use super::tensor::{Form, Shortcut, TensorProduct, TensorWeights};
+use super::tensor::{Form, Masked, TensorProduct, TensorWeights};
 use super::{Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, SHORTCUT, Window};
 use crate::Result;
 use crate::device::Precision;
@@ -336,8 +336,8 @@ impl OnCuda for Convolution {
         if let Some(form) = tensor_form(launcher.precision(), self.window, self.groups, [x.shape, out.shape]) {
             let bias = bias.map(|bias| (bias, out.channels()));
             let weight = weight.pointer;
-            let product = TensorProduct { form, target: out, source: x, weight, bias, shortcut: None, epilogue };
-            return product.forward(launcher);
+            let product = TensorProduct { form, target: out, source: x, weight, bias, epilogue };
+            return product.forward(launcher, None);
         }
         self.launch_untensored(launcher, out, [x, weight], bias)?;
         epilogue.launch(launcher, out)
@@ -404,14 +404,9 @@ impl OnCuda for ConvolutionInputGradient {
         };
         let residual = self.residual.then(|| [2, 3].map(|index| launcher.input(index)));
         if let Some(form) = self.tensor_form(launcher.precision(), [dx.shape, dout.shape]) {
-            let shortcut = residual.map(|[weight, positive]| Shortcut {
-                source: dout,
-                weight: weight.pointer,
-                positive: Some(positive),
-                rectified: None,
-            });
-            let product = TensorProduct { form, target: dx, source: dout, weight, bias: None, shortcut, epilogue };
-            return product.transposed(launcher);
+            let block = residual.map(|[shortcut, positive]| Masked { positive, shortcut: shortcut.pointer });
+            let product = TensorProduct { form, target: dx, source: dout, weight, bias: None, epilogue };
+            return product.transposed(launcher, block.as_ref());
         }
         let product = |window, groups, target, source, weight| Correlation {
             kernels: &BACKWARD_INPUT,

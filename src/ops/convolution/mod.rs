@@ -17,7 +17,7 @@ pub(super) use bias::BiasGradient;
 pub(super) use cpu::Weights;
 pub(super) use cuda::{TILE_64X32, TILE_128X64, Tile, TileKernels, any_kernel, tensor_form};
 pub(super) use epilogue::{CpuEpilogue, Epilogue};
-pub(super) use tensor::{Form, Rectified, Shortcut, TensorProduct, TensorWeights};
+pub(super) use tensor::{Form, Rectified, TensorProduct, TensorWeights};
 
 use super::window::Window;
 use super::{Gradient, Op, Rewritten};

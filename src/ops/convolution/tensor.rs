@@ -87,6 +87,8 @@ fn patches(image: &Shape, rows: usize, columns: usize) -> usize {
 struct Tile {
     forward: Kernel,
     backward_input: Kernel,
+    /// Both convolutions' of a residual block.
+    residual_backward_input: Option<Kernel>,
     kernel: usize,
     rows: usize,
     width: usize,
@@ -98,6 +100,7 @@ struct Tile {
 const SAME_512X32: Tile = Tile {
     forward: CONVOLUTION_FORWARD_3X3_512X32,
     backward_input: CONVOLUTION_BACKWARD_INPUT_3X3_512X32,
+    residual_backward_input: Some(RESIDUAL_BACKWARD_INPUT_3X3_512X32),
     kernel: 3,
     rows: 32,
     width: PATCH_WIDTH,
@@ -108,6 +111,7 @@ const SAME_512X32: Tile = Tile {
 const SAME_256X64: Tile = Tile {
     forward: CONVOLUTION_FORWARD_3X3_256X64,
     backward_input: CONVOLUTION_BACKWARD_INPUT_3X3_256X64,
+    residual_backward_input: Some(RESIDUAL_BACKWARD_INPUT_3X3_256X64),
     kernel: 3,
     rows: 16,
     width: PATCH_WIDTH,
@@ -118,6 +122,7 @@ const SAME_256X64: Tile = Tile {
 const SAME_256X32: Tile = Tile {
     forward: CONVOLUTION_FORWARD_3X3_256X32,
     backward_input: CONVOLUTION_BACKWARD_INPUT_3X3_256X32,
+    residual_backward_input: Some(RESIDUAL_BACKWARD_INPUT_3X3_256X32),
     kernel: 3,
     rows: 16,
     width: PATCH_WIDTH,
@@ -128,6 +133,7 @@ const SAME_256X32: Tile = Tile {
 const PATCHES_256X32: Tile = Tile {
     forward: CONVOLUTION_FORWARD_1X1_256X32,
     backward_input: CONVOLUTION_BACKWARD_INPUT_1X1_256X32,
+    residual_backward_input: None,
     kernel: 1,
     rows: 16,
     width: PATCH_WIDTH,
@@ -138,6 +144,7 @@ const PATCHES_256X32: Tile = Tile {
 const PATCHES_128X64: Tile = Tile {
     forward: CONVOLUTION_FORWARD_1X1_128X64,
     backward_input: CONVOLUTION_BACKWARD_INPUT_1X1_128X64,
+    residual_backward_input: None,
     kernel: 1,
     rows: 8,
     width: PATCH_WIDTH,
@@ -149,6 +156,7 @@ const PATCHES_128X64: Tile = Tile {
 const SAME_128X64_HOPPER: Tile = Tile {
     forward: CONVOLUTION_FORWARD_3X3_128X64_HOPPER,
     backward_input: CONVOLUTION_BACKWARD_INPUT_3X3_128X64_HOPPER,
+    residual_backward_input: Some(RESIDUAL_BACKWARD_INPUT_3X3_128X64_HOPPER),
     kernel: 3,
     rows: 16,
     width: GROUP_WIDTH,
@@ -212,24 +220,24 @@ impl Tile {
     }
 }
 
-/// A 1x1 product beside a 3x3 one, of source pixels and weights.
-pub(in crate::ops) struct Shortcut<'a> {
-    pub source: Operand<'a>,
-    pub weight: Pointer,
-    /// Of an input gradient: where there is no bit, the 3x3 product's source is zero.
-    pub positive: Option<Operand<'a>>,
-    pub rectified: Option<Rectified>,
-}
-
-/// Forward, the 3x3 product ends in a ReLU before; the shortcut, which has the same source, has a bias of its own.
+/// A residual block's forward pass: the 3x3 product ends in a ReLU, and the shortcut's, of the same source, is added.
 pub(in crate::ops) struct Rectified {
-    pub bias: Pointer,
+    /// The shortcut's weight and bias.
+    pub shortcut: [Pointer; 2],
     /// Added to the 3x3 product at the border.
     pub border: Option<Pointer>,
     /// Where the 3x3 product is above zero is written there.
     pub positive: Option<Pointer>,
     /// The result is normalised: by these `gamma`, `beta`, running mean and running variance.
     pub norm: Option<[Pointer; 4]>,
+}
+
+/// A residual block's input gradient: for the 3x3 product the source is zero where there is no bit, and the shortcut's, of the
+/// source as it is, is added.
+pub(in crate::ops) struct Masked<'a> {
+    pub positive: Operand<'a>,
+    /// The shortcut's weight.
+    pub shortcut: Pointer,
 }
 
 /// A product of source pixels and weights.
@@ -240,38 +248,29 @@ pub(in crate::ops) struct TensorProduct<'a> {
     pub weight: Pointer,
     /// And how many elements it has: those of all columns, again and again if they are fewer.
     pub bias: Option<(Pointer, usize)>,
-    /// Added to a 3x3 product, forward only if that is rectified.
-    pub shortcut: Option<Shortcut<'a>>,
     pub epilogue: Epilogue<'a>,
 }
 
 impl TensorProduct<'_> {
     /// Forward: the source may be the large image.
-    pub(in crate::ops) fn forward(&self, launcher: &mut Launcher) -> Result<()> {
+    pub(in crate::ops) fn forward(&self, launcher: &mut Launcher, block: Option<&Rectified>) -> Result<()> {
         let columns = self.target.channels();
         let tile = Tile::choose(self.form, self.target.shape, columns, launcher);
         match self.form {
-            Form::Same3 => self.launch_same(launcher, tile, tile.forward),
+            Form::Same3 => self.launch_forward(launcher, tile, block),
             Form::Patches(_) => self.launch_patches(launcher, tile, tile.forward, self.target.shape, columns),
         }
     }
 
     /// The input gradient, or transposed convolution: the target may be the large image. The weights of a 3x3 kernel are
     /// what [`TransposeWeight`](crate::ops::transpose_weight::TransposeWeight) makes of them.
-    pub(in crate::ops) fn transposed(self, launcher: &mut Launcher) -> Result<()> {
+    pub(in crate::ops) fn transposed(&self, launcher: &mut Launcher, block: Option<&Masked>) -> Result<()> {
         let columns = self.target.channels() * self.form.window().iter().product::<usize>();
         let tile = Tile::choose(self.form, self.source.shape, columns, launcher);
-        if let Form::Patches(_) = self.form {
-            return self.launch_patches(launcher, tile, tile.backward_input, self.source.shape, columns);
+        match self.form {
+            Form::Same3 => self.launch_backward_input(launcher, tile, block),
+            Form::Patches(_) => self.launch_patches(launcher, tile, tile.backward_input, self.source.shape, columns),
         }
-        let positive = self.shortcut.as_ref().and_then(|shortcut| shortcut.positive);
-        let Some(positive) = positive.filter(|_| !tile.masks(self.source.shape, launcher)) else {
-            return self.launch_same(launcher, tile, tile.backward_input);
-        };
-        let masked = launcher.scratch(0, self.source);
-        launch_masked(launcher, masked, self.source, positive)?;
-        let shortcut = self.shortcut.map(|shortcut| Shortcut { positive: None, ..shortcut });
-        TensorProduct { source: masked, shortcut, ..self }.launch_same(launcher, tile, tile.backward_input)
     }
 
     /// A tensor's pointer, or for none one that the kernel does not read, and its stride, or 0.
@@ -284,54 +283,66 @@ impl TensorProduct<'_> {
         Grid::new([patches(small, tile.rows, tile.width), columns.div_ceil(tile.columns), 1], TENSOR_THREADS)
     }
 
-    /// A 3x3 kernel.
-    fn launch_same(&self, launcher: &mut Launcher, tile: &Tile, kernel: Kernel) -> Result<()> {
+    /// A 3x3 kernel, and a residual block's shortcut.
+    fn launch_forward(&self, launcher: &mut Launcher, tile: &Tile, block: Option<&Rectified>) -> Result<()> {
         let (target, source, own) = (self.target, self.source, &self.epilogue);
-        let shortcut = self.shortcut.as_ref();
-        let shortcut_weight = shortcut.map_or(self.weight.unused(target.element()), |shortcut| shortcut.weight);
-        let none = self.weight.unused(Element::F32);
-        let [_, height, width] = target.shape.spatial;
-        let grid = self.grid(tile, target.shape, target.channels());
-        let bits = shortcut.and_then(|shortcut| shortcut.positive);
-        let groups = bits.map_or(0, |_| source.shape.bit_groups());
-        let shared = tile.shared(false) + tile.source_pixels() * groups;
-        let launch = launcher.kernel(kernel).shared(shared).pointers([target.pointer]);
-        if kernel == tile.backward_input {
-            assert!(self.bias.is_none() && !own.relu, "a gradient has neither bias nor ReLU");
-            let (added, added_stride) = self.optional(own.affine.map_or(own.added, |affine| Some(affine.x)));
-            let (mask, mask_stride) = self.optional(own.mask);
-            let [scale, offset] =
-                own.affine.map_or([none; 2], |affine| [affine.scale, affine.offset].map(|terms| terms.pointer));
-            let positive = bits.map_or(none.unused(Element::Bits), |bits| bits.pointer);
-            let (dout, dout_stride) = self.optional(shortcut.map(|shortcut| shortcut.source));
-            return launch
-                .pointers([source.pointer, self.weight, added, scale, offset, mask, positive])
-                .pointers([dout, shortcut_weight])
-                .sizes([height, width, source.channels(), target.channels(), target.stride, source.stride])
-                .sizes([added_stride, mask_stride, groups])
-                .sizes([shortcut.map_or(0, |shortcut| shortcut.source.channels()), dout_stride])
-                .flag(own.affine.is_some())
-                .launch(grid);
-        }
         let alone = own.added.is_none() && own.affine.is_none() && own.mask.is_none();
         assert!(alone, "3x3 kernels add to nothing forward, and mask nothing");
-        let rectified = shortcut.and_then(|shortcut| shortcut.rectified.as_ref());
-        let (positive, norm) = rectified.map_or((None, None), |rectified| (rectified.positive, rectified.norm));
-        let border = rectified.and_then(|rectified| rectified.border);
-        launch
-            .pointers([positive.unwrap_or(target.pointer.unused(Element::Bits)), source.pointer, self.weight])
-            .pointers([self.bias.map_or(none, |(bias, _)| bias), shortcut_weight])
-            .pointers([rectified.map_or(none, |rectified| rectified.bias), border.unwrap_or(none)])
+        let [_, height, width] = target.shape.spatial;
+        let none = self.weight.unused(Element::F32);
+        let shortcut = block.map_or([self.weight.unused(target.element()), none], |block| block.shortcut);
+        let positive = block.and_then(|block| block.positive);
+        let (border, norm) = (block.and_then(|block| block.border), block.and_then(|block| block.norm));
+        launcher
+            .kernel(tile.forward)
+            .shared(tile.shared(false))
+            .pointers([target.pointer, positive.unwrap_or(target.pointer.unused(Element::Bits)), source.pointer])
+            .pointers([self.weight, self.bias.map_or(none, |(bias, _)| bias)])
+            .pointers(shortcut)
+            .pointers([border.unwrap_or(none)])
             .pointers(norm.unwrap_or([none; 4]))
             .sizes([height, width, source.channels(), target.channels(), target.stride, source.stride])
             .sizes([positive.map_or(0, |_| target.shape.bit_groups())])
             .flag(self.bias.is_some())
-            .flag(shortcut.is_some())
+            .flag(block.is_some())
             .flag(border.is_some())
             .flag(norm.is_some())
             .flag(own.relu)
             .floats([EPSILON as f32])
-            .launch(grid)
+            .launch(self.grid(tile, target.shape, target.channels()))
+    }
+
+    /// The input gradient of a 3x3 kernel, and of a residual block's shortcut.
+    fn launch_backward_input(&self, launcher: &mut Launcher, tile: &Tile, block: Option<&Masked>) -> Result<()> {
+        let (target, own, mut source, mut groups) = (self.target, &self.epilogue, self.source, 0);
+        assert!(self.bias.is_none() && !own.relu, "a gradient has neither bias nor ReLU");
+        if let Some(Masked { positive, .. }) = block {
+            if tile.masks(source.shape, launcher) {
+                groups = source.shape.bit_groups();
+            } else {
+                source = launcher.scratch(0, self.source);
+                launch_masked(launcher, source, self.source, *positive)?;
+            }
+        }
+        let none = self.weight.unused(Element::F32);
+        let (added, added_stride) = self.optional(own.affine.map_or(own.added, |affine| Some(affine.x)));
+        let (mask, mask_stride) = self.optional(own.mask);
+        let [scale, offset] =
+            own.affine.map_or([none; 2], |affine| [affine.scale, affine.offset].map(|terms| terms.pointer));
+        let positive = |pointer: Pointer| if groups > 0 { pointer } else { pointer.unused(Element::Bits) };
+        let dout = self.source;
+        let pointers = block.map(|block| [positive(block.positive.pointer), dout.pointer, block.shortcut]);
+        let [_, height, width] = target.shape.spatial;
+        launcher
+            .kernel(block.and(tile.residual_backward_input).unwrap_or(tile.backward_input))
+            .shared(tile.shared(false) + tile.source_pixels() * groups)
+            .pointers([target.pointer, source.pointer, self.weight, added, scale, offset, mask])
+            .pointers(pointers.into_iter().flatten())
+            .sizes([height, width, source.channels(), target.channels(), target.stride, source.stride])
+            .sizes([added_stride, mask_stride])
+            .sizes(block.map(|_| [groups, dout.stride]).into_iter().flatten())
+            .flag(own.affine.is_some())
+            .launch(self.grid(tile, target.shape, target.channels()))
     }
 
     /// A 1x1 kernel.
