@@ -1,6 +1,7 @@
 // Convolution on tensor cores by mma, forward and input gradient: kernels of 3x3 and 1x1 that keep the size, those whose
-// stride is their size, and transposed convolution; of one group. Weight gradients are in convolution_tensor_weight.cu, the
-// other convolutions in convolution.cu; convolution_tensor_hopper.cu has 3x3 kernels for warp groups.
+// stride is their size, and transposed convolution; of one group; and both convolutions of a residual block. Weight gradients
+// are in convolution_tensor_weight.cu, the other convolutions in convolution.cu; convolution_tensor_hopper.cu has 3x3 kernels
+// for warp groups.
 
 #include "tensor_correlation.cuh"
 
