@@ -99,8 +99,8 @@ echo "Of the inner loop (of all instructions that one turn of it has): matrix pr
 echo "commits and waits, loads from shared memory (ldmatrix; in tf32 of 16 bytes), all others. The two shares are products and"
 echo "copies, and these with the loads. In tf32 copies go by way of registers, where they are rounded: they are among the"
 echo "others. Warps are those that the registers of a multiprocessor have room for, of 64 (32 on sm_75); shared memory is"
-echo "dynamic and allows two blocks of 4 warps of the large 3x3 tiles (one on multiprocessors of 100 KiB or less), and four of"
-echo "the others; in tf32 it is static, and on sm_80 allows as many as the registers do. A product of a warp group (_hopper) is as much as 64 others, and runs on its own."
+echo "dynamic and allows two blocks of 4 warps of the large 3x3 tiles (one on multiprocessors of 100 KiB or less, and of"
+echo "residual_backward_input_3x3_512x32 on sm_80), and four of the others; in tf32 it is static, and on sm_80 allows as many as the registers do. A product of a warp group (_hopper) is as much as 64 others, and runs on its own."
 echo
 echo "| kernel | target | registers | spilled bytes | warps | products | copies | shared loads | others | share | with loads |"
 echo "|---|---|---|---|---|---|---|---|---|---|---|"

@@ -235,7 +235,7 @@ impl Graph {
                 && self.is_read_in_slices(gradient)
             {
                 let channels = channel..channel + self.shape(out).channels.stored();
-                if self.replace(gradient, |op, inputs| op.masked_channels(inputs, of, channels.clone())).is_some() {
+                if self.replace(gradient, |op, inputs| op.masked_channels(inputs, of, channels.clone())) {
                     return Ok(dout);
                 }
             }
@@ -301,19 +301,20 @@ impl Graph {
     /// Puts another op in the place of the one that computes `gradient`, as [`Graph::replace`] does, if nothing reads
     /// `gradient` yet.
     fn rewrite(&mut self, gradient: ValueId, other: impl Fn(&dyn Op, &[ValueId]) -> Option<Rewritten>) -> bool {
-        self.is_unread(gradient) && self.replace(gradient, other).is_some()
+        self.is_unread(gradient) && self.replace(gradient, other)
     }
 
     /// Puts another op in the place of the one that computes `gradient` as its first output, if there is one and the
-    /// other op's inputs are there by then.
-    fn replace(&mut self, gradient: ValueId, other: impl Fn(&dyn Op, &[ValueId]) -> Option<Rewritten>) -> Option<()> {
-        let index = self.nodes.iter().rposition(|node| node.outputs.first() == Some(&gradient))?;
-        let (op, inputs) = other(&*self.nodes[index].op, &self.nodes[index].inputs)?;
-        if self.nodes[index..].iter().flat_map(|node| &node.outputs).any(|late| inputs.contains(late)) {
-            return None;
+    /// other op's inputs are there by then. Returns whether it did.
+    fn replace(&mut self, gradient: ValueId, other: impl Fn(&dyn Op, &[ValueId]) -> Option<Rewritten>) -> bool {
+        let node = self.nodes.iter().rposition(|node| node.outputs.first() == Some(&gradient));
+        let found = node.and_then(|node| Some((node, other(&*self.nodes[node].op, &self.nodes[node].inputs)?)));
+        let Some((node, (op, inputs))) = found else { return false };
+        let is_late = self.nodes[node..].iter().flat_map(|node| &node.outputs).any(|late| inputs.contains(late));
+        if !is_late {
+            (self.nodes[node].op, self.nodes[node].inputs) = (op, inputs);
         }
-        (self.nodes[index].op, self.nodes[index].inputs) = (op, inputs);
-        Some(())
+        !is_late
     }
 
     /// As [`Graph::differentiate`], with the gradients of `wrt` stored one after the other in a flat value,

@@ -86,7 +86,7 @@ impl<T: Real> OnCpu<T> for BorderGradient {
             sums.fill(T::ZERO);
             cpu.with_scratch(dout.channels(), |pixel| {
                 for position in kind_pixels(kind, dout.shape()) {
-                    positive.masked(dout, position, pixel);
+                    positive.write_masked(dout, position, pixel);
                     sums.iter_mut().zip(&*pixel).for_each(|(sum, &gradient)| *sum += gradient);
                 }
             });

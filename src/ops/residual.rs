@@ -181,12 +181,13 @@ impl<'a, T: Real> BitsInput<'a, T> {
     /// Writes a tensor into a workspace, but zero where there is no bit. Returns what it wrote, and the rest.
     pub fn mask_into<'w>(&self, workspace: &'w mut [T], tensor: Input<'w, T>) -> (Input<'w, T>, &'w mut [T]) {
         let (masked, rest) = workspace.split_at_mut(tensor.shape().elements());
-        Output::dense_in(masked, tensor.shape()).for_each_pixel(|position, pixel| self.masked(tensor, position, pixel));
+        Output::dense_in(masked, tensor.shape())
+            .for_each_pixel(|position, pixel| self.write_masked(tensor, position, pixel));
         (Input::dense_in(masked, tensor.shape()), rest)
     }
 
     /// Writes a pixel of a tensor, but zero where there is no bit.
-    pub fn masked(&self, tensor: Input<T>, position: usize, pixel: &mut [T]) {
+    pub fn write_masked(&self, tensor: Input<T>, position: usize, pixel: &mut [T]) {
         let groups = &self.groups[position * self.of_pixel..][..self.of_pixel];
         let values = tensor.pixel(position).chunks(CHANNEL_ALIGNMENT);
         for ((out, values), group) in pixel.chunks_mut(CHANNEL_ALIGNMENT).zip(values).zip(groups) {
@@ -353,7 +354,8 @@ impl OnCuda for Residual {
     }
 }
 
-/// Writes `dout` where `positive` has a bit, and zero elsewhere: for kernels that do not mask it in passing.
+/// Writes `dout` where `positive` has a bit, and zero elsewhere: for kernels that do not mask it in passing. (An op's first
+/// launch is taken for what computes: this one should not be.)
 pub(super) fn launch_masked(launcher: &mut Launcher, dmain: Operand, dout: Operand, positive: Operand) -> Result<()> {
     let (pixels, channels) = (dout.positions(), dout.channels());
     launcher
@@ -365,17 +367,18 @@ pub(super) fn launch_masked(launcher: &mut Launcher, dmain: Operand, dout: Opera
 }
 
 impl ResidualWeightGradient {
-    /// Elements of workspace for the sums of parts: together both convolutions have as many parts as the 3x3 one alone. Behind
-    /// them there is room for `dout`, masked, where no kernel masks it in passing.
+    /// Elements of workspace for the sums of parts, in whole 16 bytes: together both convolutions have as many parts as the 3x3
+    /// one alone.
     fn parts_workspace(precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
         let parts = Self::PARTS.iter().zip([outputs, &outputs[2..]]);
         let parts = parts.map(|(part, gradients)| part.cuda_workspace(precision, [inputs[0], inputs[1]], gradients));
-        parts.max().unwrap_or(0)
+        parts.max().unwrap_or(0).next_multiple_of(4)
     }
 }
 
 impl OnCuda for ResidualWeightGradient {
     fn workspace(&self, precision: Precision, inputs: &[&Shape], outputs: &[&Shape]) -> usize {
+        // Behind the parts what has a bit of `dout`, where no kernel masks it in passing.
         Self::parts_workspace(precision, inputs, outputs) + scratch_elements(precision, inputs[0])
     }
 
@@ -393,12 +396,10 @@ impl OnCuda for ResidualWeightGradient {
             &[dout.shape, x.shape],
             &gradients.map(|operand| operand.shape),
         );
-        let masked = launcher.scratch(parts, dout);
+        let ([main, shortcut], masked) = (&Self::PARTS, launcher.scratch(parts, dout));
+        shortcut.launch_from(launcher, [dout, x], &gradients[2..])?;
         launch_masked(launcher, masked, dout, positive)?;
-        for (index, (part, dout)) in Self::PARTS.iter().zip([masked, dout]).enumerate() {
-            part.launch_from(launcher, [dout, x], &gradients[2 * index..2 * index + 2])?;
-        }
-        Ok(())
+        main.launch_from(launcher, [masked, x], &gradients[..2])
     }
 }
 
@@ -420,10 +421,20 @@ pub fn cases() -> Vec<Case> {
     for (input, output) in [(3, 1), (8, 33), (40, 9), (33, 3), (16, 72)] {
         cases.push(case(Shape::image(2, 5, 4, input), output));
     }
+    // What the workspace has of an odd number of values.
+    cases.push(case(Shape::image(1, 5, 5, 33), 3));
     // Output channels in 32s, whose weight gradients tensor cores compute in one pass.
     for (size, input, output) in [([5, 4], 17, 32), ([5, 4], 8, 64), ([9, 17], 9, 96)] {
         cases.push(case(Shape::image(2, size[0], size[1], input), output));
     }
+    // Its output, and so the gradient of that, in a slice of a concatenation.
+    let (op, x, other) = (Residual::new(32, true), Shape::image(2, 5, 4, 9), Shape::image(2, 5, 4, 3));
+    let inputs = [&[other, x.clone()][..], &op.parameter_shapes(&x.channels)].concat();
+    let concatenated = Case::new("residual", inputs, move |graph, inputs| {
+        let out = graph.apply(op.clone(), &inputs[1..])?[0];
+        Ok(vec![graph.concat(&[inputs[0], out])?])
+    });
+    cases.push(concatenated.rows(2, x.channels.clone()).rows(4, x.channels));
     // Channels and pixels enough for Winograd's way on the CPU.
     cases.push(case(Shape::image(1, 5, 7, 17), 16));
     // With something added at the border.

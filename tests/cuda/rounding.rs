@@ -6,6 +6,7 @@ use crate::emulator::{in_child, run_in_child};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rarunet_cuda::device::cpu::CpuDevice;
+use rarunet_cuda::device::cuda::planned;
 use rarunet_cuda::device::{Device, Precision};
 use rarunet_cuda::graph::{Graph, Region, ValueId};
 use rarunet_cuda::model::{LossScale, Mode, Model, Network};
@@ -134,8 +135,8 @@ fn a_network_comes_to_what_the_kernels_do() {
 /// and others.
 #[test]
 fn a_residual_sum_comes_to_the_same_bits() {
-    let many = (43, 33, 9);
-    let cases = [((2, 9, 13), 40, 64), (many, 40, 40), (many, 40, 96), (many, 24, 32)];
+    let (few, many) = ((2, 9, 13), (22, 33, 19));
+    let cases = [(few, 40, 64), (few, 8, 256), (few, 8, 288), (many, 40, 40), (many, 40, 96), (many, 24, 64)];
     for (precision, ((batch, height, width), inputs, outputs)) in
         REDUCED.into_iter().flat_map(|precision| cases.map(|case| (precision, case)))
     {
@@ -152,6 +153,34 @@ fn a_residual_sum_comes_to_the_same_bits() {
             let wrong = expected.iter().zip(found).filter(|(expected, found)| expected != found).count();
             assert_eq!(wrong, 0, "{precision}, {image} to {outputs}: elements of {} of {what}", expected.len());
         }
+    }
+}
+
+/// What reaches a block's 3x3 convolution is masked by the kernels that read it, wherever its channels come in 32s, up to
+/// 256; and not for its weights on Turing. Large images get the large tiles.
+#[test]
+fn a_residual_blocks_gradient_is_masked_in_passing() {
+    let masked = |capability: (i32, i32), size: usize, [inputs, outputs]: [usize; 2]| {
+        let (op, x) = (Residual::new(outputs, true), Shape::image(8, size, size, inputs));
+        let dout = x.with_channels(op.main.out.clone());
+        let shapes = [std::slice::from_ref(&x), &op.parameter_shapes(&x.channels), &[dout]].concat();
+        let mut graph = Graph::new();
+        let inputs: Vec<ValueId> = shapes.iter().map(|shape| graph.input(shape.clone())).collect();
+        let out = graph.apply(op, &inputs[..5]).unwrap()[0];
+        let gradients = graph.differentiate(&[(out, inputs[5])], &inputs[..5]).unwrap();
+        let kept: Vec<ValueId> = gradients.into_iter().flatten().collect();
+        let launches = planned(graph, &kept, 0, Precision::Fp16, capability).unwrap().launches;
+        let count = |start: &str| launches.iter().filter(|launch| launch.kernel.starts_with(start)).count();
+        assert_eq!(count("residual_backward_input_3x3"), 1, "{launches:?}");
+        count("residual_backward_f16")
+    };
+    for capability in [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)] {
+        let for_weights = usize::from(capability == (7, 5));
+        for (size, channels) in [(64, [33, 32]), (64, [24, 64]), (16, [256, 256]), (128, [96, 96]), (128, [8, 256])] {
+            assert_eq!(masked(capability, size, channels), for_weights, "{capability:?}, {size}, {channels:?}");
+        }
+        assert_eq!(masked(capability, 16, [64, 288]), 1 + for_weights, "{capability:?}");
+        assert_eq!(masked(capability, 16, [64, 40]), 2, "{capability:?}");
     }
 }
 

@@ -267,9 +267,10 @@ impl<'a> Launcher<'a> {
     }
 }
 
-/// Elements of workspace that a tensor takes there.
+/// Elements of workspace that a tensor takes there: whole 16 bytes, so that what lies behind it is aligned.
 pub fn scratch_elements(precision: Precision, shape: &Shape) -> usize {
-    (shape.elements() * precision.element(shape.storage).bytes()).div_ceil(size_of::<f32>())
+    let bytes = shape.elements() * precision.element(shape.storage).bytes();
+    bytes.next_multiple_of(16) / size_of::<f32>()
 }
 
 fn size_error(op: &'static str, size: usize) -> Error {

@@ -4,7 +4,7 @@ use super::bias::{bias_workspace, launch_bias};
 use super::epilogue::Epilogue;
 use super::special::{SpecialProduct, SpecialWeights};
 use super::sums::Sums;
-use super::tensor::{Form, Masked, TensorProduct, TensorWeights};
+use super::tensor::{Form, Masked, TensorProduct, TensorWeights, masks};
 use super::{Convolution, ConvolutionInputGradient, ConvolutionWeightGradient, SHORTCUT, Window};
 use crate::Result;
 use crate::device::Precision;
@@ -380,8 +380,11 @@ impl OnCuda for ConvolutionInputGradient {
             return 0;
         }
         // Of `dout` what has a bit, where no kernel masks it in passing; and the shortcut's part.
-        let is_one_launch = self.tensor_form(precision, [outputs[0], inputs[0]]).is_some();
-        let tensors = if is_one_launch { &inputs[..1] } else { &[inputs[0], outputs[0]] };
+        let tensors = match self.tensor_form(precision, [outputs[0], inputs[0]]) {
+            Some(_) if masks(inputs[0]) => &[][..],
+            Some(_) => &[inputs[0]],
+            None => &[inputs[0], outputs[0]],
+        };
         tensors.iter().map(|shape| scratch_elements(precision, shape)).sum()
     }
 
@@ -424,9 +427,9 @@ impl OnCuda for ConvolutionInputGradient {
         };
         let masked = launcher.scratch(0, dout);
         let part = launcher.scratch(scratch_elements(launcher.precision(), dout.shape), dx);
+        product(SHORTCUT, 1, dx, dout, shortcut.pointer).launch(launcher, &[])?;
         launch_masked(launcher, masked, dout, positive)?;
-        product(self.window, 1, dx, masked, weight).launch(launcher, &[])?;
-        product(SHORTCUT, 1, part, dout, shortcut.pointer).launch(launcher, &[])?;
+        product(self.window, 1, part, masked, weight).launch(launcher, &[])?;
         Epilogue { added: Some(part), ..Epilogue::default() }.launch(launcher, dx)?;
         epilogue.launch(launcher, dx)
     }

@@ -18,6 +18,9 @@ use crate::tensor::{CHANNEL_ALIGNMENT, Shape, Storage};
 const ENOUGH_BLOCKS: usize = 128;
 /// The first compute capability whose blocks have room for the larger tiles.
 const AMPERE: (i32, i32) = (8, 0);
+/// Groups of channels whose bits a 3x3 tile masks its source by, at most: every device's blocks have room for as many beside
+/// the tile, on sm_80 still two of them.
+const MOST_MASKED: usize = 32;
 /// Bytes of a 16-bit element.
 const ELEMENT: usize = 2;
 
@@ -198,13 +201,6 @@ impl Tile {
         (self.rows + self.kernel - 1) * (self.width + self.kernel - 1)
     }
 
-    /// Whether a block's source can be masked by bits, a byte of shared memory for each group of each pixel's channels.
-    fn masks(&self, source: &Shape, launcher: &Launcher) -> bool {
-        let groups = source.bit_groups();
-        let shared = self.shared(false) + self.source_pixels() * groups;
-        groups.is_multiple_of(GROUPS_OF_WORD) && shared <= launcher.shared_memory()
-    }
-
     /// Bytes of shared memory of a block, without bits.
     fn shared(&self, transposed: bool) -> usize {
         let pixels = self.source_pixels();
@@ -230,6 +226,12 @@ pub(in crate::ops) struct Rectified {
     pub positive: Option<Pointer>,
     /// The result is normalised: by these `gamma`, `beta`, running mean and running variance.
     pub norm: Option<[Pointer; 4]>,
+}
+
+/// Whether the kernels mask such a source by its bits, in passing.
+pub(super) fn masks(source: &Shape) -> bool {
+    let groups = source.bit_groups();
+    groups.is_multiple_of(GROUPS_OF_WORD) && groups <= MOST_MASKED
 }
 
 /// A residual block's input gradient: for the 3x3 product the source is zero where there is no bit, and the shortcut's, of the
@@ -317,7 +319,7 @@ impl TensorProduct<'_> {
         let (target, own, mut source, mut groups) = (self.target, &self.epilogue, self.source, 0);
         assert!(self.bias.is_none() && !own.relu, "a gradient has neither bias nor ReLU");
         if let Some(Masked { positive, .. }) = block {
-            if tile.masks(source.shape, launcher) {
+            if masks(source.shape) {
                 groups = source.shape.bit_groups();
             } else {
                 source = launcher.scratch(0, self.source);
@@ -332,10 +334,16 @@ impl TensorProduct<'_> {
         let positive = |pointer: Pointer| if groups > 0 { pointer } else { pointer.unused(Element::Bits) };
         let dout = self.source;
         let pointers = block.map(|block| [positive(block.positive.pointer), dout.pointer, block.shortcut]);
+        let kernel = match block {
+            Some(_) => tile.residual_backward_input.expect("a 3x3 tile has one"),
+            None => tile.backward_input,
+        };
+        let shared = tile.shared(false) + tile.source_pixels() * groups; // a byte for each group of each pixel
+        assert!(shared <= launcher.shared_memory(), "{groups} groups of bits have room");
         let [_, height, width] = target.shape.spatial;
         launcher
-            .kernel(block.and(tile.residual_backward_input).unwrap_or(tile.backward_input))
-            .shared(tile.shared(false) + tile.source_pixels() * groups)
+            .kernel(kernel)
+            .shared(shared)
             .pointers([target.pointer, source.pointer, self.weight, added, scale, offset, mask])
             .pointers(pointers.into_iter().flatten())
             .sizes([height, width, source.channels(), target.channels(), target.stride, source.stride])
