@@ -60,7 +60,7 @@
 //!
 //! What depends on what: `tensor <- graph, ops <- plan <- device <- model <- train, predict <- cli`. Graph, ops and
 //! devices know one another: a graph holds ops, an op says how each device runs it. Data, metrics and report stand
-//! apart from the engine. Only `device` says `unsafe`.
+//! apart from the engine. Only `device` says `unsafe`, and the cache of slices, which maps files.
 
 pub mod checksum;
 pub mod cli;

@@ -156,6 +156,8 @@ pub fn run(args: &Args) -> Result<()> {
     if args.resume && !args.allow_changes {
         manifest::check_settings(&args.out, &settings)?;
     }
+    let truth = Truth::of_dataset(&args.dataset)?;
+    settings.adl.check_truth(truth.is_some())?;
     if args.dry_run {
         return dry_run(args, &settings);
     }
@@ -174,7 +176,7 @@ pub fn run(args: &Args) -> Result<()> {
         let [reused, made] = cache.counts();
         output::note(&format!("cache {}: {reused} cases were there, {made} are new", cache.folder().display()));
     }
-    let truth = Truth::of_dataset(&args.dataset)?.map(|truth| truth.of_slices(&set));
+    let truth = truth.map(|truth| truth.of_slices(&set));
     let mut run = Run::new(&settings, &set, truth.as_deref(), || args.device.open(), &folder)?;
     run.save_every(Duration::from_secs_f64(args.save_every * 60.0));
     if args.resume {

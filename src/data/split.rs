@@ -19,6 +19,19 @@ pub struct Split {
     pub test: Vec<usize>,
 }
 
+/// Checks a share of the slices to hold out.
+///
+/// # Errors
+/// If it is not in [0, 1).
+pub fn check_fraction(validation_fraction: f64) -> Result<()> {
+    match (0.0..1.0).contains(&validation_fraction) {
+        true => Ok(()),
+        false => Err(Error::Invalid(format!(
+            "validation fraction {validation_fraction}: it should be at least 0 and below 1"
+        ))),
+    }
+}
+
 impl Split {
     /// Leaves out the slices of `test_cases`, and of the others holds out `validation_fraction` for
     /// validation.
@@ -32,11 +45,7 @@ impl Split {
     /// # Errors
     /// If a test case does not exist, the fraction is not in [0, 1), or no foreground is left to train on.
     pub fn new(set: &SliceSet, test_cases: &[String], validation_fraction: f64, seed: u64) -> Result<Self> {
-        if !(0.0..1.0).contains(&validation_fraction) {
-            return Err(Error::Invalid(format!(
-                "validation fraction {validation_fraction}: it should be at least 0 and below 1"
-            )));
-        }
+        check_fraction(validation_fraction)?;
         if let Some(unknown) = test_cases.iter().find(|name| !set.cases.contains(name)) {
             return Err(Error::Invalid(format!("test case \"{unknown}\" is not one of {}", set.cases.join(", "))));
         }

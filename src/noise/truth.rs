@@ -26,10 +26,15 @@ impl Truth {
     /// Reads a file as `corrupt` writes it.
     ///
     /// # Errors
-    /// If it cannot be read, or a line lacks case or slice.
+    /// If it cannot be read, or it, or a line, lacks case or slice.
     pub fn read(path: &Path) -> Result<Self> {
         let broken = |error: csv::Error| Error::file(path, format!("not a list of noisy masks: {error}"));
         let mut reader = csv::Reader::from_path(path).map_err(broken)?;
+        let headers = reader.headers().map_err(broken)?;
+        if let Some(missing) = ["case", "slice"].into_iter().find(|name| !headers.iter().any(|header| header == *name))
+        {
+            return Err(Error::file(path, format!("not a list of noisy masks: it has no column \"{missing}\"")));
+        }
         let lines = reader.deserialize().map(|line| line.map(|Line { case, slice }| (case, slice)));
         Ok(Truth { noisy: lines.collect::<std::result::Result<_, _>>().map_err(broken)? })
     }

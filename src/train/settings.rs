@@ -2,6 +2,7 @@
 
 use super::adl::{Adl, Noise};
 use super::schedule::Schedule;
+use crate::data::split::check_fraction;
 use crate::model::{Model, PAPER_WIDTHS};
 use crate::preprocessing::{HounsfieldWindow, check_size};
 use crate::{Error, Result};
@@ -69,7 +70,10 @@ impl Settings {
     /// If it cannot be read, or says what is no setting.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        toml::from_str(&text).map_err(|error| Error::file(path, error.message()))
+        toml::from_str(&text).map_err(|error: toml::de::Error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            Error::file(path, format!("line {line}: {}", error.message()))
+        })
     }
 
     /// Checks what can be checked without data, and returns the model.
@@ -85,6 +89,7 @@ impl Settings {
         };
         positive("epochs", self.epochs > 0, self.epochs.to_string())?;
         positive("batch", self.batch > 0, self.batch.to_string())?;
+        check_fraction(self.validation_fraction)?;
         let rate = self.learning_rate;
         positive("learning rate", rate > 0.0 && rate.is_finite(), rate.to_string())?;
         let HounsfieldWindow { low, high, .. } = self.window;

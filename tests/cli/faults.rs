@@ -229,6 +229,11 @@ fn a_dry_run_checks_everything_and_writes_nothing() {
     success(&train(&data, &reference, &["--dry-run", "--resume"], ""));
     assert!(failure(&train(&data, &out, &["--dry-run", "--resume"], "")).contains("holds no checkpoint"));
     assert!(Left::of(&reference) == before);
+    // What a run would only find once it has read all scans.
+    let line = failure(&train(&data, &out, &["--dry-run", "--validation-fraction", "2"], ""));
+    assert!(line.contains("validation fraction 2"), "{line}");
+    let line = failure(&train(&data, &out, &["--dry-run", "--adl", "oracle"], ""));
+    assert!(line.contains("needs the truth"), "{line}");
     // A mask of another grid than its image's.
     let [from, to] = ["imagesTr/patient1_0000.nii.gz", "labelsTr/patient2.nii.gz"].map(|name| data.join(name));
     let (mut image, _) = rarunet_cuda::data::read_image(&from).unwrap();

@@ -42,6 +42,10 @@ fn a_run_on_noisy_masks_lists_its_suspects() {
     let printed = run(["suspects", &out]);
     assert!(String::from_utf8(printed.stdout).unwrap().contains(case));
 
+    let wrong = text(&folder.path().join("wrong.csv"));
+    std::fs::write(&wrong, "hi\n").unwrap();
+    let (line, code) = error(["suspects", &out, "--against", &wrong]);
+    assert!(code == Some(1) && line.contains("wrong.csv") && line.contains("no column \"case\""), "{line}");
     let (line, code) = error(["suspects", &clean]);
     assert!(code == Some(1) && line.contains("suspects.csv"), "{line}");
     let missing = ["train", &noisy, "--out", &text(&folder.path().join("other")), "--adl", "paper"];

@@ -59,6 +59,11 @@ fn train_predict_evaluate() {
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
     assert_eq!(EpochRecord::read_all(&Path::new(&other).join("log.jsonl")).unwrap().len(), 1);
 
+    let wrong = folder.path().join("wrong.toml").display().to_string();
+    std::fs::write(&wrong, "batch = 2\nepochs = \"x\"\n").unwrap();
+    let (line, code) = error(["train", &data, "--out", &other, "--config", &wrong]);
+    assert!(code == Some(1) && line.contains("wrong.toml: line 2: "), "{line}");
+
     // What people read: a card, event files, pictures of the validation slices, and pages made again.
     let card = std::fs::read_to_string(out.join("model-card.md")).unwrap();
     assert!(card.contains("2 scans: patient1, patient2") && card.contains("| validation Dice |"), "{card}");

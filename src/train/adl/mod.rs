@@ -85,6 +85,17 @@ impl Adl {
         }
     }
 
+    /// Says whether the strategy can do with what is known of the truth.
+    ///
+    /// # Errors
+    /// If it needs the truth, and that is not known.
+    pub fn check_truth(self, is_known: bool) -> Result<()> {
+        match self == Adl::Oracle && !is_known {
+            true => Err(Error::Invalid("--adl oracle needs the truth: a data set made by corrupt".into())),
+            false => Ok(()),
+        }
+    }
+
     /// Says whether the strategy is told enough.
     ///
     /// # Errors
@@ -146,9 +157,7 @@ impl Denoiser {
         truth: Option<&[bool]>,
     ) -> Result<Self> {
         adl.check(noise)?;
-        if adl == Adl::Oracle && truth.is_none() {
-            return Err(Error::Invalid("--adl oracle needs the truth: a data set made by corrupt".into()));
-        }
+        adl.check_truth(truth.is_some())?;
         Ok(Denoiser {
             adl,
             noise,
