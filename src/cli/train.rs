@@ -231,7 +231,7 @@ fn dry_run(args: &Args, settings: &Settings) -> Result<()> {
     let disk = disk_bytes(settings, needs.slices)?;
     check_disk(&args.out, disk)?;
     let validation = (settings.validation_fraction * needs.slices as f64).round() as usize;
-    let train = needs.slices - validation.min(needs.slices);
+    let train = needs.slices - validation;
     let network = &learners[0].network;
     let summary = Summary {
         device: network.device().name(),

@@ -354,16 +354,22 @@ impl OnCuda for Residual {
     }
 }
 
-/// Writes `dout` where `positive` has a bit, and zero elsewhere: for kernels that do not mask it in passing. (An op's first
-/// launch is taken for what computes: this one should not be.)
-pub(super) fn launch_masked(launcher: &mut Launcher, dmain: Operand, dout: Operand, positive: Operand) -> Result<()> {
-    let (pixels, channels) = (dout.positions(), dout.channels());
+/// Writes `dout` into the workspace, from this element on, but zero where there is no bit: for kernels that do not mask it in
+/// passing. (An op's first launch is taken for what computes: this one should not be.)
+pub(super) fn mask_into<'a>(
+    launcher: &mut Launcher,
+    start: usize,
+    dout: Operand<'a>,
+    positive: Operand,
+) -> Result<Operand<'a>> {
+    let (pixels, channels, masked) = (dout.positions(), dout.channels(), launcher.scratch(start, dout));
     launcher
         .kernel(RESIDUAL_BACKWARD)
-        .pointers([dmain, dout, positive].map(|operand| operand.pointer))
-        .sizes([pixels, channels, dmain.stride, dout.stride, dout.shape.bit_groups()])
-        .flag(in_eights(&[dmain, dout]))
-        .launch(PixelGrid::eights(channels).over(pixels, 1))
+        .pointers([masked, dout, positive].map(|operand| operand.pointer))
+        .sizes([pixels, channels, masked.stride, dout.stride, dout.shape.bit_groups()])
+        .flag(in_eights(&[masked, dout]))
+        .launch(PixelGrid::eights(channels).over(pixels, 1))?;
+    Ok(masked)
 }
 
 impl ResidualWeightGradient {
@@ -396,9 +402,9 @@ impl OnCuda for ResidualWeightGradient {
             &[dout.shape, x.shape],
             &gradients.map(|operand| operand.shape),
         );
-        let ([main, shortcut], masked) = (&Self::PARTS, launcher.scratch(parts, dout));
+        let [main, shortcut] = &Self::PARTS;
         shortcut.launch_from(launcher, [dout, x], &gradients[2..])?;
-        launch_masked(launcher, masked, dout, positive)?;
+        let masked = mask_into(launcher, parts, dout, positive)?;
         main.launch_from(launcher, [masked, x], &gradients[..2])
     }
 }

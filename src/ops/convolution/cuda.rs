@@ -18,7 +18,7 @@ use crate::device::kernels::matrix_tile::{TILE_INNER, TILE_THREADS};
 use crate::device::kernels::*;
 use crate::ops::Op;
 use crate::ops::affine::AffineTerms;
-use crate::ops::residual::launch_masked;
+use crate::ops::residual::mask_into;
 use crate::ops::transpose_weight::TransposeWeight;
 use crate::tensor::{CHANNEL_ALIGNMENT, Shape};
 use std::sync::Arc;
@@ -425,10 +425,9 @@ impl OnCuda for ConvolutionInputGradient {
             let affine = main.launch_affine(launcher, epilogue.affine)?;
             return Epilogue { affine, ..epilogue }.launch(launcher, dx);
         };
-        let masked = launcher.scratch(0, dout);
         let part = launcher.scratch(scratch_elements(launcher.precision(), dout.shape), dx);
         product(SHORTCUT, 1, dx, dout, shortcut.pointer).launch(launcher, &[])?;
-        launch_masked(launcher, masked, dout, positive)?;
+        let masked = mask_into(launcher, 0, dout, positive)?;
         product(self.window, 1, part, masked, weight).launch(launcher, &[])?;
         Epilogue { added: Some(part), ..Epilogue::default() }.launch(launcher, dx)?;
         epilogue.launch(launcher, dx)

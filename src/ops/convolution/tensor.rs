@@ -11,7 +11,7 @@ use crate::device::kernels::patch::{PATCH_WIDTH, PIECE, TENSOR_THREADS};
 use crate::device::kernels::tensor_correlation::GROUPS_OF_WORD;
 use crate::device::kernels::*;
 use crate::ops::batch_norm::EPSILON;
-use crate::ops::residual::launch_masked;
+use crate::ops::residual::mask_into;
 use crate::tensor::{CHANNEL_ALIGNMENT, Shape, Storage};
 
 /// Fewer blocks leave multiprocessors of large GPUs idle: smaller tiles are better then.
@@ -19,7 +19,7 @@ const ENOUGH_BLOCKS: usize = 128;
 /// The first compute capability whose blocks have room for the larger tiles.
 const AMPERE: (i32, i32) = (8, 0);
 /// Groups of channels whose bits a 3x3 tile masks its source by, at most: every device's blocks have room for as many beside
-/// the tile, on sm_80 still two of them.
+/// the tile.
 const MOST_MASKED: usize = 32;
 /// Bytes of a 16-bit element.
 const ELEMENT: usize = 2;
@@ -322,8 +322,7 @@ impl TensorProduct<'_> {
             if masks(source.shape) {
                 groups = source.shape.bit_groups();
             } else {
-                source = launcher.scratch(0, self.source);
-                launch_masked(launcher, source, self.source, *positive)?;
+                source = mask_into(launcher, 0, source, *positive)?;
             }
         }
         let none = self.weight.unused(Element::F32);
